@@ -1,0 +1,297 @@
+"""The launchers' command line: `--config FILE.py[:PRESET,...] --workdir DIR --config.a.b=value`.
+
+`parse` collects all mistakes, those of the command line, of the config file and of
+`config.validate`, before anything is compiled. `main` turns them into lines and an exit code.
+"""
+
+import ast
+import dataclasses
+import errno
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # `python launch/NAME.py` puts launch/ there, not the root
+
+from ml_collections import ConfigDict  # noqa: E402
+
+from mapo_jax import config as config_lib  # noqa: E402
+from mapo_jax import errors  # noqa: E402
+
+USAGE = """\
+--config FILE.py[:PRESET,...]   experiment, and presets applied in this order (required)
+--workdir DIR                   where the run is kept; a run found there is continued
+                                (default: runs/NAME[-PRESETS])
+--config.a.b=value              sets a knob of the experiment; experiments/common.py lists them"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a command line says."""
+
+    config: config_lib.Config
+    workdir: Path
+    overrides: tuple[str, ...]  # "a.b=value", as typed
+
+
+class _Help(Exception):
+    """Asked for; carries the text."""
+
+
+def main(run: Callable[[list[str]], None]) -> int:
+    """Runs a launcher on the command line and returns its exit code.
+
+    0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
+    guard; 130: interrupted. Anything else is a bug and propagates.
+    """
+    try:
+        run(sys.argv[1:])
+    except _Help as message:
+        print(message)
+    except errors.UserError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return 2
+    except errors.RunStopped as error:
+        print(error, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("--workdir: its disk is full; free some or choose another one", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
+            "or compute.head_chunk, or raise rollout.chunks or mesh.fsdp",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def parse(argv: list[str], description: str) -> Arguments:
+    """Reads the command line, loads the experiment and checks everything.
+
+    Raises:
+        UserError: with a line for each mistake.
+    """
+    lines: list[str] = []
+    flags, settings = _split(argv, lines)
+    path, _, presets = flags.get("--config", "").partition(":")
+    wants_help = "--help" in argv or "-h" in argv
+    module = None
+    if path:
+        module = _load(path, lines)
+    elif not wants_help:
+        lines.append(
+            "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
+        )
+    if wants_help:
+        raise _Help(_help(description, path, module))
+
+    before = len(lines)
+    tree = _get_config(path, presets, module, lines) if module else None
+    presets_known = len(lines) == before
+    if tree is None:
+        raise errors.UserError(*lines)
+    for key, text in settings:
+        _set(tree, key, text, lines)
+    try:
+        config = config_lib.from_config_dict(tree)
+    except errors.UserError as error:
+        raise errors.UserError(*lines, *error.lines) from None
+
+    if presets_known:  # without one of its presets a config is not the one that was meant
+        import jax  # late: the mistakes above need not wait for it
+
+        lines += config_lib.validate(config, jax.device_count())
+    if lines:
+        raise errors.UserError(*lines)
+    name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
+    workdir = Path(flags.get("--workdir", f"runs/{name}"))
+    return Arguments(config, workdir, tuple(f"{key}={text}" for key, text in settings))
+
+
+def _split(argv: list[str], lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Splits the command line into the launcher's flags and the settings of config keys."""
+    flags: dict[str, str] = {}
+    settings = []
+    words = [word for word in argv if word not in ("--help", "-h")]
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in ("--config", "--workdir") and not name.startswith("--config."):
+            hint = config_lib.did_you_mean(name, ("--config", "--workdir", "--help"))
+            lines.append(f"{word}: no such argument{hint}; see --help")
+            if name.startswith("--") and not equals and words and not words[0].startswith("--"):
+                words.pop(0)  # its value
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                lines.append(f"{name}: a value is missing; give {name}=VALUE")
+                continue
+            value = words.pop(0)
+        if name.startswith("--config."):
+            settings.append((name.removeprefix("--config."), value))
+        else:
+            flags[name] = value
+    if "://" in flags.get("--workdir", ""):
+        lines.append(
+            f"--workdir={flags['--workdir']}: only local directories can be written so far"
+        )
+    return flags, settings
+
+
+def _load(path: str, lines: list[str]) -> Any:
+    """Imports an experiment file; None, and a line, where that fails."""
+    if not Path(path).is_file():
+        near = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "experiments").glob("*.py"))]
+        lines.append(f"--config={path}: no such file{config_lib.did_you_mean(path, near)}")
+        return None
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        lines.append(f"--config={path}: not a Python file; give FILE.py[:PRESET,...]")
+        return None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines.append(_failure(path, error))
+        return None
+    if not hasattr(module, "get_config"):
+        lines.append(f"--config={path}: has no get_config(presets); see experiments/arithmetic.py")
+        return None
+    return module
+
+
+def _get_config(path: str, presets: str, module: Any, lines: list[str]) -> ConfigDict | None:
+    known = getattr(module, "PRESETS", {})  # an experiment need not have any
+    names = list(filter(None, presets.split(",")))
+    for name in names:
+        if name not in known:
+            hint = config_lib.did_you_mean(name, known)
+            lines.append(
+                f"--config={path}:{presets}: no preset {name}{hint}; presets: "
+                f"{', '.join(known) or 'none'}"
+            )
+    try:
+        tree = module.get_config(",".join(name for name in names if name in known))
+    except Exception as error:
+        lines.append(_failure(path, error))
+        return None
+    if not isinstance(tree, ConfigDict):
+        lines.append(
+            f"--config={path}: get_config returned {type(tree).__name__}, not a ConfigDict"
+        )
+        return None
+    return tree
+
+
+def _failure(path: str, error: Exception) -> str:
+    """An exception of a config file as one line, with the last place in that file."""
+    if isinstance(error, SyntaxError):
+        place = error.lineno
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        place = places[-1] if places else 1
+    message = " ".join(str(error).split())
+    return f"--config={path}: line {place} raises {type(error).__name__}: {message}"
+
+
+def _set(tree: ConfigDict, key: str, text: str, lines: list[str]) -> None:
+    """Sets `key` to `text` in the type of its default; a mistake becomes a line."""
+    parent, _, name = key.rpartition(".")
+    if parent in config_lib.OPEN:
+        group = _node(tree, parent)
+        with group.unlocked():
+            group[name] = _literal(text)
+        return
+    keys = _leaves(tree)
+    if key not in keys:
+        inside = [known for known in keys if known.startswith(key + ".")]
+        if key in config_lib.OPEN:
+            lines.append(f"{key}={text}: set one of its keys, as in --config.{key}.KEY=VALUE")
+        elif inside:
+            lines.append(f"{key}={text}: is a group; set one of {', '.join(inside)}")
+        else:
+            lines.append(f"{key}={text}: no such key{_nearest(key, keys)}")
+        return
+    try:
+        _node(tree, parent)[name] = _convert(text, keys[key])
+    except ValueError as error:
+        lines.append(f"{key}={config_lib.show(text)}: {error}")
+
+
+def _node(tree: ConfigDict, key: str) -> Any:
+    for name in filter(None, key.split(".")):
+        tree = tree[name]
+    return tree
+
+
+def _leaves(tree: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The values of the tree by their full names."""
+    leaves = {}
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _nearest(key: str, keys: dict[str, Any]) -> str:
+    """A hint by the full name or, failing that, by the last part of it."""
+    last = key.rpartition(".")[2]
+    same = [known for known in keys if known.rpartition(".")[2] == last]
+    return f"; did you mean {same[0]}?" if same else config_lib.did_you_mean(key, keys)
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _convert(text: str, default: Any) -> Any:
+    """Reads `text` as the type of `default`; ValueError says what was expected."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError("expected True or False")
+        return text.lower() == "true"
+    if isinstance(default, tuple):
+        value = _literal(text)
+        kinds = [type(part) for part in default]
+        if not isinstance(value, tuple | list) or [type(part) for part in value] != kinds:
+            example = ",".join(map(str, default))
+            raise ValueError(f"expected {len(default)} numbers like its default, as in {example}")
+        return tuple(value)
+    expected = "an integer, as in 8" if isinstance(default, int) else "a number, as in 0.5 or 1e-6"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"expected {expected}") from None
+
+
+def _help(description: str, path: str, module: Any) -> str:
+    text = f"{description.strip()}\n\n{USAGE}\n"
+    if module is None:
+        return text + "\nGive --config as well to see its presets."
+    presets = {name: fn.__doc__ or "" for name, fn in getattr(module, "PRESETS", {}).items()}
+    listed = "\n".join(f"  :{name}  {doc.strip().splitlines()[0]}" for name, doc in presets.items())
+    return text + f"\nPresets of {path}:\n{listed or '  none'}"

@@ -1,0 +1,13 @@
+"""The exceptions that launchers turn into lines and an exit code."""
+
+
+class UserError(Exception):
+    """One or more mistakes of the user, each a line that names the key, the value and the fix."""
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class RunStopped(Exception):
+    """The run's own guard stopped it (non-finite, no usable group); launchers exit with 3."""

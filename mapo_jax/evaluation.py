@@ -1,0 +1,113 @@
+"""Evaluation during training: greedy and sampled accuracy on held-out sets, with 95% intervals.
+
+Two compiled programs serve all sets, greedy and sampled, because every call has one shape. All
+evaluations of a run draw with the same keys, so that the curve compares policies and not draws.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mapo_jax import data, model, rewards, sampling
+from mapo_jax.tokenizers import Tokenizer
+
+_Z = 1.959964  # 95%, two-sided
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A held-out set, ready to be sampled."""
+
+    examples: Sequence[dict]
+    prompts: Sequence[Sequence[int]]  # their tokens
+
+
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927)."""
+    share, z2 = successes / n, _Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a mean by the normal approximation."""
+    half = _Z * float(values.std()) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def evaluate(
+    params: model.Params,
+    config: model.ModelConfig,
+    tokenizer: Tokenizer,
+    reward: rewards.RewardFunction,
+    sets: Mapping[str, EvalSet],
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    batch: int,
+    max_prompt_tokens: int,
+    max_new_tokens: int,
+) -> dict[str, float]:
+    """Answers every problem once greedily and once at temperature 1, and judges the answers.
+
+    Returns:
+      {"eval/SET/accuracy": greedy, "eval/SET/accuracy_sampled": ..., "eval/SET/reward_mean": mean
+      reward of the sampled answers}, each with `_low` and `_high`. Accuracy is the share of
+      successes: right on every metric of the reward.
+    """
+    values: dict[str, float] = {}
+    for number, (name, problems) in enumerate(sets.items()):
+        for temperature, metric in ((0.0, "accuracy"), (1.0, "accuracy_sampled")):
+            settings = sampling.SamplingConfig(
+                group_size=1,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                eos_ids=tokenizer.eos_ids,
+            )
+            responses: list[str] = []
+            for start in range(0, len(problems.prompts), batch):
+                rows = problems.prompts[start : start + batch]
+                padding = [()] * (batch - len(rows))
+                tokens, lengths = data.pad_prompts([*rows, *padding], max_prompt_tokens)
+                rollouts = sampling.sample(
+                    params,
+                    config,
+                    tokens,
+                    lengths,
+                    jax.random.fold_in(key, number),
+                    settings,
+                    prompt_index_P=np.arange(start, start + batch, dtype=np.int32),
+                    mesh=mesh,
+                )
+                tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
+                responses += decode(tokenizer, tokens[: len(rows)], mask[: len(rows)])
+            judged = rewards.judge(reward, responses, problems.examples)
+            n, share = len(responses), float(judged.success.mean())
+            values |= _with_interval(
+                f"eval/{name}/{metric}", share, wilson_interval(float(judged.success.sum()), n)
+            )
+            if temperature:
+                finite = judged.rewards[np.isfinite(judged.rewards)].astype(np.float64)
+                values |= _with_interval(
+                    f"eval/{name}/reward_mean", float(finite.mean()), mean_interval(finite)
+                )
+    return values
+
+
+def _with_interval(name, value, interval):
+    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+
+
+def decode(tokenizer: Tokenizer, tokens_PGT: np.ndarray, mask_PGT: np.ndarray) -> list[str]:
+    """The texts of P * G responses, in order."""
+    rows = zip(
+        tokens_PGT.reshape(-1, tokens_PGT.shape[-1]),
+        mask_PGT.reshape(-1, mask_PGT.shape[-1]),
+        strict=True,
+    )
+    return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in rows]

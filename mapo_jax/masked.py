@@ -1,0 +1,36 @@
+"""Sums, means and standard deviations over the true positions of a mask.
+
+Safe on empty masks (0, with zero gradient) and on NaN behind the mask. Used wherever rollouts or
+tokens may be missing: advantages, losses, metrics.
+"""
+
+import chex
+import jax.numpy as jnp
+from jax import Array
+
+Axis = int | tuple[int, ...] | None
+
+
+def sum(x: Array, mask: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
+    """Sum of `x` where `mask` (bool, of the shape of `x`) is true; 0 where it nowhere is."""
+    chex.assert_equal_shape([x, mask])
+    return jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=keepdims)
+
+
+def mean(x: Array, mask: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
+    """Mean of `x` where `mask` is true; 0 where it nowhere is."""
+    count = jnp.sum(mask, axis=axis, keepdims=keepdims)
+    return sum(x, mask, axis, keepdims=keepdims) / jnp.maximum(count, 1)
+
+
+def std(x: Array, mask: Array, axis: Axis = None, *, ddof: int = 0) -> Array:
+    """Standard deviation of `x` where `mask` is true; 0 where there are at most `ddof` values.
+
+    Divides by `count - ddof`. The gradient of a zero standard deviation is zero, not NaN.
+    """
+    # Cleaned before squaring: behind a `where` alone the gradient of NaN^2 would be 0 * NaN.
+    centred = jnp.where(mask, x, 0) - mean(x, mask, axis, keepdims=True)
+    count = jnp.sum(mask, axis=axis)
+    variance = sum(jnp.square(centred), mask, axis) / jnp.maximum(count - ddof, 1)
+    positive = variance > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)

@@ -1,0 +1,305 @@
+"""Sampling: prompts in, `Rollouts` out. The first half of a batch's life on the device.
+
+The decode batch is `lanes x width` slots. A lane holds one prompt's prefix, computed once for the
+group; its slots take that prompt's waiting rollouts, and when all of them are idle the lane takes the
+next prompt. The responses' cache is a ring that all slots write at one shared index, so slots of
+different age need no scatter; a cell older than its tenant has position ABSENT.
+
+Written for one shard and `shard_map`ped over the prompts: each shard loops as long as its own rows
+need, and no collective over `data` or `fsdp` sits in the loop.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from mapo_jax import model, sharding
+from mapo_jax.attention import ABSENT, Segment, rope_angles
+from mapo_jax.rollouts import Rollouts
+
+_BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """What is drawn and how; frozen, so that it can be a static argument."""
+
+    group_size: int  # G, rollouts per prompt
+    max_new_tokens: int  # T, tokens per response, the end-of-sequence token included
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0  # draw from the likeliest tokens that hold this mass; 1: all
+    top_k: int = 0  # draw from this many likeliest tokens; 0: all
+    eos_ids: tuple[int, ...] = ()  # each of them ends a response
+    lanes: int | None = None  # prompts decoded at once on each shard; None: all
+    width: int | None = None  # rollouts of a prompt decoded at once; None: the group
+
+
+def sample(
+    params: model.Params,
+    config: model.ModelConfig,
+    prompt_tokens_PS: Array,
+    prompt_lengths_P: Array,
+    key: Array,
+    settings: SamplingConfig,
+    *,
+    max_new_tokens_PG: Array | None = None,
+    example_P: Array | None = None,
+    prompt_index_P: Array | None = None,
+    mesh: Mesh | None = None,
+) -> Rollouts:
+    """Samples a group of responses to each prompt.
+
+    A draw's randomness is a function of (key, rollout, age) alone, the rollout being p * G + g: the
+    same tokens come out whatever the lanes, the width and the mesh, up to float rounding.
+
+    Args:
+      params: in the dtype to compute in.
+      config: the architecture.
+      prompt_tokens_PS: i32, right-padded.
+      prompt_lengths_P: i32; 0 marks a padding row, whose rollouts are not valid.
+      key: typed PRNG key.
+      settings: see `SamplingConfig`.
+      max_new_tokens_PG: i32, a limit of its own for each rollout, at most `max_new_tokens`.
+      example_P: i32, carried along to the result; default: 0, 1, ...
+      prompt_index_P: i32, the p of the draws' keys, for a call that samples a part of a batch;
+        default: 0, 1, ...
+      mesh: the devices to sample on; default: one device. P must divide by its data x fsdp shards.
+
+    Returns:
+      Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0: of
+      that at temperature 1); top-p and top-k restrict only what is drawn.
+    """
+    P, G = prompt_tokens_PS.shape[0], settings.group_size
+    if mesh is not None and P % sharding.batch_shards(mesh):
+        raise ValueError(f"{P} prompts do not divide by {sharding.batch_shards(mesh)} shards")
+    count = jnp.arange(P, dtype=jnp.int32)
+    limits = jnp.full((P, G), settings.max_new_tokens, jnp.int32)
+    if max_new_tokens_PG is not None:
+        limits = jnp.minimum(limits, max_new_tokens_PG)
+    index = count if prompt_index_P is None else prompt_index_P
+    example = count if example_P is None else example_P
+    prompts = (prompt_tokens_PS, prompt_lengths_P, limits, index)
+    tokens, logps, mask, finished, valid = _sample(params, prompts, key, config, settings, mesh)
+    return Rollouts(
+        prompt_tokens=prompt_tokens_PS,
+        prompt_lengths=jnp.maximum(prompt_lengths_P, 1),
+        example=example,
+        tokens=tokens,
+        mask=mask,
+        logps=logps,
+        finished=finished,
+        valid=valid,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _sample(params, prompts, key, config, settings, mesh):
+    one_shard = functools.partial(_sample_shard, config=config, settings=settings)
+    if mesh is None:
+        return one_shard(params, prompts, key)
+    by_prompt = PartitionSpec(sharding.BATCH_AXES)
+    return jax.shard_map(
+        one_shard,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), by_prompt, PartitionSpec()),
+        out_specs=by_prompt,
+        axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
+        check_vma=False,
+    )(params, prompts, key)
+
+
+def _sample_shard(params, prompts, key, *, config, settings):
+    """Prefill, then one while_loop over decode steps. See the module docstring."""
+    prompt_tokens, prompt_lengths, limits_PG, prompt_index = prompts
+    P, G, T = prompt_tokens.shape[0], settings.group_size, settings.max_new_tokens
+    R = P * G  # rollouts; as a slot's row, R means idle
+    Q, W = min(settings.lanes or P, P), min(settings.width or G, G)
+    lengths = jnp.maximum(prompt_lengths, 1)
+    limits_R = jnp.where(prompt_lengths[:, None] > 0, limits_PG, 0).reshape(R)
+    rollout_R = (prompt_index[:, None] * G + jnp.arange(G)[None]).reshape(R)
+    first = model.last_tokens(prompt_tokens, lengths)
+    prefixes = model.encode_prompts(params, config, prompt_tokens, lengths)
+    # Sliced once, outside the loop: a scan over stacked layers would copy weights and cache a step.
+    layers = [jax.tree.map(lambda x: x[i], params["layers"]) for i in range(config.num_layers)]
+    prefix_keys = [(prefixes.k[i], prefixes.v[i]) for i in range(config.num_layers)]
+    block = model.Block(config)
+
+    def take_prefix(lane_Q):
+        if Q == P:  # every prompt has its lane for good
+            return prefix_keys, prefixes.positions
+        return jax.tree.map(lambda x: x[lane_Q], (prefix_keys, prefixes.positions))
+
+    def decode_step(state):
+        """Logits of every slot's next token [Q * W, V], and the caches."""
+        at = state["step"] % T
+        positions = (lengths[state["lane"]][:, None] - 1 + state["age"])[..., None]  # [Q, W, 1]
+        written_ago = (at - jnp.arange(T)) % T  # steps since each ring cell was written
+        alive = written_ago[None, None] <= state["age"][..., None]
+        cell_positions = jnp.where(alive, positions - written_ago[None, None], ABSENT)
+        rope = rope_angles(positions, config.head_dim, config.rope_theta)
+        prefix, prefix_positions = state["prefix"]
+        x = model.embed(params, config, state["token"][..., None])
+        caches = []
+        for layer, (k, v), cache in zip(layers, prefix, state["caches"], strict=True):
+            x, cache = block.apply(
+                {"params": layer},
+                x,
+                positions,
+                rope,
+                Segment(k, v, prefix_positions),
+                Segment(*cache, cell_positions),
+                at,
+            )
+            caches.append(cache)
+        return model.head(params, config, x[:, :, 0]).reshape(Q * W, -1), caches
+
+    def body(state):
+        row, age, lane = state["row"], state["age"], state["lane"]
+        logits, caches = decode_step(state)
+        rollout = rollout_R[jnp.minimum(row, R - 1)].reshape(-1)
+        keys = jax.vmap(lambda r, a: jax.random.fold_in(jax.random.fold_in(key, r), a))(
+            rollout, age.reshape(-1)
+        )
+        token, logp = (x.reshape(Q, W) for x in draw(logits, keys, settings))
+        ended = functools.reduce(jnp.logical_or, [token == e for e in settings.eos_ids], False)
+        used = age + 1
+        stop = (row < R) & (ended | (used >= limits_R[jnp.minimum(row, R - 1)]))
+        # Refill: the lane's waiting rollouts first, then, where all its slots are idle, a new prompt.
+        waiting = state["started"][:, None] + jnp.cumsum(stop, 1) - 1
+        next_row = jnp.where(waiting < G, lane[:, None] * G + waiting, R)
+        new_row = jnp.where(stop, next_row, row)
+        idle = (new_row == R).all(1)
+        next_lane = state["next_lane"] + jnp.cumsum(idle) - 1
+        switch = idle & (next_lane < P)
+        lane = jnp.where(switch, next_lane, lane)
+        new_row = jnp.where(switch[:, None], lane[:, None] * G + jnp.arange(W)[None], new_row)
+        fresh = (stop & (new_row < R)) | switch[:, None]
+        prefix = state["prefix"]
+        if Q < P:  # by cond: else every step would copy the prefixes
+            prefix = jax.lax.cond(switch.any(), lambda: take_prefix(lane), lambda: prefix)
+        return {
+            "step": state["step"] + 1,
+            "lane": lane,
+            "next_lane": state["next_lane"] + switch.sum(),
+            "started": jnp.where(switch, W, state["started"] + stop.sum(1)),
+            "row": new_row,
+            "age": jnp.where(fresh, 0, used),
+            "token": jnp.where(fresh, first[lane][:, None], token),
+            "prefix": prefix,
+            "caches": caches,
+            # Row R does not exist, so an idle slot's write is dropped.
+            "tokens": state["tokens"].at[row, age].set(token, mode="drop"),
+            "logps": state["logps"].at[row, age].set(logp, mode="drop"),
+            "lengths": state["lengths"].at[row].set(used, mode="drop"),
+            "ended": state["ended"].at[row].set(ended & (row < R), mode="drop"),
+        }
+
+    lane = jnp.arange(Q)
+    K, H, dtype = config.num_kv_heads, config.head_dim, prefixes.k.dtype
+    state = {
+        "step": jnp.int32(0),
+        "lane": lane,
+        "next_lane": jnp.int32(Q),
+        "started": jnp.full(Q, W),  # rollouts of the lane's prompt that have a slot or had one
+        "row": lane[:, None] * G + jnp.arange(W)[None],  # the slot's rollout
+        "age": jnp.zeros((Q, W), jnp.int32),  # tokens the slot's rollout has
+        "token": jnp.broadcast_to(first[lane][:, None], (Q, W)),  # the slot's next input
+        "prefix": take_prefix(lane),
+        "caches": [
+            (jnp.zeros((Q, W, K, T, H), dtype), jnp.zeros((Q, W, K, T, H), dtype)) for _ in layers
+        ],
+        "tokens": jnp.zeros((R, T), jnp.int32),
+        "logps": jnp.zeros((R, T), jnp.float32),
+        "lengths": jnp.zeros(R, jnp.int32),
+        "ended": jnp.zeros(R, bool),
+    }
+    state = jax.lax.while_loop(lambda s: (s["row"] < R).any(), body, state)
+    # A limit of 0 (a padding row) has drawn one token all the same: it is masked here.
+    mask = jnp.arange(T)[None] < jnp.minimum(state["lengths"], limits_R)[:, None]
+    return (
+        jnp.where(mask, state["tokens"], 0).reshape(P, G, T),
+        jnp.where(mask, state["logps"], 0.0).reshape(P, G, T),
+        mask.reshape(P, G, T),
+        (state["ended"] & (limits_R > 0)).reshape(P, G),
+        jnp.broadcast_to((prompt_lengths > 0)[:, None], (P, G)),
+    )
+
+
+def draw(logits_BV: Array, key_B: Array, settings: SamplingConfig) -> tuple[Array, Array]:
+    """One token a row and its log-prob under the scaled, untruncated distribution.
+
+    Top-p and top-k by rejection, never by sorting: a token is in the set where the mass of strictly
+    likelier tokens is below top_p and their number below top_k (so ties belong to it). A token that
+    is not takes all tokens that are no likelier out with it, and the row draws again from the rest:
+    exact, and done in a few rounds however small the set is.
+
+    Args:
+      logits_BV: f32.
+      key_B: typed PRNG keys, one a row.
+      settings: temperature, top_p, top_k.
+
+    Returns:
+      tokens i32[B], logps f32[B].
+    """
+    scaled = logits_BV / (settings.temperature or 1.0)
+    top = scaled.max(-1, keepdims=True)
+    mass = jnp.exp(scaled - top)
+    if settings.temperature == 0:
+        token = jnp.argmax(scaled, -1).astype(jnp.int32)
+    else:
+        token = _invert(mass, jax.vmap(jax.random.uniform)(key_B))
+        if settings.top_p < 1 or settings.top_k:
+            token = _reject(mass, token, key_B, settings)
+    chosen = jnp.take_along_axis(scaled - top, token[:, None], -1)
+    return token, (chosen - jnp.log(mass.sum(-1, keepdims=True)))[:, 0]
+
+
+def _reject(mass_BV, token_B, key_B, settings):
+    total = mass_BV.sum(-1)
+
+    def mass_of(token):
+        return jnp.take_along_axis(mass_BV, token[:, None], -1)
+
+    def outside(token):
+        likelier = mass_BV > mass_of(token)
+        out = jnp.where(likelier, mass_BV, 0).sum(-1) >= settings.top_p * total
+        return out | (likelier.sum(-1) >= settings.top_k) if settings.top_k else out
+
+    def again(carry):
+        attempt, token, out = carry
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, attempt))(key_B)
+        rest = jnp.where(mass_BV > mass_of(token), mass_BV, 0)
+        redrawn = _invert(rest, jax.vmap(jax.random.uniform)(keys))
+        token = jnp.where(out, redrawn, token)
+        return attempt + 1, token, outside(token)
+
+    start = (jnp.int32(1), token_B, outside(token_B))
+    return jax.lax.while_loop(lambda carry: carry[2].any(), again, start)[1]
+
+
+def _invert(mass_BV, u_B):
+    """The index at which the cumulative mass passes u * total, by blocks and then inside one.
+
+    Five to eight times faster than one cumulative sum over the vocabulary (CPU, V = 4k to 32k).
+    """
+    B, V = mass_BV.shape
+    blocks = jnp.pad(mass_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    block_mass = blocks.sum(-1)
+    cumulative = jnp.cumsum(block_mass, -1)
+    target = u_B * cumulative[:, -1]
+    block = _first_above(cumulative, block_mass, target)
+    before = jnp.take_along_axis(cumulative - block_mass, block[:, None], -1)[:, 0]
+    inside = jnp.take_along_axis(blocks, block[:, None, None], 1)[:, 0]
+    index = _first_above(jnp.cumsum(inside, -1), inside, target - before)
+    return (block * _BLOCK + index).astype(jnp.int32)
+
+
+def _first_above(cumulative, mass, target):
+    """First index with cumulative > target, at most the last that has mass (u * total may round to
+    total; u = 0 must pass over leading zeros, hence `<=`)."""
+    last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, -1)
+    return jnp.minimum((cumulative <= target[:, None]).sum(-1), last)

@@ -1,0 +1,68 @@
+"""Teacher-forced log-probs of sampled responses: what the trainer recomputes and differentiates."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mapo_jax import model
+from mapo_jax.rollouts import Rollouts
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """How log-probs are computed; static. None of the memory knobs changes the result."""
+
+    temperature: float = 1.0  # of the distribution; 0 (greedy) is scored at 1
+    remat: bool = True  # recompute each layer in the backward pass
+    head_chunk: int = 0  # tokens per piece of the LM head; 0: all at once
+    attention_chunk: int = 0  # queries per piece of attention; 0: all at once
+
+
+def score(
+    params: model.Params, config: model.ModelConfig, rollouts: Rollouts, settings: ScoringConfig
+) -> tuple[Array, Array]:
+    """Log-probs of the response tokens and entropies of the distributions they came from.
+
+    log p(token) under softmax(logits / temperature), without top-p or top-k. The prompt is computed
+    once per group; the LM head runs on response positions only, in chunks that the backward pass
+    recomputes: no [tokens, V] array is ever alive. No gradient flows through the entropies.
+
+    Returns:
+      logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 off the mask.
+    """
+    tokens, lengths = rollouts.tokens, rollouts.prompt_lengths
+    passes = {"remat": settings.remat, "attention_chunk": settings.attention_chunk}
+    prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
+    first = model.last_tokens(rollouts.prompt_tokens, lengths)
+    stream = jnp.concatenate(
+        [jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1)), tokens[..., :-1]], -1
+    )
+    steps = jnp.arange(tokens.shape[2])[None, None]
+    positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
+    hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
+    logps, entropies = _head(params, config, hidden, tokens, settings)
+    return jnp.where(rollouts.mask, logps, 0.0), jnp.where(rollouts.mask, entropies, 0.0)
+
+
+def _head(params, config, hidden_PGTD, tokens_PGT, settings):
+    """The LM head over pieces of time, so that prompts stay where they are sharded."""
+    P, G, T, _ = hidden_PGTD.shape
+    size = min(T, max(1, settings.head_chunk // (P * G))) if settings.head_chunk else T
+    n = -(-T // size)
+
+    def cut(x):  # [P, G, T, ...] -> [n, P, G, size, ...]
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, n * size - T)] + [(0, 0)] * (x.ndim - 3))
+        return jnp.moveaxis(x.reshape(P, G, n, size, *x.shape[3:]), 2, 0)
+
+    @jax.checkpoint
+    def piece(hidden, tokens):
+        logits = model.head(params, config, hidden) / (settings.temperature or 1.0)
+        logps = jax.nn.log_softmax(logits)
+        fixed = jax.lax.stop_gradient(logps)
+        entropies = -(jnp.exp(fixed) * fixed).sum(-1)
+        return jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropies
+
+    out = jax.lax.map(lambda args: piece(*args), (cut(hidden_PGTD), cut(tokens_PGT)))
+    return tuple(jnp.moveaxis(x, 0, 2).reshape(P, G, n * size)[..., :T] for x in out)

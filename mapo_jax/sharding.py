@@ -1,0 +1,94 @@
+"""The mesh and the one table that maps logical axes to it. One device is a mesh.
+
+Mesh axes: `data` (across slices) and `fsdp` split prompts, `fsdp` splits stored parameters as well,
+`tensor` splits heads, MLP and vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+RULES = {
+    "batch": BATCH_AXES,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "layers": None,
+    None: None,
+}
+# The layout in which weights are used, and in which the sampler keeps them: gathered over fsdp.
+GATHERED = RULES | {"embed": None}
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[int, int, int]:
+    """The mesh's sizes, with the one that is -1 filled in by the rest of the devices."""
+    known = math.prod(n for n in (data, fsdp, tensor) if n != -1)
+    rest = device_count // known
+    shape = tuple(rest if n == -1 else n for n in (data, fsdp, tensor))
+    if math.prod(shape) != device_count:
+        raise ValueError(f"mesh data x fsdp x tensor = {shape} does not fill {device_count} devices")
+    return shape
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
+    """A mesh with axes `AXES`; raises ValueError where the sizes do not fill the devices."""
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(data, fsdp, tensor, len(devices))
+    # Auto: the default, Explicit, makes the embedding's gather ambiguous.
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many pieces the prompts of a batch are split into."""
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def spec(names: Sequence[str | None], rules: dict = RULES) -> PartitionSpec:
+    """The partition of an array whose axes have these logical names."""
+    return PartitionSpec(*(rules[name] for name in names))
+
+
+def shardings(mesh: Mesh, axes: Any, rules: dict = RULES) -> Any:
+    """A tree of shardings from a tree of tuples of logical names."""
+    return jax.tree.map(
+        lambda names: NamedSharding(mesh, spec(names, rules)),
+        axes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_prompt(mesh: Mesh) -> NamedSharding:
+    """The first axis, prompts, over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def constrain(x: Array, names: Sequence[str | None], rules: dict = RULES) -> Array:
+    """Pins an intermediate's layout on the surrounding mesh; does nothing where there is none.
+
+    Axes that a surrounding `shard_map` has made manual are left out: they are not the compiler's.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    manual = set(mesh.manual_axes)
+
+    def free(axes):
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        return tuple(a for a in axes if a not in manual) or None
+
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(*(free(rules[name]) for name in names))
+    )

@@ -1,0 +1,201 @@
+"""Generated arithmetic: the task that needs no data and learns within minutes on a CPU.
+
+A question is a chain of `+`, `-` and `*` over natural numbers ("17+5*3="); a response works it
+out, products first, and boxes the result (`<think>5*3=15 17+15=32</think> \\boxed{32}`). A level is
+the number of operations. Beside `test`, which is like the training set, there are two evaluation
+sets out of its distribution: `easy`, one operation fewer than the lowest level trained on, and
+`hard`, one more than the highest.
+
+Demonstrations hold mistakes, as real ones do, at a rate that is exact: among the first n examples
+floor(n * mistake_rate) have one. It is a slip in one step (off by 1, 2 or 10) that flows into a
+wrong result; in every fifth of them, the result is right and the format broken instead. So the
+warm-up teaches a policy that is wrong now and then in many ways, and RL has something to find.
+
+Examples follow from (seed, set, index) alone; no test question is a training question of any seed.
+"""
+
+import itertools
+import math
+import operator
+import random
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from mapo_jax import errors, rewards
+from mapo_jax.tasks.base import Task, merge_options
+
+DEFAULTS = {
+    "levels": (2,),  # numbers of operations in a question
+    "max_operand": 20,  # largest number in a question; factors are at most 9
+    "train_size": 20_000,  # training examples
+    "eval_size": 500,  # examples of each evaluation set, all different
+    "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
+}
+
+_OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_MAX_FACTOR = 9
+_SLIPS = (-10, -2, -1, 1, 2, 10)
+_FORMAT_MISTAKE_EVERY = 5  # mistakes
+_FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
+_TEST_SHARE = 8  # one question in 8 is held out
+_MAX_REPEATS = 1000  # draws without a new question after which there is none left
+
+
+def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the task; `options` are those of DEFAULTS."""
+    chosen = merge_options(options, DEFAULTS)
+    mistakes = _mistakes(chosen)
+    if data_path:
+        mistakes.append(f"data.path={data_path}: arithmetic is generated; leave data.path empty")
+    if mistakes:
+        raise errors.UserError(*mistakes)
+    levels, max_operand = tuple(chosen["levels"]), chosen["max_operand"]
+    sets = {"test": levels, "easy": (min(levels) - 1,), "hard": (max(levels) + 1,)}
+    return Task(
+        name="arithmetic",
+        train=_train(seed, levels, max_operand, chosen["train_size"], chosen["mistake_rate"]),
+        evals={
+            name: _eval(name, seed, set_levels, max_operand, chosen["eval_size"])
+            for name, set_levels in sets.items()
+        },
+        prompt=prompt,
+        reward=rewards.accuracy_and_format,
+        demonstration=demonstration,
+    )
+
+
+def prompt(example: dict) -> str:
+    """Returns the question as the policy sees it: "17+5*3="."""
+    return example["question"]
+
+
+def demonstration(example: dict) -> str:
+    """Returns the worked response of an example, with its mistake if it has one."""
+    return example["demonstration"]
+
+
+def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
+    mistakes = []
+    levels = chosen["levels"]
+    if not levels or not all(isinstance(level, int) and 2 <= level <= 8 for level in levels):
+        mistakes.append(
+            f"task.options.levels={levels}: must be numbers of operations, each from 2 to 8"
+        )
+    if not 2 <= chosen["max_operand"] <= 9999:
+        mistakes.append(f"task.options.max_operand={chosen['max_operand']}: must be 2 to 9999")
+    for name in ("train_size", "eval_size"):
+        if chosen[name] < 1:
+            mistakes.append(f"task.options.{name}={chosen[name]}: must be 1 or more")
+    if not 0 <= chosen["mistake_rate"] <= 1:
+        mistakes.append(f"task.options.mistake_rate={chosen['mistake_rate']}: must be 0 to 1")
+    return mistakes
+
+
+def _train(
+    seed: int, levels: tuple[int, ...], max_operand: int, size: int, mistake_rate: float
+) -> list[dict]:
+    examples = []
+    for index in range(size):
+        rng = random.Random(f"{seed}/train/{index}")
+        question = _draw(rng, levels, max_operand, held_out=False)
+        mistake = math.floor(index * mistake_rate)  # number of the mistake, if it is one
+        if math.floor((index + 1) * mistake_rate) == mistake:
+            examples.append(_example(*question))
+        elif mistake % _FORMAT_MISTAKE_EVERY == _FORMAT_MISTAKE_EVERY - 1:
+            example = _example(*question)
+            text = example["demonstration"].replace(*rng.choice(_FORMAT_MISTAKES))
+            examples.append({**example, "demonstration": text})
+        else:
+            examples.append(_example(*question, slip=_choose_slip(rng, *question)))
+    return examples
+
+
+def _eval(name: str, seed: int, levels: tuple[int, ...], max_operand: int, size: int) -> list[dict]:
+    examples: dict[str, dict] = {}
+    rng = random.Random(f"{seed}/{name}")
+    repeats = 0
+    while len(examples) < size:
+        example = _example(*_draw(rng, levels, max_operand, held_out=name == "test"))
+        repeats = repeats + 1 if example["question"] in examples else 0
+        examples[example["question"]] = example
+        if repeats == _MAX_REPEATS:
+            raise errors.UserError(
+                f"task.options.eval_size={size}: set {name} has only about {len(examples)}"
+                " different questions; lower it or raise task.options.max_operand"
+            )
+    return list(examples.values())
+
+
+def _draw(
+    rng: random.Random, levels: tuple[int, ...], max_operand: int, held_out: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Draws the operands and operators of a question that is held out for `test`, or one not."""
+    while True:
+        operators = tuple(rng.choices(tuple(_OPERATIONS), k=rng.choice(levels)))
+        factors = [i for i, op in enumerate(operators) if op == "*"]
+        operands = tuple(
+            rng.randint(2, min(_MAX_FACTOR, max_operand))
+            if i in factors or i - 1 in factors
+            else rng.randint(1, max_operand)
+            for i in range(len(operators) + 1)
+        )
+        if any(j - i == 1 for i, j in itertools.pairwise(factors)):
+            continue  # a*b*c leaves the times table
+        steps = _work(operands, operators)
+        is_held_out = zlib.crc32(_question(operands, operators).encode()) % _TEST_SHARE == 0
+        if is_held_out == held_out and min(result for *_, result in steps) >= 0:
+            return operands, operators
+
+
+def _work(
+    operands: tuple[int, ...], operators: tuple[str, ...], slip: tuple[int, int] = (0, 0)
+) -> list[tuple[int, str, int, int]]:
+    """Works a question out: the steps (left, operator, right, result), products first.
+
+    Args:
+        operands: of the question.
+        operators: between them.
+        slip: (step, amount that is added to its result).
+    """
+    left = list(operands)
+    todo = list(operators)
+    steps = []
+    while todo:
+        i = todo.index("*") if "*" in todo else 0
+        result = _OPERATIONS[todo[i]](left[i], left[i + 1])
+        if len(steps) == slip[0]:
+            result += slip[1]
+        steps.append((left[i], todo[i], left[i + 1], result))
+        left[i : i + 2] = [result]
+        del todo[i]
+    return steps
+
+
+def _choose_slip(
+    rng: random.Random, operands: tuple[int, ...], operators: tuple[str, ...]
+) -> tuple[int, int]:
+    """A slip that makes the answer wrong and no number negative (+1 in the last step is one)."""
+    answer = _work(operands, operators)[-1][-1]
+    slips = [(step, amount) for step in range(len(operators)) for amount in _SLIPS]
+    worked = {slip: [result for *_, result in _work(operands, operators, slip)] for slip in slips}
+    return rng.choice(
+        [slip for slip in slips if min(worked[slip]) >= 0 and worked[slip][-1] != answer]
+    )
+
+
+def _question(operands: tuple[int, ...], operators: tuple[str, ...]) -> str:
+    tail = "".join(op + str(operand) for op, operand in zip(operators, operands[1:], strict=True))
+    return f"{operands[0]}{tail}="
+
+
+def _example(
+    operands: tuple[int, ...], operators: tuple[str, ...], slip: tuple[int, int] = (0, 0)
+) -> dict:
+    steps = _work(operands, operators, slip)
+    thought = " ".join(f"{left}{op}{right}={result}" for left, op, right, result in steps)
+    return {
+        "question": _question(operands, operators),
+        "answer": str(_work(operands, operators)[-1][-1]),
+        "demonstration": f"<think>{thought}</think> \\boxed{{{steps[-1][-1]}}}",
+    }

@@ -1,0 +1,51 @@
+"""What a task is: its examples, its prompts, its reward and, where it has them, demonstrations."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mapo_jax import errors
+from mapo_jax.rewards import RewardFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task; an example is a dict that holds at least `question` and `answer`, both text."""
+
+    name: str
+    train: Sequence[dict]
+    evals: Mapping[str, Sequence[dict]]  # evaluation sets by name
+    prompt: Callable[[dict], str]
+    reward: RewardFunction
+    demonstration: Callable[[dict], str] | None  # a response to learn from in the warm-up
+
+
+def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the defaults with the user's options over them.
+
+    Raises:
+        UserError: an option that the task does not have, or of another type than its default.
+    """
+    mistakes = []
+    for name, value in options.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = (
+                f"did you mean {near[0]}?" if near else f"options: {', '.join(defaults) or 'none'}"
+            )
+            mistakes.append(f"task.options.{name}={value}: no such option; {hint}")
+        elif not _fits(value, defaults[name]):
+            kind = type(defaults[name]).__name__
+            mistakes.append(f"task.options.{name}={value!r}: must be of type {kind}")
+    if mistakes:
+        raise errors.UserError(*mistakes)
+    return {**defaults, **options}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(value, bool):
+        return isinstance(default, bool)
+    wider = {float: (float, int), tuple: (tuple, list)}
+    kind = type(default)
+    return isinstance(value, wider[kind] if kind in wider else kind)

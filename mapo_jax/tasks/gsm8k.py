@@ -1,0 +1,130 @@
+"""GSM8K: grade-school word problems with worked answers (arXiv 2110.14168).
+
+Rows `{question, answer}` whose answer ends in `#### number` come from a directory's `train.jsonl`
+and `test.jsonl` or, without one, through TensorFlow Datasets (which here needs no TensorFlow).
+"""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors, rewards
+from mapo_jax.tasks.base import Task, merge_options
+
+INSTRUCTION = (
+    "First think inside <think> </think>, then put the final answer in \\boxed{}."  # the paper's
+)
+
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_FINAL = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
+_SOURCE = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/test.jsonl"
+_MAX_LINES = 10  # malformed rows that are named, at most
+
+
+def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the task; it has no options, and nothing in it is random."""
+    merge_options(options, {})
+    train, test = _from_files(Path(data_path)) if data_path else _from_tfds()
+    return Task(
+        name="gsm8k",
+        train=train,
+        evals={"test": test},
+        prompt=prompt,
+        reward=rewards.accuracy_and_format,
+        demonstration=demonstration,
+    )
+
+
+def prompt(example: dict) -> str:
+    """Returns the question and, as in the paper, the instruction to think first and to box."""
+    return f"{example['question']}\n{INSTRUCTION}\n"
+
+
+def demonstration(example: dict) -> str:
+    """Returns the row's own reasoning and answer in the format that the reward asks for."""
+    return f"<think>{example['reasoning']}</think> \\boxed{{{example['answer']}}}"
+
+
+def _from_files(directory: Path) -> tuple[list[dict], list[dict]]:
+    paths = [directory / "train.jsonl", directory / "test.jsonl"]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise errors.UserError(
+            f"data.path={directory}: no {' and no '.join(missing)} there; give the directory that"
+            " holds GSM8K's train.jsonl and test.jsonl"
+        )
+    mistakes: list[str] = []
+    sets = []
+    for path in paths:
+        with path.open("rb") as file:
+            rows = [(f"{path}:{number}", line) for number, line in enumerate(file, 1)]
+        sets.append(_parse_all(rows, mistakes))
+        if not rows:
+            mistakes.append(f"{path}: empty; one JSON object a line is needed")
+    if mistakes:
+        rest = len(mistakes) - _MAX_LINES
+        more = [f"data.path={directory}: and {rest} more malformed rows"] if rest > 0 else []
+        raise errors.UserError(*mistakes[:_MAX_LINES], *more)
+    return sets[0], sets[1]
+
+
+def _parse_all(rows: Iterable[tuple[str, bytes]], mistakes: list[str]) -> list[dict]:
+    examples = []
+    for where, line in rows:
+        try:
+            row = json.loads(line)
+            examples.append(_parse(row["question"], row["answer"]))
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or from _parse
+            mistakes.append(f"{where}: {error}")
+        except (KeyError, TypeError, AttributeError):
+            mistakes.append(f'{where}: not a row {{"question": text, "answer": text}}')
+    return examples
+
+
+def _parse(question: str, answer: str) -> dict:
+    reasoning, mark, final = answer.rpartition("####")
+    if not mark or not _FINAL.fullmatch(final.strip()):
+        raise ValueError("the answer does not end in '#### number'")
+    return {
+        "question": question.strip(),
+        "answer": final.strip().replace(",", ""),
+        "reasoning": _CALCULATOR.sub("", reasoning).strip(),
+    }
+
+
+def _from_tfds() -> tuple[list[dict], list[dict]]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of a folder that it is about to make
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.text.gsm8k import gsm8k
+
+        tfds.disable_progress_bar()
+        builder = gsm8k.Gsm8k(file_format="array_record")  # the format that needs no tensorflow
+        if not builder.is_prepared():
+            urllib.request.urlopen(_SOURCE, timeout=20).close()  # the builder retries for minutes
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+        train, test = (
+            [
+                _parse(row["question"].decode(), row["answer"].decode())
+                for row in builder.as_data_source(split)
+            ]
+            for split in ("train", "test")
+        )
+    except Exception as error:  # no package, network, room, or another format: one answer to all
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise errors.UserError(
+            "data.path: GSM8K is missing: pass --config.data.path=DIR with train.jsonl and"
+            " test.jsonl, or run where tensorflow-datasets is installed and can download or has"
+            f" prepared it ({reason})"
+        ) from None
+    finally:
+        logging.disable(disabled)
+    return train, test

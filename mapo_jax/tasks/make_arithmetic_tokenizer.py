@@ -1,0 +1,44 @@
+"""Makes `arithmetic.model`, the SentencePiece model of the arithmetic task.
+
+Run from the repository's root; it writes the same bytes every time:
+
+    python -m mapo_jax.tasks.make_arithmetic_tokenizer mapo_jax/tasks/arithmetic.model
+
+One piece per character, the four tags whole, nothing normalized: what is encoded decodes to itself.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import sentencepiece
+
+TAGS = ["<think>", "</think>", "\\boxed{", "}"]
+CHARACTERS = "0123456789+-*= "
+
+
+def make_model() -> bytes:
+    """Returns the serialized SentencePiece model."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([CHARACTERS]),
+        model_writer=model,
+        model_type="char",
+        vocab_size=3 + len(TAGS) + len(CHARACTERS),
+        character_coverage=1.0,
+        pad_id=0,
+        unk_id=1,
+        eos_id=2,
+        bos_id=-1,
+        user_defined_symbols=TAGS,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=1,
+    )
+    return model.getvalue()
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(make_model())

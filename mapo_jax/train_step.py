@@ -1,0 +1,232 @@
+"""The update: one jitted, donated step from a rollout batch's minibatch to new parameters.
+
+The gradient is the same for every split into microbatches [p, g], every padding and every order of
+groups: a loss is `sum(weights * per_token_loss)` whose weights come from the whole minibatch.
+Metrics are (sum, count) pairs, exact under any split; maxima stand apart.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from mapo_jax import losses, model, scoring, sharding
+from mapo_jax.rollouts import Batch, Rollouts, join, split
+
+# (logps, entropies, microbatch, weights, all [p, g, T]) -> (loss, metrics). See `Metrics`.
+LossFn = Callable[[Array, Array, Batch, Array], tuple[Array, "Metrics"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What a step reports, each in the form that adds up over microbatches."""
+
+    losses: dict[str, Array]  # f32[], parts of the loss: their sum over microbatches is the value
+    means: dict[str, tuple[Array, Array]]  # (sum, count), f32[] each
+    maxima: dict[str, Array]  # f32[]
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """Both together."""
+        losses, means = jax.tree.map(
+            jnp.add, (self.losses, self.means), (other.losses, other.means)
+        )
+        return Metrics(losses, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that an optimizer step changes."""
+
+    step: Array  # i32[], optimizer steps of this phase, skipped ones included
+    skipped: Array  # i32[], steps left out because the loss or a gradient was not finite
+    params: model.Params  # float32
+    opt_state: Any
+
+
+def init_state(params: model.Params, tx: optax.GradientTransformation) -> TrainState:
+    """A fresh state around `params`, as a new phase starts with."""
+    return TrainState(jnp.int32(0), jnp.int32(0), params, tx.init(params))
+
+
+def state_shardings(
+    config: model.ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state's tree with a sharding for each array: moments lie where their parameters do."""
+    replicated = sharding.replicated(mesh)
+    params = sharding.shardings(mesh, model.logical_axes(config))
+    opt_state = optax.tree_utils.tree_map_params(
+        tx,
+        lambda _, s: s,
+        jax.eval_shape(
+            lambda: tx.init(model.init_params(jax.random.key(0), config)),
+        ),
+        params,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(replicated, replicated, params, opt_state)
+
+
+def policy_loss(
+    *, clip_low: float, clip_high: float, clip_dual: float, beta: float
+) -> LossFn:
+    """GRPO's clipped surrogate with the batch's advantages, plus beta * KL to the reference.
+
+    arXiv 2509.18849, the objective of sec. 3, with `losses.clipped_surrogate` and `losses.kl_k3`. On
+    policy the ratio is 1, so the surrogate's value is minus the mean advantage, about 0 at first: its
+    gradient is not.
+    """
+
+    def loss_fn(logps, entropies, batch, weights):
+        mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        per_token, values = losses.clipped_surrogate(
+            logps,
+            batch.old_logps,
+            batch.advantages[..., None],
+            mask,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            clip_dual=clip_dual,
+        )
+        loss = (weights * per_token).sum()
+        parts = {"loss/surrogate": loss}
+        if batch.ref_logps is not None:
+            parts["loss/kl"] = (weights * losses.kl_k3(logps, batch.ref_logps, mask)).sum()
+            loss += beta * parts["loss/kl"]
+        gap = jnp.abs(logps - batch.rollouts.logps)
+        values |= {"policy/entropy": entropies, "policy/logp_gap_mean": gap}
+        means = {name: _sum_count(x, mask) for name, x in values.items()}
+        maxima = {"policy/logp_gap_max": jnp.where(mask, gap, 0.0).max()}
+        return loss, Metrics(parts | {"loss/total": loss}, means, maxima)
+
+    return loss_fn
+
+
+def cross_entropy_loss(logps, entropies, batch, weights) -> tuple[Array, Metrics]:
+    """-log p of a demonstration's tokens: the warm-up's loss."""
+    mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+    loss = (weights * losses.cross_entropy(logps, mask)).sum()
+    return loss, Metrics({"loss/total": loss}, {"policy/entropy": _sum_count(entropies, mask)}, {})
+
+
+def _sum_count(x, mask):
+    return jnp.where(mask, x, 0.0).sum(), mask.sum().astype(jnp.float32)
+
+
+def cast(params: model.Params, dtype: str) -> model.Params:
+    """The one cast of the weights that sampler, scorer and trainer compute with."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def make_train_step(
+    config: model.ModelConfig,
+    settings: scoring.ScoringConfig,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    aggregation: str,
+    minibatch_prompts: int,
+    microbatch: tuple[int, int],
+    dtype: str,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Builds the jitted step `(state, batch, index) -> (state, metrics)`.
+
+    It takes the index-th `minibatch_prompts` prompts of the batch. The state is donated. Where the
+    loss or the gradient is not finite, parameters and optimizer state stay as they were and
+    `skipped` goes up by one.
+
+    Args:
+      config: the architecture.
+      settings: temperature and memory knobs of scoring.
+      loss_fn: `policy_loss(...)` or `cross_entropy_loss`.
+      tx: the optimizer.
+      mesh: of `sharding.make_mesh`.
+      aggregation: a name of `losses.AGGREGATIONS`: the weights of a minibatch's tokens.
+      minibatch_prompts: prompts per optimizer step.
+      microbatch: (p, g), prompts and rollouts of each that are computed at a time.
+      dtype: to compute in; parameters, gradients' sums and optimizer stay float32.
+
+    Returns:
+      The step; its metrics are of its minibatch, before the update.
+    """
+    shardings = state_shardings(config, tx, mesh)
+
+    def loss(params, batch, weights):
+        logps, entropies = scoring.score(cast(params, dtype), config, batch.rollouts, settings)
+        return loss_fn(logps, entropies, batch, weights)
+
+    def gradient(params, batch):
+        """The minibatch's gradient and metrics, summed in float32 over its microbatches."""
+        trained = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        weights = losses.AGGREGATIONS[aggregation](trained)
+        pieces = split((batch, weights), batch.advantages.shape, microbatch)
+
+        def one(piece):
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, *piece)
+            return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
+
+        def add(total, piece):
+            gradients, metrics = one(piece)
+            return (jax.tree.map(jnp.add, total[0], gradients), total[1].merge(metrics)), None
+
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, pieces)[0]
+
+    def step(state, batch, index):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            batch = _take(batch, index, minibatch_prompts)
+            gradients, metrics = gradient(state.params, batch)
+            norm = optax.tree.norm(gradients)
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            finite = jnp.isfinite(metrics.losses["loss/total"]) & jnp.isfinite(norm)
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
+            skipped = state.skipped + jnp.where(finite, 0, 1)
+            metrics.losses["policy/grad_norm"] = norm
+            return TrainState(state.step + 1, skipped, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def make_score(
+    config: model.ModelConfig,
+    settings: scoring.ScoringConfig,
+    mesh: Mesh,
+    *,
+    microbatch: tuple[int, int],
+    dtype: str,
+) -> Callable[[model.Params, Rollouts], Array]:
+    """Builds the jitted `(params, rollouts) -> logps f32[P, G, T]`, a microbatch at a time.
+
+    For the reference policy, and for `old_logps = "rescored"`.
+    """
+
+    def score(params, rollouts):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            weights = cast(params, dtype)
+            whole = rollouts.valid.shape
+            pieces = split(rollouts, whole, microbatch)
+            logps = jax.lax.map(lambda r: scoring.score(weights, config, r, settings)[0], pieces)
+            return join(logps, whole)
+
+    return jax.jit(score, out_shardings=sharding.by_prompt(mesh))
+
+
+def _take(batch, index, size):
+    def take(x):
+        x = jax.lax.dynamic_slice_in_dim(x, index * size, size)
+        return sharding.constrain(x, ("batch",) + (None,) * (x.ndim - 1))
+
+    return jax.tree.map(take, batch)

@@ -1,0 +1,167 @@
+"""The arithmetic task: its questions against Python's own arithmetic, its mistakes, its splits."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapo_jax import errors, rewards, tokenizers
+from mapo_jax.tasks import arithmetic, registry
+
+ARITHMETIC = Path(arithmetic.__file__).parent / "arithmetic.model"
+
+
+def make(seed=0, **options):
+    small = {"train_size": 2000, "eval_size": 100}
+    return registry.make("arithmetic", {**small, **options}, "", seed)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make()
+
+
+def all_examples(task):
+    return [*task.train, *(example for examples in task.evals.values() for example in examples)]
+
+
+def judged(task, examples):
+    return rewards.judge(task.reward, [task.demonstration(e) for e in examples], examples)
+
+
+def test_answers_are_pythons(task):
+    for example in all_examples(task):
+        assert int(example["answer"]) == eval(task.prompt(example).removesuffix("=")) >= 0
+
+
+def test_worked_steps_are_right_and_in_order():
+    for example in make(mistake_rate=0.0, levels=(2, 3)).train:
+        thought = re.fullmatch(r"<think>(.*)</think> \\boxed\{(\d+)\}", example["demonstration"])
+        expression = example["question"].removesuffix("=")
+        for step in thought[1].split(" "):
+            left, right = step.split("=")
+            assert eval(left) == int(right)
+            rest = re.sub(rf"(?<!\d){re.escape(left)}(?!\d)", right, expression, count=1)
+            assert rest != expression  # the step is a part of what was left to do
+            assert eval(rest) == eval(expression)  # and the order of operations allows it
+            expression = rest
+        assert expression == thought[2] == example["answer"]
+
+
+def test_sets_share_no_question():
+    tasks = [make(seed) for seed in range(3)]
+    train = {example["question"] for task in tasks for example in task.train}
+    for task in tasks:
+        for examples in task.evals.values():
+            questions = [example["question"] for example in examples]
+            assert len(questions) == len(set(questions)) == 100
+            assert not train & set(questions)
+    assert len(train) > 3000
+
+
+@pytest.mark.parametrize("levels", [(2,), (2, 3)])
+def test_easy_and_hard_are_out_of_distribution(levels):
+    task = make(levels=levels)
+    sets = {"train": task.train, **task.evals}
+    operations = {
+        name: {len(re.findall(r"[+*-]", example["question"])) for example in examples}
+        for name, examples in sets.items()
+    }
+    assert operations == {
+        "train": set(levels),
+        "test": set(levels),
+        "easy": {min(levels) - 1},
+        "hard": {max(levels) + 1},
+    }
+
+
+def test_questions_vary(task):
+    operators = Counter("".join(re.findall(r"[+*-]", "".join(e["question"] for e in task.train))))
+    assert all(operators[op] > 0.15 * operators.total() for op in "+-*")
+    numbers = {int(n) for e in task.train for n in re.findall(r"\d+", e["question"])}
+    assert numbers == set(range(1, 21))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 300), st.integers(0, 3))
+def test_the_mistake_rate_is_exact(rate, size, seed):
+    task = make(seed, mistake_rate=rate, train_size=size, eval_size=5)
+    n_mistakes = int(size * rate)
+    assert sum(~judged(task, task.train).success) == n_mistakes
+    assert sum(judged(task, task.train).parts["format"] == 0) == n_mistakes // 5
+    for examples in task.evals.values():
+        assert judged(task, examples).success.all()
+
+
+def test_slips_are_many_and_flow_into_the_answer(task):
+    off = Counter()
+    for example in task.train:
+        if match := re.fullmatch(r"<think>(.*)</think> \\boxed\{(\d+)\}", example["demonstration"]):
+            steps = match[1].split(" ")
+            wrong = [step for step in steps if eval(step.replace("=", "==")) is False]
+            assert len(wrong) == (match[2] != example["answer"])
+            assert steps[-1].split("=")[1] == match[2]
+            off[int(match[2]) - int(example["answer"])] += 1
+    wrong = off.total() - off[0]
+    assert max(n for amount, n in off.items() if amount) < 0.3 * wrong  # no wrong answer prevails
+    assert set(off) == {0, 1, 2, 10, -1, -2, -10}
+
+
+def test_examples_follow_from_seed_and_index():
+    assert make().train == make().train
+    assert make(train_size=50).train == make().train[:50]
+    assert make(1).train[:50] != make().train[:50]
+    assert make(train_size=2, eval_size=2).train[1] == {
+        "question": "10+15-7=",
+        "answer": "18",
+        "demonstration": r"<think>10+15=15 15-7=8</think> \boxed{8}",
+    }
+
+
+def test_text_round_trips_and_is_short(task):
+    tokenizer = tokenizers.load(str(ARITHMETIC))
+    for example in all_examples(task):
+        for text in (task.prompt(example), task.demonstration(example)):
+            ids = tokenizer.encode(text)
+            assert tokenizer.decode(ids) == text
+            assert 1 not in ids  # nothing is unknown
+    assert max(len(tokenizer.encode_prompt(task.prompt(e))) for e in all_examples(task)) <= 12
+    assert max(len(tokenizer.encode(task.demonstration(e))) for e in task.train) <= 24
+    assert max(len(tokenizer.encode(task.demonstration(e))) for e in task.evals["hard"]) <= 34
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"mistake_rat": 0.5}, "mistake_rat=0.5: no such option; did you mean mistake_rate"),
+        ({"mistake_rate": 1.5}, "task.options.mistake_rate=1.5: must be 0 to 1"),
+        ({"mistake_rate": float("nan")}, "task.options.mistake_rate=nan: must be 0 to 1"),
+        ({"levels": ()}, r"levels=\(\): must be numbers of operations, each from 2 to 8"),
+        ({"levels": (1,)}, r"task.options.levels=\(1,\): must be"),
+        ({"levels": ("2",)}, r"task.options.levels=\('2',\): must be"),
+        ({"train_size": 0}, "task.options.train_size=0: must be 1 or more"),
+        ({"max_operand": 1}, "task.options.max_operand=1: must be 2 to 9999"),
+        ({"eval_size": 1000}, "eval_size=1000: set easy has only about .* questions; lower"),
+    ],
+)  # fmt: skip
+def test_wrong_options(options, line):
+    with pytest.raises(errors.UserError, match=line) as raised:
+        make(**options)
+    assert len(raised.value.lines) == 1
+
+
+def test_all_mistakes_at_once():
+    options = {"train_size": 0, "eval_size": 0, "mistake_rate": -1}
+    with pytest.raises(errors.UserError) as raised:
+        registry.make("arithmetic", options, "some/data", 0)
+    assert len(raised.value.lines) == 4
+
+
+def test_no_such_task():
+    with pytest.raises(
+        errors.UserError, match=r"task.name=arithmetics: .* did you mean arithmetic\?"
+    ):
+        registry.make("arithmetics", {}, "", 0)

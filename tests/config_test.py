@@ -1,0 +1,263 @@
+"""Every mistake in a configuration is one line, and all are found at once."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import arithmetic, common, gsm8k
+from mapo_jax import config as config_lib
+from mapo_jax import errors
+
+
+@pytest.fixture(autouse=True)
+def _in_root(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)  # paths in experiments are relative to it
+
+
+def make(changes: dict | None = None, device_count: int = 1) -> list[str]:
+    """The mistakes of arithmetic:tiny with `changes` of keys."""
+    tree = arithmetic.get_config("tiny")
+    with tree.unlocked():
+        tree.task.options = ConfigDict({"train_size": 9, "eval_size": 9})  # quick to make
+    for key, value in (changes or {}).items():
+        group, _, name = key.rpartition(".")
+        node = tree[group] if group else tree
+        with tree.unlocked():
+            node[name] = value
+    return config_lib.validate(config_lib.from_config_dict(tree), device_count)
+
+
+@pytest.mark.parametrize("device_count", [1, 2, 8])
+def test_experiment_has_no_mistakes(device_count):
+    assert make(device_count=device_count) == []
+
+
+@pytest.mark.parametrize("module", [arithmetic, gsm8k])
+@pytest.mark.parametrize("presets", ["", "tiny"])
+def test_experiments_are_whole_and_hashable(module, presets):
+    config = config_lib.from_config_dict(module.get_config(presets))
+    assert hash(config) == hash(config_lib.from_config_dict(module.get_config(presets)))
+    assert module.PRESETS.keys() >= {"tiny"}
+
+
+def test_dataclasses_mirror_the_tree():
+    """No knob is known to one of the two alone."""
+    tree = json.loads(common.get_config().to_json())
+
+    def keys(cls):
+        return {
+            f.name: keys(f.type) if dataclasses.is_dataclass(f.type) else None
+            for f in dataclasses.fields(cls)
+        }
+
+    def names(node):
+        return {k: names(v) if v and isinstance(v, dict) else None for k, v in node.items()}
+
+    assert keys(config_lib.Config) == names(tree)
+
+
+def test_limits_name_existing_keys():
+    config = config_lib.from_config_dict(common.get_config())
+    tree = config_lib._flat(config_lib.to_dict(config))
+    assert config_lib._LIMITS.keys() <= tree.keys()
+    assert config_lib._CHOICES.keys() <= tree.keys()
+    unlimited = {
+        key for key, v in tree.items() if type(v) in (int, float)
+    } - config_lib._LIMITS.keys()
+    assert unlimited == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("seed", -1, ">= 0 and < 2**32"),
+        ("steps", -1, ">= 0"),
+        ("data.max_prompt_tokens", 0, ">= 1"),
+        ("policy.head_dim", 15, "even"),
+        ("policy.rope_theta", 0.0, "> 0"),
+        ("policy.norm_eps", float("nan"), "finite"),
+        ("warmup.learning_rate", float("inf"), "finite"),
+        ("batch.prompts", 0, ">= 1"),
+        ("batch.group", 1, "advantage would be 0"),
+        ("batch.microbatch", (0, 4), "p >= 1"),
+        ("batch.epochs", 0, ">= 1"),
+        ("rollout.temperature", 0.0, "> 0"),
+        ("rollout.top_p", 0.0, "> 0 and <= 1"),
+        ("rollout.top_p", 1.1, "> 0 and <= 1"),
+        ("rollout.top_k", -1, "0: all"),
+        ("algorithm.beta", -0.1, ">= 0"),
+        ("algorithm.clip_low", 1.0, "< 1"),
+        ("algorithm.clip_high", -0.1, ">= 0"),
+        ("algorithm.clip_dual", 1.0, "> 1"),
+        ("optimizer.b2", 1.0, "< 1"),
+        ("mesh.fsdp", 0, "-1 for the rest"),
+        ("eval.every", 0, ">= 1"),
+        ("checkpoint.keep", 0, ">= 1"),
+        ("compute.dtype", "float23", "did you mean float32?"),
+        ("compute.matmul_precision", "hihgest", "did you mean highest?"),
+        ("algorithm.aggregation", "token_maen", "did you mean token_mean?"),
+        ("algorithm.old_logps", "rescore", "did you mean rescored?"),
+        ("algorithm.advantage", "maop", "did you mean mapo?"),
+        ("log.console", "richer", "did you mean rich?"),
+        ("task.name", "arithmetics", "did you mean arithmetic?"),
+        ("batch.minibatch_prompts", 5, "must divide batch.prompts=16; try 4"),
+        ("rollout.chunks", 3, "must divide batch.prompts=16; try 2"),
+        ("rollout.width", 9, "at most batch.group=8"),
+        ("task.reward", "missing.py:reward", "cannot read missing.py"),
+        ("algorithm.advantage", "missing.py:fn", "cannot read missing.py"),
+        ("tokenizer.path", "missing.model", "no such file"),
+        ("tokenizer.path", "", "SentencePiece model"),
+        ("tokenizer.path", "pyproject.toml", "not a SentencePiece model"),
+        ("policy.init", "Qwen/Qwen2.5-0.5B-Instruct", "not a work directory"),
+    ],
+)
+def test_one_mistake_is_one_line(key, value, says):
+    lines = make({key: value})
+    about = [line for line in lines if line.startswith(f"{key}={config_lib.show(value)}: ")]
+    assert len(about) == 1
+    assert says in about[0]
+    assert "\n" not in about[0]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_all_mistakes_come_at_once():
+    lines = make({"steps": -1, "rollout.top_p": 2.0, "task.name": "x", "tokenizer.path": "y"})
+    assert [line.partition("=")[0] for line in lines] == [
+        "steps",
+        "rollout.top_p",
+        "task.name",
+        "tokenizer.path",
+    ]
+
+
+def test_microbatch_divides_both_axes():
+    lines = make({"batch.microbatch": (3, 5)})
+    assert len(lines) == 2
+    assert "batch.microbatch=(3, 5): must divide batch.minibatch_prompts=8" in lines[0]
+    assert "batch.group=8" in lines[1]
+
+
+def test_options_are_checked_where_they_are_used():
+    lines = make(
+        {
+            "algorithm.advantage_options": ConfigDict({"dof": 1}),
+            "task.options": ConfigDict({"level": (2,)}),
+        }
+    )
+    assert any(line.startswith("algorithm.advantage_options.dof=1: ") for line in lines)
+    assert any(line.startswith("task.options.level=(2,): ") for line in lines)
+    assert len(lines) == 2
+
+
+def test_mapo_refuses_a_reward_below_zero(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def fn(response, example):\n    return {}\nfn.range = (-1.0, 1.0)\n", encoding="utf-8"
+    )
+    (line,) = make({"task.reward": f"{file}:fn"})
+    assert line.startswith("algorithm.advantage=mapo: ")
+    assert make({"task.reward": f"{file}:fn", "algorithm.advantage": "grpo"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "device_count", "says"),
+    [
+        ({"mesh.data": 2}, 8, "must multiply to the 8 devices"),
+        ({"mesh.fsdp": -1}, 8, "at most one may be -1"),
+        ({"mesh.tensor": 3}, 3, "must divide policy.num_kv_heads=2; try 2"),
+        ({"mesh.fsdp": 3}, 3, "must divide policy.embed_dim=64; try 2"),
+        ({}, 3, "batch.prompts=16: must be a multiple of the 3 batch shards"),
+        ({"batch.microbatch": (4, 8)}, 8, "a multiple of the 8 batch shards"),
+        ({"warmup.batch": 12}, 8, "warmup.batch=12: must be a multiple of the 8 batch shards"),
+        ({"eval.batch": 12}, 8, "eval.batch=12: must be a multiple of the 8 batch shards"),
+        ({"rollout.chunks": 4}, 8, "rollout.chunks=4: must leave each chunk a multiple of the 8"),
+    ],
+)
+def test_mesh_mistakes(changes, device_count, says):
+    assert any(says in line for line in make(changes, device_count))
+
+
+def test_warmup_batch_is_free_without_a_warmup():
+    assert make({"warmup.batch": 12, "warmup.steps": 0}, 8) == []
+
+
+def test_wrong_trees_are_refused_whole():
+    tree = arithmetic.get_config("tiny").unlock()
+    tree.bach = ConfigDict({"prompts": 3})
+    del tree.eval.every
+    tree.batch.update(ConfigDict({"microbatch": (1, 2, 3)}))
+    with tree.ignore_type():
+        tree.steps = 2.5
+        tree.mesh = 3
+    with pytest.raises(errors.UserError) as caught:
+        config_lib.from_config_dict(tree)
+    assert caught.value.lines == (
+        "bach: no such key; did you mean batch?",
+        "steps=2.5: must be of type int",
+        "batch.microbatch=(1, 2, 3): must be of type tuple of two ints",
+        "mesh=3: must be a group of keys",
+        "eval.every: missing; start from experiments.common.get_config()",
+    )
+
+
+def test_ints_become_floats_and_lists_tuples():
+    tree = arithmetic.get_config("tiny")
+    with tree.ignore_type(), tree.unlocked():
+        tree.algorithm.beta = 0
+        tree.batch.microbatch = [8, 4]
+        tree.task.options = ConfigDict({"levels": [2, 3]})
+    config = config_lib.from_config_dict(tree)
+    assert isinstance(config.algorithm.beta, float)
+    assert config.batch.microbatch == (8, 4)
+    assert config.task.options == (("levels", (2, 3)),)
+    assert config_lib.to_dict(config)["task"]["options"] == {"levels": [2, 3]}
+    hash(config)
+
+
+def test_continuation():
+    config = config_lib.from_config_dict(arithmetic.get_config("tiny"))
+    old = json.loads(json.dumps(config_lib.to_dict(config)))
+    assert config_lib.continuation_mistakes(old, config_lib.to_dict(config)) == []
+
+    def change(changes):
+        new = json.loads(json.dumps(old))
+        for key, value in changes.items():
+            *groups, name = key.split(".")
+            node = new
+            for group in groups:
+                node = node[group]
+            node[name] = value
+        return config_lib.continuation_mistakes(old, new)
+
+    allowed = {
+        "steps": 9,
+        "eval.every": 9,
+        "log.console": "rich",
+        "checkpoint.keep": 9,
+        "mesh.fsdp": 2,
+        "data.path": "moved",
+        "tokenizer.path": "moved",
+        "batch.microbatch": [1, 1],
+        "rollout.lanes": 2,
+        "rollout.chunks": 2,
+        "compute.remat": True,
+    }
+    assert change(allowed) == []
+    lines = change({"seed": 1, "batch.prompts": 2, "algorithm.advantage_options.ddof": 1})
+    assert [line.partition(": ")[0] for line in lines] == [
+        "algorithm.advantage_options.ddof=1",
+        "batch.prompts=2",
+        "seed=1",
+    ]
+    assert "started with absent" in lines[0]
+    assert "started with 16" in lines[1]
+
+
+def test_validate_compiles_nothing():
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    assert make() == []
+    assert not [name for name in events if "compile" in name]

@@ -1,0 +1,126 @@
+"""Data positions, padding, and what is dropped."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mapo_jax import data, errors, rewards
+from mapo_jax.tasks.base import Task, merge_options
+
+
+class Letters:
+    vocab_size, eos_ids, pad_id = 128, (3,), 0
+
+    def encode_prompt(self, text):
+        return [1, *self.encode(text)]
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+EXAMPLES = [{"question": "x" * n, "answer": "y" * n} for n in (1, 5, 2)]
+TASK = Task(
+    name="letters",
+    train=EXAMPLES,
+    evals={},
+    prompt=lambda example: example["question"],
+    reward=rewards.accuracy_and_format,
+    demonstration=lambda example: example["answer"],
+)
+
+
+@given(st.integers(1, 20), st.integers(0, 2**31), st.integers(0, 60), st.integers(0, 60), st.data())
+def test_indices_are_a_function_of_position(n, seed, start, count, draw):
+    whole = data.indices(n, seed, 0, start + count)
+    np.testing.assert_array_equal(data.indices(n, seed, start, count), whole[start:])
+    middle = draw.draw(st.integers(0, count))
+    parts = [
+        data.indices(n, seed, start, middle),
+        data.indices(n, seed, start + middle, count - middle),
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[start:])
+
+
+def test_every_epoch_is_its_own_permutation():
+    epochs = data.indices(50, 0, 0, 150).reshape(3, 50)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(50))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert tuple(data.indices(50, 1, 0, 50)) != tuple(epochs[0])
+
+
+def test_encode_examples_drops_long_prompts():
+    kept, dropped = data.encode_examples(TASK, Letters(), EXAMPLES, max_prompt_tokens=3)
+    assert kept == [(0, [1, 120]), (2, [1, 120, 120])]
+    assert dropped == 1
+
+
+def test_encode_demonstrations_ends_them_and_drops_long_ones():
+    kept, dropped = data.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=3)
+    assert kept == [(0, [121, 3]), (2, [121, 121, 3])]
+    assert dropped == 1
+
+
+def test_none_left():
+    line = r"data.max_prompt_tokens=1: all 3 prompts of letters are longer; set it to 2 "
+    with pytest.raises(errors.UserError, match=line):
+        data.encode_examples(TASK, Letters(), EXAMPLES, max_prompt_tokens=1)
+    line = r"rollout.max_new_tokens=1: all 3 demonstrations of letters are longer; set it to 2 "
+    with pytest.raises(errors.UserError, match=line):
+        data.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=1)
+
+
+def test_pad_prompts():
+    tokens, lengths = data.pad_prompts([[5, 6], [7], [8, 9, 10]], 3)
+    np.testing.assert_array_equal(tokens, [[5, 6, 0], [7, 0, 0], [8, 9, 10]])
+    np.testing.assert_array_equal(lengths, [2, 1, 3])
+    assert tokens.dtype == lengths.dtype == np.int32
+    with pytest.raises(ValueError, match="could not broadcast"):
+        data.pad_prompts([[1, 2, 3, 4]], 3)
+
+
+def test_pad_responses():
+    tokens, mask = data.pad_responses([[5, 3], [6, 7, 3]], 4)
+    np.testing.assert_array_equal(tokens, [[[5, 3, 0, 0]], [[6, 7, 3, 0]]])
+    np.testing.assert_array_equal(mask, [[[1, 1, 0, 0]], [[1, 1, 1, 0]]])
+    assert tokens.dtype == np.int32
+    assert mask.dtype == bool
+
+
+def test_options_are_checked():
+    defaults = {"rate": 0.5, "size": 3, "levels": (1,), "on": False}
+    assert merge_options({"rate": 1, "levels": [2]}, defaults) == {
+        **defaults,
+        "rate": 1,
+        "levels": [2],
+    }
+    with pytest.raises(errors.UserError) as raised:
+        merge_options({"rat": 1, "size": 2.5, "levels": 3, "rate": True, "on": 1}, defaults)
+    assert raised.value.lines == (
+        "task.options.rat=1: no such option; did you mean rate?",
+        "task.options.size=2.5: must be of type int",
+        "task.options.levels=3: must be of type tuple",
+        "task.options.rate=True: must be of type float",
+        "task.options.on=1: must be of type bool",
+    )
+
+
+def test_the_host_side_imports_no_jax():
+    script = (
+        "import sys\n"
+        "from mapo_jax import answers, data, errors, loading, rewards, tokenizers\n"
+        "from mapo_jax.tasks import arithmetic, base, gsm8k, make_arithmetic_tokenizer, registry\n"
+        "registry.make('arithmetic', {'train_size': 1, 'eval_size': 1}, '', 0)\n"
+        "assert 'jax' not in sys.modules\n"
+        "assert 'tensorflow_datasets' not in sys.modules\n"
+    )
+    root = Path(data.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)

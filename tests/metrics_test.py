@@ -1,0 +1,179 @@
+"""Records read back to the bit and never hold a step twice; the console shows each step."""
+
+import io
+import json
+import math
+import re
+import struct
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mapo_jax import metrics
+
+
+def lines(workdir, name="metrics"):
+    return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_a_line_has_kind_phase_and_step(tmp_path):
+    records = metrics.Records(tmp_path, None, tensorboard=False)
+    records.write("train", "rl", 3, {"reward/mean": jnp.float32(0.1), "n": np.int64(2)})
+    # read before close: each line is flushed
+    assert lines(tmp_path) == [
+        {"kind": "train", "phase": "rl", "step": 3, "reward/mean": float(np.float32(0.1)), "n": 2}
+    ]
+    records.close()
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
+def test_float32_reads_back_to_the_bit(tmp_path_factory, values):
+    workdir = tmp_path_factory.mktemp("run")
+    records = metrics.Records(workdir, None, tensorboard=False)
+    records.write("train", "rl", 0, {str(i): np.float32(x) for i, x in enumerate(values)})
+    records.close()
+    (line,) = lines(workdir)
+    for i, x in enumerate(values):
+        assert struct.pack("f", line[str(i)]) == struct.pack("f", x)
+
+
+def test_what_json_lacks_is_null(tmp_path):
+    records = metrics.Records(tmp_path, None, tensorboard=True)
+    values = {"a": math.nan, "b": jnp.float32(jnp.inf), "c": -math.inf, "d": 1.5}
+    records.write("train", "rl", 1, values)
+    records.close()
+    (line,) = lines(tmp_path)
+    assert [line[name] for name in "abcd"] == [None, None, None, 1.5]
+
+
+def write_run(workdir):
+    records = metrics.Records(workdir, None, tensorboard=False)
+    for phase in ("warmup", "rl"):
+        for step in range(4):
+            records.write("train", phase, step, {"x": step / 3})
+            if step % 2 == 0:
+                records.write("eval", phase, step, {"y": step / 7})
+            rows = [{"prompt": "1+1=", "response": "\u2028 \n é", "reward/accuracy": 1.0}]
+            records.write_rollouts(phase, step, rows)
+    records.close()
+
+
+@pytest.mark.parametrize(
+    ("keep_until", "last"),
+    [
+        (("warmup", 2), ("eval", "warmup", 2)),
+        (("warmup", 3), ("train", "warmup", 3)),
+        (("rl", 0), ("eval", "rl", 0)),
+        (("rl", 2), ("eval", "rl", 2)),
+        (("rl", 9), ("train", "rl", 3)),
+    ],
+)
+def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
+    write_run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    metrics.Records(tmp_path, keep_until, tensorboard=False).close()
+    after = (tmp_path / "metrics.jsonl").read_bytes()
+    assert before.startswith(after)
+    end = lines(tmp_path)[-1]
+    assert (end["kind"], end["phase"], end["step"]) == last
+    rollouts = lines(tmp_path, "rollouts")
+    assert (rollouts[-1]["phase"], rollouts[-1]["step"]) == last[1:]
+    assert rollouts[-1]["response"] == "\u2028 \n é"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "rollouts.jsonl"]
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    """A run that died before its first checkpoint begins again."""
+    write_run(tmp_path)
+    metrics.Records(tmp_path, None, tensorboard=False).close()
+    assert lines(tmp_path) == lines(tmp_path, "rollouts") == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20])
+def test_a_half_written_line_goes(tmp_path, cut):
+    """Cut by 1, only the end of the line is missing: the next line must not be glued to it."""
+    write_run(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    records = metrics.Records(tmp_path, ("rl", 3), tensorboard=False)
+    records.write("train", "rl", 4, {})
+    records.close()
+    assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
+
+
+def test_tensorboard_has_a_run_per_phase(tmp_path):
+    records = metrics.Records(tmp_path, None, tensorboard=True)
+    records.write("train", "warmup", 1, {"loss/total": 2.5})
+    records.write("train", "rl", 1, {"loss/total": 0.5})
+    records.close()
+    for phase in ("warmup", "rl"):
+        (file,) = (tmp_path / "tensorboard" / phase).iterdir()
+        assert b"loss/total" in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("keep_until", "purged_from"),
+    [(None, 0), (("warmup", 9), 0), (("rl", 4), 5)],
+)
+def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch, keep_until, purged_from):
+    purges = []
+    writer = metrics.tensorboardX.SummaryWriter
+
+    def spy(logdir, purge_step):
+        purges.append(purge_step)
+        return writer(logdir, purge_step=purge_step)
+
+    monkeypatch.setattr(metrics.tensorboardX, "SummaryWriter", spy)
+    records = metrics.Records(tmp_path, keep_until, tensorboard=True)
+    records.write("train", "rl", 5, {"a": 1.0})
+    records.write("train", "rl", 6, {"a": 1.0})
+    records.close()
+    assert purges == [purged_from]
+
+
+def show(mode, monkeypatch):
+    """Everything that a short run prints."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    with metrics.Console(mode) as console:
+        console.table("Sizes", [("rollouts", 128, "prompts x group"), ("updates", 4, "per step")])
+        console.phase("warmup", total=2, done=0)
+        console.step(1, {"loss/total": 1.25})
+        console.phase("rl", total=10, done=4)
+        console.step(5, {"reward/mean": 0.123456, "steps": 5})
+        console.print("[bold] saved")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["auto", "plain"])
+def test_plain_lines(monkeypatch, mode):
+    """What is no terminal gets one line per step and no control codes."""
+    text = show(mode, monkeypatch)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert re.search(r"^warmup 1/2  loss/total 1\.25  0:00:00 left$", text, re.M)
+    assert re.search(r"^rl 5/10  reward/mean 0\.1235  steps 5  0:00:00 left$", text, re.M)
+    assert re.search(r"rollouts.*128.*prompts x group", text)
+    assert text.splitlines()[-1] == "[bold] saved"
+
+
+def test_rich_shows_a_bar(monkeypatch):
+    text = show("rich", monkeypatch)
+    assert "\x1b[" in text
+    assert "5/10" in text
+    assert "rl 5/10  reward/mean 0.1235" in text
+
+
+def test_remaining_time_counts_this_process_only(monkeypatch):
+    """Of 10 steps 4 were taken before; two took 60 s each, so 4 more take 240 s."""
+    now = [1000.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    console = metrics.Console("plain")
+    console.phase("rl", total=10, done=4)
+    now[0] += 120
+    assert console._remaining(6) == "0:04:00"

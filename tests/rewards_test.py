@@ -1,0 +1,106 @@
+"""The paper's reward, case by case, and the checks on what a reward function returns."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mapo_jax import errors, rewards
+
+GOOD = {"reward": 1.0, "success": True, "parts": {"accuracy": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("response", "accuracy", "format_"),
+    [
+        (r"<think>17+2=19</think> \boxed{19}", 1, 1),
+        (" <think>\n17+2=19\n</think>\nIt is \\boxed{19.0}.\n", 1, 1),
+        (r"<think></think>\boxed{19}", 1, 1),
+        (r"<think>17+2=20</think> \boxed{20}", 0, 1),
+        (r"\boxed{19}", 1, 0),
+        (r"17+2=19</think> \boxed{19}", 1, 0),
+        (r"So <think>17+2=19</think> \boxed{19}", 1, 0),
+        (r"<think>a</think><think>b</think> \boxed{19}", 1, 0),
+        (r"<think>17+2=19 \boxed{19}", 0, 0),
+        (r"<think>17+2=19 \boxed{19}</think>", 0, 0),
+        (r"\boxed{19} <think>17+2=19</think>", 1, 0),
+        (r"<think>17+2=19</think> 19", 0, 0),
+        (r"<think>17+2=19</think> \boxed{19", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_accuracy_and_format(response, accuracy, format_):
+    result = rewards.accuracy_and_format(response, {"answer": "19"})
+    assert result["parts"] == {"accuracy": accuracy, "format": format_}
+    assert result["reward"] == pytest.approx(0.9 * accuracy + 0.1 * format_)
+    assert result["success"] is (accuracy == format_ == 1)
+    assert (result["reward"] == 1.0) is result["success"]  # exactly 1, not 0.99...
+
+
+def test_judge_hands_back_arrays():
+    examples = [{"answer": "19"}, {"answer": "5"}]
+    responses = [r"<think>a</think> \boxed{19}"] * 2
+    judged = rewards.judge(rewards.accuracy_and_format, responses, examples)
+    np.testing.assert_array_equal(judged.rewards, np.float32([1.0, 0.1]))
+    np.testing.assert_array_equal(judged.success, [True, False])
+    np.testing.assert_array_equal(judged.parts["accuracy"], [1, 0])
+    np.testing.assert_array_equal(judged.parts["format"], [1, 1])
+    assert judged.rewards.dtype == judged.parts["format"].dtype == np.float32
+    assert rewards.judge(rewards.accuracy_and_format, [], []).rewards.shape == (0,)
+
+
+def test_a_missing_reward_passes():
+    judged = rewards.judge(lambda response, example: {**GOOD, "reward": math.nan}, ["a"], [{}])
+    assert np.isnan(judged.rewards[0])
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (1.0, "must be a dict with the keys reward, success and parts"),
+        ({"reward": 1.0, "success": True}, "must be a dict with the keys"),
+        ({**GOOD, "reward": "high"}, "the reward must be a number"),
+        ({**GOOD, "reward": 1.5}, r"outside \[0, 1\]; set mine.range"),
+        ({**GOOD, "reward": -math.inf}, r"outside \[0, 1\]"),
+        ({**GOOD, "success": 1.0}, "success must be True or False"),
+        ({**GOOD, "parts": [1.0]}, "parts must be a dict of numbers"),
+        ({**GOOD, "parts": {"accuracy": None}}, "parts must be a dict of numbers"),
+    ],
+)
+def test_what_a_function_must_not_return(result, line):
+    def mine(response, example):
+        return result
+
+    with pytest.raises(errors.UserError, match=line) as raised:
+        rewards.judge(mine, ["a"], [{}])
+    assert str(raised.value).startswith("task.reward: mine returned ")
+    assert len(raised.value.lines) == 1
+
+
+def test_parts_must_not_change_their_names():
+    def mine(response, example):
+        return {**GOOD, "parts": {response: 1.0}}
+
+    with pytest.raises(errors.UserError, match=r"parts differ from the first: \['a'\]"):
+        rewards.judge(mine, ["a", "b"], [{}, {}])
+
+
+def test_range():
+    def mine(response, example):
+        return {**GOOD, "reward": -1}
+
+    assert rewards.reward_range(rewards.accuracy_and_format) == (0, 1)
+    assert rewards.reward_range(mine) == (0, 1)
+    mine.range = (-1, 1)
+    assert rewards.reward_range(mine) == (-1, 1)
+    assert rewards.judge(mine, ["a"], [{}]).rewards[0] == -1
+
+
+@pytest.mark.parametrize("declared", [(1, 0), (0, 0), (0, math.inf), (0,), 1, ("a", "b"), None])
+def test_malformed_range(declared):
+    def mine(response, example):
+        return GOOD
+
+    mine.range = declared
+    with pytest.raises(errors.UserError, match=r"mine.range=.* must be two finite numbers"):
+        rewards.reward_range(mine)

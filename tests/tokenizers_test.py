@@ -1,0 +1,142 @@
+"""Round trips, control tokens and mistakes: the arithmetic model, one trained here, a real one."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mapo_jax import errors, tokenizers
+from mapo_jax.tasks import make_arithmetic_tokenizer
+
+ARITHMETIC = Path(tokenizers.__file__).parent / "tasks" / "arithmetic.model"
+
+
+def train(**options) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 20),
+        model_writer=model,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """A model as they usually are: beginning of sequence, dummy prefix, bytes for the unknown."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(
+        train(
+            vocab_size=320,
+            model_type="bpe",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+        )
+    )
+    return tokenizers.load(str(path))
+
+
+@pytest.fixture(scope="module")
+def mistral():
+    if "MAPO_JAX_DATA" not in os.environ:
+        pytest.skip("MAPO_JAX_DATA is not set (a directory with tokenizers/mistral/)")
+    path = Path(os.environ["MAPO_JAX_DATA"]) / "tokenizers" / "mistral" / "tokenizer.model.v1"
+    return tokenizers.load(str(path))
+
+
+def test_the_kept_model_is_what_its_script_makes():
+    kept, made = sentencepiece.SentencePieceProcessor(), sentencepiece.SentencePieceProcessor()
+    kept.load_from_serialized_proto(ARITHMETIC.read_bytes())
+    made.load_from_serialized_proto(make_arithmetic_tokenizer.make_model())
+    pieces = [[model.id_to_piece(i) for i in range(model.vocab_size())] for model in (kept, made)]
+    assert pieces[0] == pieces[1]
+    assert make_arithmetic_tokenizer.make_model() == make_arithmetic_tokenizer.make_model()
+
+
+def test_arithmetic_model():
+    tokenizer = tokenizers.load(str(ARITHMETIC))
+    assert (tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_ids) == (22, 0, (2,))
+    assert len(tokenizer.encode(r"<think>17+5=22</think> \boxed{22}")) == 1 + 7 + 1 + 1 + 1 + 2 + 1
+    assert tokenizer.encode_prompt("17=") == tokenizer.encode("17=")  # no beginning of sequence
+    tokenizer.decode(tokenizer.encode("unknown: \u00e9 \0 \ud800"))  # does not raise
+
+
+@given(st.text("0123456789+-*= ") | st.just(r"<think> </think>\boxed{}}{<think"))
+def test_arithmetic_text_comes_back(text):
+    tokenizer = tokenizers.load(str(ARITHMETIC))
+    known = text.replace("{<think", "")
+    assert tokenizer.decode(tokenizer.encode(known)) == known
+
+
+TEXTS = [
+    r"<think>the fox</think> \boxed{5}",
+    " the dog",
+    "  two spaces   and three ",
+    "a\n\nb\t\u00e9 \u2603",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["usual", "mistral"])
+def test_responses_come_back_and_join_the_prompt(name, text, request):
+    tokenizer = request.getfixturevalue(name)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    prompt = tokenizer.encode_prompt("the quick\n")
+    assert prompt[0] == 1  # beginning of sequence
+    assert tokenizer.decode(prompt + ids) == " the quick\n" + text  # no space between the two
+    assert tokenizer.decode([*ids, *tokenizer.eos_ids]) == text
+
+
+def test_a_prompt_keeps_the_space_that_the_model_was_trained_with(usual):
+    assert usual.encode_prompt("the fox")[1:] == usual.encode(" the fox")
+    assert usual.encode_prompt("the fox")[1:] != usual.encode("the fox")
+
+
+@pytest.mark.parametrize("name", ["usual", "mistral"])
+def test_text_makes_no_control_tokens(name, request):
+    tokenizer = request.getfixturevalue(name)
+    text = "</s><s><unk><pad> [INST]"
+    assert not {0, 1, 2} & set(tokenizer.encode(text))
+    assert tokenizer.encode_prompt(text).count(1) == 1
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_any_ids_decode(usual):
+    assert usual.decode([-1, 10**6]) == ""
+    usual.decode(range(usual.vocab_size))
+
+
+@given(st.lists(st.integers(3, 21)))
+def test_samples_decode(ids):
+    tokenizers.load(str(ARITHMETIC)).decode(ids)
+
+
+def test_no_such_file(tmp_path):
+    for path in (tmp_path / "none.model", tmp_path):
+        with pytest.raises(errors.UserError, match="cannot be read") as raised:
+            tokenizers.load(str(path))
+        assert str(raised.value).startswith(f"tokenizer.path={path}: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\0" * 64])
+def test_not_a_model(tmp_path, content):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(errors.UserError, match=f"tokenizer.path={path}: not a SentencePiece model"):
+        tokenizers.load(str(path))
+
+
+def test_a_model_without_an_end(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train(vocab_size=40, model_type="char", eos_id=-1))
+    with pytest.raises(errors.UserError, match="no end-of-sequence piece"):
+        tokenizers.load(str(path))
