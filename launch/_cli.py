@@ -34,7 +34,7 @@ USAGE = """\
 class Arguments:
     """What a command line says."""
 
-    config: config_lib.Config
+    config: Any  # of the schema: a mapo_jax.config.Config where none is given
     workdir: Path
     overrides: tuple[str, ...]  # "a.b=value", as typed
 
@@ -79,8 +79,13 @@ def main(run: Callable[[list[str]], None]) -> int:
     return 0
 
 
-def parse(argv: list[str], description: str) -> Arguments:
+def parse(argv: list[str], description: str, schema: Any = config_lib) -> Arguments:
     """Reads the command line, loads the experiment and checks everything.
+
+    Args:
+        argv: what follows the launcher's name.
+        description: the beginning of --help.
+        schema: module with `from_config_dict` and `validate`, for a config of another kind.
 
     Raises:
         UserError: with a line for each mistake.
@@ -107,14 +112,14 @@ def parse(argv: list[str], description: str) -> Arguments:
     for key, text in settings:
         _set(tree, key, text, lines)
     try:
-        config = config_lib.from_config_dict(tree)
+        config = schema.from_config_dict(tree)
     except errors.UserError as error:
         raise errors.UserError(*lines, *error.lines) from None
 
     if presets_known:  # without one of its presets a config is not the one that was meant
         import jax  # late: the mistakes above need not wait for it
 
-        lines += config_lib.validate(config, jax.device_count())
+        lines += schema.validate(config, jax.device_count())
     if lines:
         raise errors.UserError(*lines)
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])

@@ -94,13 +94,11 @@ def _attend(q_PGTNH, positions_PGT, segments):
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
     total = sum(w.sum(-1) for w in weights)  # [P, G, K, T, R]
+    # No preferred_element_type here: XLA:CPU has no such bfloat16 product with a float32 result.
     out = sum(
         jnp.einsum(
-            f"pgktrs,{'pgksh' if v.ndim == 5 else 'pksh'}->pgtkrh",
-            w.astype(v.dtype),
-            v,
-            preferred_element_type=jnp.float32,
-        )
+            f"pgktrs,{'pgksh' if v.ndim == 5 else 'pksh'}->pgtkrh", w.astype(v.dtype), v
+        ).astype(jnp.float32)
         for w, (_, v, _) in zip(weights, segments, strict=True)
     )
     out = out / jnp.swapaxes(total, 2, 3)[..., None]

@@ -12,19 +12,17 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import rich.console
 import rich.table
-from jax import Array
-from jax.sharding import Mesh
 
 from mapo_jax import advantages, model, optimizer, sampling, scoring, sharding, train_step
 from mapo_jax import config as config_lib
-from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.rollouts import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +59,17 @@ def from_config_dict(config_dict: Mapping[str, Any]) -> Config:
     return config_lib.from_config_dict(config_dict, Config)
 
 
+# Values do not matter here: the work is the same.
+_OPTIMIZER = optimizer.OptimizerConfig(
+    learning_rate=1e-6,
+    schedule_steps=0,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+)
+
 _LEAST = {"seed": 0, "repetitions": 1}
 _LEAST |= {f"batch.{name}": 1 for name in ("prompts", "group", "prompt_tokens")}
 _LEAST |= {"rollout.max_new_tokens": 1, "rollout.mean_new_tokens": 0}
@@ -83,7 +92,9 @@ def validate(config: Config, device_count: int) -> list[str]:
             f"policy.num_heads={policy.num_heads}"
         )
     try:
-        data, fsdp, _ = sharding.mesh_shape(**dataclasses.asdict(config.mesh), device_count=device_count)
+        data, fsdp, _ = sharding.mesh_shape(
+            **dataclasses.asdict(config.mesh), device_count=device_count
+        )
     except ValueError as error:
         lines.append(f"{error}; set one of mesh.data, mesh.fsdp and mesh.tensor to -1")
     else:
@@ -108,73 +119,162 @@ class Phase:
     """One row of the table."""
 
     seconds: float  # median
-    tokens: int  # response tokens that went through; of the whole batch
-    compile_s: float  # tracing and compiling; 0 where other rows hold it
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+    tokens: int  # of all responses
+    compile_s: float  # tracing and compiling what no row above has compiled
 
 
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-    """The compiled programs of a step, and what compiling each of them took."""
+class _Compiled:
+    """A jitted function that is compiled at its first call and keeps the time that took."""
 
-    sample: Callable[[model.Params], Rollouts]
-    score: Callable[[model.Params, Rollouts], Array]
-    advantages: Callable[[Array, Array], Array]
-    update: Callable[..., tuple[train_step.TrainState, train_step.Metrics]]
-    compile_s: dict[str, float]
+    def __init__(self, jitted: Any):
+        self.jitted, self.program, self.compile_s = jitted, None, 0.0
+
+    def __call__(self, *args: Any) -> Any:
+        if self.program is None:
+            start = time.perf_counter()
+            self.program = self.jitted.lower(*args).compile()
+            self.compile_s = time.perf_counter() - start
+        return self.program(*args)
 
 
 def measure(config: Config) -> dict[str, Phase]:
-    """Compiles everything, then runs each phase `config.repetitions` times after a first one.
+    """Compiles everything and measures each phase on random weights and prompts.
 
     Returns:
-      "sampling", "scoring", "update" and "step", the last one being the others without scoring and
-      with rewards (made up on the host) and advantages.
+      "sampling"; "scoring", the forward pass alone; "update", one optimizer step over all rollouts;
+      "step", which is sampling, rewards (made up on the host), advantages and update.
     """
-    batch = config.batch
+    batch, compute = config.batch, config.compute
+    P, G = batch.prompts, batch.group
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     by_prompt = sharding.by_prompt(mesh)
-    tx = optimizer.make_optimizer(
-        optimizer.OptimizerConfig(
-            learning_rate=1e-6,
-            schedule_steps=0,
-            b1=0.9,
-            b2=0.999,
-            eps=1e-8,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-        )
-    )
+    tx = optimizer.make_optimizer(_OPTIMIZER)
+    state_shardings = train_step.state_shardings(config.policy, tx, mesh)
+    serving = sharding.shardings(mesh, model.logical_axes(config.policy), sharding.GATHERED)
 
-    @functools.partial(
-        jax.jit, out_shardings=train_step.state_shardings(config.policy, tx, mesh)
-    )
+    @functools.partial(jax.jit, out_shardings=state_shardings)
     def init(key):
         return train_step.init_state(model.init_params(key, config.policy), tx)
 
-    with jax.default_matmul_precision(config.compute.matmul_precision):
-        state = init(jax.random.key(config.seed))
-        run = _compile(config, state, tx, mesh)
+    settings = sampling.SamplingConfig(
+        group_size=G,
+        max_new_tokens=config.rollout.max_new_tokens,
+        lanes=config.rollout.lanes or None,
+        width=config.rollout.width or None,
+    )
 
-        def make_batch(rollouts, rewards):
-            rewards, success = jax.device_put((rewards, rewards > 0.5), by_prompt)
-            return Batch(rollouts, run.advantages(rewards, success), rollouts.logps, None)
+    @functools.partial(jax.jit, out_shardings=by_prompt)
+    def sample_all(params, tokens_PS, lengths_P, limits_PG, key):
+        params = train_step.cast(params, compute.dtype)
+        params = jax.lax.with_sharding_constraint(params, serving)
+        options = {"max_new_tokens_PG": limits_PG, "mesh": mesh}
+        return sampling.sample(
+            params, config.policy, tokens_PS, lengths_P, key, settings, **options
+        )
 
-        def step(state):
-            rollouts = run.sample(state.params)
-            state, metrics = run.update(state, make_batch(rollouts, _rewards(rollouts)), 0)
-            return state, metrics
+    scoring_settings = scoring.ScoringConfig(
+        remat=compute.remat,
+        head_chunk=compute.head_chunk,
+        attention_chunk=compute.attention_chunk,
+    )
+    split = {"microbatch": batch.microbatch, "dtype": compute.dtype}
+    sample = _Compiled(sample_all)
+    score = _Compiled(train_step.make_score(config.policy, scoring_settings, mesh, **split))
+    advantage = _Compiled(
+        jax.jit(functools.partial(advantages.group_advantages, "mapo"), out_shardings=by_prompt)
+    )
+    update = _Compiled(
+        train_step.make_train_step(
+            config.policy,
+            scoring_settings,
+            train_step.policy_loss(clip_low=0.2, clip_high=0.3, clip_dual=3.0, beta=0.0),
+            tx,
+            mesh,
+            aggregation="token_mean",
+            minibatch_prompts=P,
+            **split,
+        )
+    )
 
+    rng = np.random.default_rng(config.seed)
+    tokens_PS = rng.integers(config.policy.vocab_size, size=(P, batch.prompt_tokens))
+    limits_PG = draw_limits(config.rollout, (P, G), config.seed)
+    lengths_P = np.full(P, batch.prompt_tokens)
+    prompts = (x.astype(np.int32) for x in (tokens_PS, lengths_P, limits_PG))
+    prompts = jax.device_put(tuple(prompts), by_prompt)
+    key = jax.random.key(config.seed)
+
+    def judge(rollouts):
+        """The share of even tokens, for want of a task; judged on the host as tasks are."""
+        tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
+        rewards = ((tokens % 2 == 0) & mask).sum(-1) / mask.sum(-1)
+        return jax.device_put((rewards.astype(np.float32), rewards > 0.5), by_prompt)
+
+    def make_batch(rollouts):
+        return Batch(rollouts, advantage(*judge(rollouts)), rollouts.logps, None)
+
+    with jax.default_matmul_precision(compute.matmul_precision):
+        state = init(key)
+        rollouts = sample(state.params, *prompts, key)
+        whole = make_batch(rollouts)
+        # Each returns the state to go on with: the update donates the one it gets.
+        phases = {
+            "sampling": lambda state: (state, sample(state.params, *prompts, key)),
+            "scoring": lambda state: (state, score(state.params, rollouts)),
+            "update": lambda state: update(state, whole, 0),
+            "step": lambda state: update(state, make_batch(sample(state.params, *prompts, key)), 0),
+        }
         seconds = {}
-        rollouts = run.sample(state.params)
-        whole = make_batch(rollouts, _rewards(rollouts))
-        times = functools.partial(_median, config.repetitions)
-        seconds["sampling"], state = times(lambda s: (s, run.sample(s.params)), state)
-        seconds["scoring"], state = times(lambda s: (s, run.score(s.params, rollouts)), state)
-        seconds["update"], state = times(lambda s: run.update(s, whole, 0), state)
-        seconds["step"], state = times(step, state)
-    tokens = int(np.asarray(rollouts.mask).sum())
-    return {name: Phase(s, tokens, run.compile_s.get(name, 0.0)) for name, s in seconds.items()}
+        for name, phase in phases.items():
+            seconds[name], state = _median(phase, state, config.repetitions)
+    tokens = int(jax.device_get(rollouts.mask).sum())
+    compile_s = [f.compile_s for f in (sample, score, update, advantage)]
+    return {
+        name: Phase(seconds[name], tokens, compiled)
+        for name, compiled in zip(phases, compile_s, strict=True)
+    }
+
+
+def _median(phase, state, repetitions):
+    """Seconds of `phase(state) -> (state, anything)`, without the first call; and the last state."""
+    seconds = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(phase(state))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), state
+
+
+def peak_memory() -> tuple[float, str]:
+    """GiB, and of what: the fullest local device or, where devices do not say, this process."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(s["peak_bytes_in_use"] for s in stats) / 2**30, "of the fullest device"
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak / 2**30, "resident in this process"
+
+
+def report(config: Config, phases: dict[str, Phase]) -> None:
+    """Prints what `measure` returned: a table and, on the last line, JSON."""
+    memory, where = peak_memory()
+    device = jax.devices()[0]
+    table = rich.table.Table(
+        title=f"{jax.device_count()} x {device.device_kind}; median of {config.repetitions}",
+        caption=f"peak memory {memory:.2f} GiB, {where}",
+    )
+    for column in ("", "seconds", "response tokens/s", "compile seconds"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, phase in phases.items():
+        rate = phase.tokens / phase.seconds
+        table.add_row(name, f"{phase.seconds:.3f}", f"{rate:,.0f}", f"{phase.compile_s:.1f}")
+    rich.console.Console().print(table)
+    figures = {
+        "sample_tokens_per_s": phases["sampling"].tokens / phases["sampling"].seconds,
+        "score_tokens_per_s": phases["scoring"].tokens / phases["scoring"].seconds,
+        "update_s": phases["update"].seconds,
+        "step_s": phases["step"].seconds,
+        "compile_s": sum(phase.compile_s for phase in phases.values()),
+        "peak_memory_gib": memory,
+    }
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))

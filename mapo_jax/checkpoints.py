@@ -21,7 +21,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from mapo_jax import errors
 
-absl.logging.set_verbosity(absl.logging.ERROR)  # orbax reports every step of a save
+# Orbax logs every step of a save, and prints an error's traceback four times before raising it.
+absl.logging.set_verbosity(absl.logging.FATAL)
 
 T = TypeVar("T")
 _REFERENCE = "reference"
@@ -78,7 +79,9 @@ class Checkpoints:
             UserError: a leaf has another shape or dtype there, or is missing on either side.
         """
         params, rest = _split(abstract)
-        index = self.latest()
+        index = self._manager.latest_step()
+        if index is None:
+            raise FileNotFoundError(f"no checkpoint in {self._directory}")
         saved = self._manager.item_metadata(index)
         where = f"--workdir={self._directory.parent}"
         _check({**saved["params"].tree, **saved["rest"].tree}, {**params, **rest}, where)

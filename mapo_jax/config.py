@@ -167,14 +167,19 @@ class Config:
 OPEN = ("task.options", "algorithm.advantage_options")  # keys whose inside is not listed here
 
 
-def from_config_dict(config_dict: Mapping[str, Any]) -> Config:
+def from_config_dict(config_dict: Mapping[str, Any], cls: Any = Config) -> Any:
     """Returns the frozen configuration.
+
+    Args:
+        config_dict: the tree of an experiment.
+        cls: the dataclass that it becomes; its fields are ints, floats, bools, strings, pairs of
+            ints, `Options`, and dataclasses of them.
 
     Raises:
         UserError: unknown, missing and wrongly typed keys, all of them.
     """
     lines: list[str] = []
-    config = _build(Config, config_dict, "", lines)
+    config = _build(cls, config_dict, "", lines)
     if lines:
         raise errors.UserError(*lines)
     return config
@@ -226,7 +231,7 @@ def _freeze(value: Any) -> Any:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the tree as plain, JSON-able values: what config.json holds."""
-    tree = dataclasses.asdict(config)
+    tree: dict[str, Any] = dataclasses.asdict(config)
     for key in OPEN:
         group, name = key.split(".")
         tree[group][name] = dict(tree[group][name])

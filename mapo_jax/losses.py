@@ -52,9 +52,9 @@ def clipped_surrogate(
     chex.assert_equal_shape([logps, old_logps, mask])
     chex.assert_equal_rank([logps, advantages])
     ratio = jnp.exp(jnp.minimum(jnp.where(mask, logps - old_logps, 0), _MAX_LOG_RATIO))
-    low = mask & (advantages < 0) & (ratio < 1 - clip_low)
-    high = mask & (advantages > 0) & (ratio > 1 + clip_high)
-    dual = mask & (advantages < 0) & (ratio > clip_dual)
+    low = (advantages < 0) & (ratio < 1 - clip_low)
+    high = (advantages > 0) & (ratio > 1 + clip_high)
+    dual = (advantages < 0) & (ratio > clip_dual)
     bounded = jnp.select([low, high, dual], [1 - clip_low, 1 + clip_high, clip_dual], ratio)
     metrics = {
         "policy/ratio_mean": jnp.where(mask, ratio, 0),
@@ -88,9 +88,8 @@ def kl_k3(logps: Array, ref_logps: Array, mask: Array) -> Array:
     # Chosen, not added up: in a sum, e^20 would swallow the gradient of every d below 20.
     slope = jnp.expm1(_MAX_LOG_RATIO)
     tangent = slope - _MAX_LOG_RATIO + slope * (d - _MAX_LOG_RATIO)
-    # expm1, because exp(d) - 1 loses the small d that most tokens have.
-    k3 = jnp.where(d > _MAX_LOG_RATIO, tangent, jnp.expm1(near) - near)
-    return jnp.maximum(k3, 0)  # rounding only: the true value is never below 0
+    # expm1, because exp(d) - 1 loses the small d that most tokens have, and with it the sign.
+    return jnp.where(d > _MAX_LOG_RATIO, tangent, jnp.expm1(near) - near)
 
 
 def cross_entropy(logps: Array, mask: Array) -> Array:

@@ -39,7 +39,8 @@ class Records:
                 those of that very step stay. None: a new run, all lines go.
             tensorboard: whether to write TensorBoard files as well.
         """
-        self._tensorboard = workdir / "tensorboard" if tensorboard else None
+        self._workdir = workdir
+        self._tensorboard = tensorboard
         self._keep_until = keep_until
         self._writers: dict[str, tensorboardX.SummaryWriter] = {}
         self._files: dict[str, TextIO] = {}
@@ -80,9 +81,8 @@ class Records:
         if phase not in self._writers:
             kept, step = self._keep_until or (phase, -1)
             purge_step = step + 1 if phase == kept else 0  # TensorBoard hides older runs from there
-            self._writers[phase] = tensorboardX.SummaryWriter(
-                str(self._tensorboard / phase), purge_step=purge_step
-            )
+            directory = self._workdir / "tensorboard" / phase
+            self._writers[phase] = tensorboardX.SummaryWriter(str(directory), purge_step=purge_step)
         return self._writers[phase]
 
 

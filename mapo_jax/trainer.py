@@ -219,7 +219,8 @@ class _Run:
             self.restored = (self.phase, self.done)
             if self.phase == "rl" and c.algorithm.beta:
                 self.reference = self.saved.restore_reference(abstract.params)
-            self.console.print(f"continued after step {self.done} of {self.phase}")
+            left = "" if self.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
+            self.console.print(f"continued after step {self.done} of {self.phase}{left}")
             return
         if c.policy.init:
             params = checkpoints.restore_params(Path(c.policy.init), abstract.params)

@@ -102,7 +102,7 @@ def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-    """NaN and None are no measurements: neither is the best, nor does one cost the best its place."""
+    """NaN and None are no measurements: they are not the best and do not cost it its place."""
     state = make_state()
     metrics = [0.1, np.float32(0.9), 0.5, float("nan"), None, jnp.float32(0.3)]
     store = checkpoints.Checkpoints(tmp_path, keep=2)
@@ -173,7 +173,7 @@ def test_parameters_of_another_run(tmp_path):
     params = checkpoints.restore_params(tmp_path, abstract(state.params))
     assert_same_bits(params, newer.params)
 
-    with pytest.raises(errors.UserError, match="params.embed is float32\\[8, 3\\] there") as caught:
+    with pytest.raises(errors.UserError, match=r"params\.embed is float32\[8, 3\] there") as caught:
         checkpoints.restore_params(tmp_path, abstract(make_state(width=5).params))
     assert caught.value.lines[0].startswith(f"policy.init={tmp_path}: ")
 
@@ -219,9 +219,13 @@ def test_a_full_disk_is_the_users_line(tmp_path, monkeypatch, error):
 
 def test_other_errors_of_a_save_surface(tmp_path):
     store = checkpoints.Checkpoints(tmp_path, keep=1)
-    with pytest.raises(TypeError):
-        store.save(1, make_state(), {"not": object()}, None)
+
+    def save():
+        store.save(1, make_state(), {"not JSON": object()}, None)
         store.wait()
+
+    with pytest.raises(TypeError):
+        save()
 
 
 def test_orbax_is_silent(tmp_path, capfd, caplog):

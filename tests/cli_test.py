@@ -127,6 +127,19 @@ def test_all_mistakes_together(capsys, monkeypatch):
     ]
 
 
+def test_mistakes_of_the_command_and_of_the_file_together(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments import common\n\n\ndef get_config(presets):\n"
+        "    config = common.get_config()\n    config.bach = 3\n    return config\n",
+        encoding="utf-8",
+    )
+    assert mistakes(capsys, monkeypatch, f"--config={file}", "--config.sed=1") == [
+        "sed=1: no such key; did you mean seed?",
+        "bach: no such key; did you mean batch?",
+    ]
+
+
 def test_gsm8k_says_what_is_missing_and_the_ways_out(capsys, monkeypatch, tmp_path):
     argv = [
         "--config=experiments/gsm8k.py",

@@ -165,6 +165,11 @@ def test_aggregation_equals_oracle(name, per_token, mask):
     assert not np.any(np.asarray(weights)[~mask])
 
 
+@pytest.mark.parametrize("name", ["token_mean", "sequence_mean"])
+def test_weights_of_an_empty_batch_are_zero(name):
+    assert not np.any(losses.AGGREGATIONS[name](jnp.zeros(SHAPE, bool)))
+
+
 def test_aggregations_by_hand():
     mask = jnp.array([[[1, 1, 1, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]]], bool)
     np.testing.assert_allclose(losses.token_mean(mask)[:, 0, 0], [1 / 4, 1 / 4])

@@ -167,6 +167,7 @@ def test_rich_shows_a_bar(monkeypatch):
     assert "\x1b[" in text
     assert "5/10" in text
     assert "rl 5/10  reward/mean 0.1235" in text
+    assert "[bold] saved" in text
 
 
 def test_remaining_time_counts_this_process_only(monkeypatch):

@@ -3,15 +3,16 @@
 A question is a chain of `+`, `-` and `*` over natural numbers ("17+5*3="); a response works it
 out, products first, and boxes the result (`<think>5*3=15 17+15=32</think> \\boxed{32}`). A level is
 the number of operations. Beside `test`, which is like the training set, there are two evaluation
-sets out of its distribution: `easy`, one operation fewer than the lowest level trained on, and
-`hard`, one more than the highest.
+sets out of its distribution: the numbers of `easy` have one digit, and in `hard` one at least is
+above the largest that is trained on, by up to a half.
 
 Demonstrations hold mistakes, as real ones do, at a rate that is exact: among the first n examples
 floor(n * mistake_rate) have one. It is a slip in one step (off by 1, 2 or 10) that flows into a
 wrong result; in every fifth of them, the result is right and the format broken instead. So the
 warm-up teaches a policy that is wrong now and then in many ways, and RL has something to find.
 
-Examples follow from (seed, set, index) alone; no test question is a training question of any seed.
+Examples follow from (seed, set, index) alone. No question of an evaluation set is a training
+question of any seed: those that a hash of the text holds out are never trained on.
 """
 
 import itertools
@@ -27,9 +28,9 @@ from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
     "levels": (2,),  # numbers of operations in a question
-    "max_operand": 20,  # largest number in a question; factors are at most 9
+    "max_operand": 12,  # largest number in a question; factors are at most 9
     "train_size": 20_000,  # training examples
-    "eval_size": 500,  # examples of each evaluation set, all different
+    "eval_size": 512,  # examples of each evaluation set, all different
     "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
 }
 
@@ -38,8 +39,8 @@ _MAX_FACTOR = 9
 _SLIPS = (-10, -2, -1, 1, 2, 10)
 _FORMAT_MISTAKE_EVERY = 5  # mistakes
 _FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
-_TEST_SHARE = 8  # one question in 8 is held out
-_MAX_REPEATS = 1000  # draws without a new question after which there is none left
+_HELD_OUT_SHARE = 8  # one question in 8 is never trained on
+_MAX_DRAWS_IN_VAIN = 5000  # draws without a new question after which there is none left
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -50,14 +51,18 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         mistakes.append(f"data.path={data_path}: arithmetic is generated; leave data.path empty")
     if mistakes:
         raise errors.UserError(*mistakes)
-    levels, max_operand = tuple(chosen["levels"]), chosen["max_operand"]
-    sets = {"test": levels, "easy": (min(levels) - 1,), "hard": (max(levels) + 1,)}
+    levels, largest = tuple(chosen["levels"]), chosen["max_operand"]
+    sets = {  # name: the least and the greatest that the largest number of a question may be
+        "test": (1, largest),
+        "easy": (1, 9),
+        "hard": (largest + 1, largest + largest // 2),
+    }
     return Task(
         name="arithmetic",
-        train=_train(seed, levels, max_operand, chosen["train_size"], chosen["mistake_rate"]),
+        train=_train(seed, levels, largest, chosen["train_size"], chosen["mistake_rate"]),
         evals={
-            name: _eval(name, seed, set_levels, max_operand, chosen["eval_size"])
-            for name, set_levels in sets.items()
+            name: _eval(name, seed, levels, bounds, chosen["eval_size"])
+            for name, bounds in sets.items()
         },
         prompt=prompt,
         reward=rewards.accuracy_and_format,
@@ -78,12 +83,12 @@ def demonstration(example: dict) -> str:
 def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
     mistakes = []
     levels = chosen["levels"]
-    if not levels or not all(isinstance(level, int) and 2 <= level <= 8 for level in levels):
+    if not levels or not all(isinstance(level, int) and 1 <= level <= 8 for level in levels):
         mistakes.append(
-            f"task.options.levels={levels}: must be numbers of operations, each from 2 to 8"
+            f"task.options.levels={levels}: must be numbers of operations, each from 1 to 8"
         )
-    if not 2 <= chosen["max_operand"] <= 9999:
-        mistakes.append(f"task.options.max_operand={chosen['max_operand']}: must be 2 to 9999")
+    if not 10 <= chosen["max_operand"] <= 9999:
+        mistakes.append(f"task.options.max_operand={chosen['max_operand']}: must be 10 to 9999")
     for name in ("train_size", "eval_size"):
         if chosen[name] < 1:
             mistakes.append(f"task.options.{name}={chosen[name]}: must be 1 or more")
@@ -93,12 +98,14 @@ def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
 
 
 def _train(
-    seed: int, levels: tuple[int, ...], max_operand: int, size: int, mistake_rate: float
+    seed: int, levels: tuple[int, ...], largest: int, size: int, mistake_rate: float
 ) -> list[dict]:
     examples = []
     for index in range(size):
         rng = random.Random(f"{seed}/train/{index}")
-        question = _draw(rng, levels, max_operand, held_out=False)
+        question = _draw(rng, levels, (1, largest))
+        while _is_held_out(*question):
+            question = _draw(rng, levels, (1, largest))
         mistake = math.floor(index * mistake_rate)  # number of the mistake, if it is one
         if math.floor((index + 1) * mistake_rate) == mistake:
             examples.append(_example(*question))
@@ -111,41 +118,51 @@ def _train(
     return examples
 
 
-def _eval(name: str, seed: int, levels: tuple[int, ...], max_operand: int, size: int) -> list[dict]:
-    examples: dict[str, dict] = {}
+def _eval(
+    name: str, seed: int, levels: tuple[int, ...], bounds: tuple[int, int], size: int
+) -> list[dict]:
+    questions: set[tuple] = set()
+    examples = []
     rng = random.Random(f"{seed}/{name}")
-    repeats = 0
+    draws_in_vain = 0
     while len(examples) < size:
-        example = _example(*_draw(rng, levels, max_operand, held_out=name == "test"))
-        repeats = repeats + 1 if example["question"] in examples else 0
-        examples[example["question"]] = example
-        if repeats == _MAX_REPEATS:
+        question = _draw(rng, levels, bounds)
+        if question not in questions and _is_held_out(*question):
+            questions.add(question)
+            examples.append(_example(*question))
+            draws_in_vain = 0
+        else:
+            draws_in_vain += 1
+        if draws_in_vain == _MAX_DRAWS_IN_VAIN:
             raise errors.UserError(
                 f"task.options.eval_size={size}: set {name} has only about {len(examples)}"
                 " different questions; lower it or raise task.options.max_operand"
             )
-    return list(examples.values())
+    return examples
 
 
 def _draw(
-    rng: random.Random, levels: tuple[int, ...], max_operand: int, held_out: bool
+    rng: random.Random, levels: tuple[int, ...], bounds: tuple[int, int]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Draws the operands and operators of a question that is held out for `test`, or one not."""
+    """Draws the operands and operators of a question without a number below 0 on the way."""
     while True:
         operators = tuple(rng.choices(tuple(_OPERATIONS), k=rng.choice(levels)))
         factors = [i for i, op in enumerate(operators) if op == "*"]
         operands = tuple(
-            rng.randint(2, min(_MAX_FACTOR, max_operand))
+            rng.randint(2, _MAX_FACTOR)
             if i in factors or i - 1 in factors
-            else rng.randint(1, max_operand)
+            else rng.randint(1, bounds[1])
             for i in range(len(operators) + 1)
         )
         if any(j - i == 1 for i, j in itertools.pairwise(factors)):
             continue  # a*b*c leaves the times table
-        steps = _work(operands, operators)
-        is_held_out = zlib.crc32(_question(operands, operators).encode()) % _TEST_SHARE == 0
-        if is_held_out == held_out and min(result for *_, result in steps) >= 0:
+        results = [result for *_, result in _work(operands, operators)]
+        if max(operands) >= bounds[0] and min(results) >= 0:
             return operands, operators
+
+
+def _is_held_out(operands: tuple[int, ...], operators: tuple[str, ...]) -> bool:
+    return zlib.crc32(_question(operands, operators).encode()) % _HELD_OUT_SHARE == 0
 
 
 def _work(

@@ -1,0 +1,283 @@
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+import small
+
+from mapo_jax import model, sampling, scoring, sharding
+
+LLAMA = model.ModelConfig(
+    vocab_size=40,
+    num_layers=2,
+    embed_dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_dim=24,
+    norm_eps=1e-5,
+)
+CONFIGS = {
+    "llama_tied": LLAMA,
+    "llama_untied": dataclasses.replace(LLAMA, tie_embeddings=False, num_kv_heads=4),
+    "qwen2": dataclasses.replace(LLAMA, qkv_bias=True, rope_theta=1e6),
+    "qwen3": dataclasses.replace(LLAMA, qk_norm=True, head_dim=8, tie_embeddings=False),
+}
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+apply = jax.jit(model.apply, static_argnums=1)
+
+
+def decoder(params, c, tokens):
+    """Logits [T, V] of one row, in float64 NumPy: the papers' formulas, one head at a time."""
+    params = jax.tree.map(lambda x: np.asarray(x, float), params)
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * scale["scale"]
+
+    def turn(x):  # [T, H]
+        half = c.head_dim // 2
+        angle = np.arange(len(x))[:, None] * c.rope_theta ** (-np.arange(half) / half)
+        z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+        return np.concatenate([z.real, z.imag], -1)
+
+    def head(x, w, n, norm_scale):
+        y = x @ w["kernel"][:, n] + (w["bias"][n] if c.qkv_bias else 0)
+        return turn(norm(y, norm_scale) if c.qk_norm else y)
+
+    ends = params["ends"]
+    x = ends["embedding"][tokens]
+    for i in range(c.num_layers):
+        w = jax.tree.map(lambda a: a[i], params["layers"])  # noqa: B023
+        h, out = norm(x, w["attention_norm"]), 0
+        for n in range(c.num_heads):
+            m = n // (c.num_heads // c.num_kv_heads)
+            q = head(h, w["q"], n, w["q_norm"] if c.qk_norm else None)
+            k = head(h, w["k"], m, w["k_norm"] if c.qk_norm else None)
+            v = h @ w["v"]["kernel"][:, m] + (w["v"]["bias"][m] if c.qkv_bias else 0)
+            scores = q @ k.T / np.sqrt(c.head_dim)
+            scores[np.triu_indices(len(x), 1)] = -np.inf
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out += weights / weights.sum(-1, keepdims=True) @ v @ w["o"]["kernel"][n]
+        x = x + out
+        h = norm(x, w["mlp_norm"])
+        gate = h @ w["gate"]["kernel"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"]["kernel"])) @ w["down"]["kernel"]
+    return norm(x, ends["norm"]) @ (ends["embedding"].T if c.tie_embeddings else ends["head"])
+
+
+@every_config
+def test_apply_equals_the_formulas(config):
+    params, tokens = small.params(config), small.rollouts().tokens[0]
+    logits = apply(params, config, tokens)
+    assert logits.dtype == jnp.float32
+    expected = np.stack([decoder(params, config, row) for row in tokens])
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+@every_config
+def test_shared_prefix_equals_plain_forward(config):
+    """The prompt is computed once per group; logits and gradients are those of every whole row."""
+    rollouts = small.rollouts(P=4, G=3)
+    weights = np.random.default_rng(1).normal(size=rollouts.mask.shape) * rollouts.mask
+
+    def shared(params):
+        logps = scoring.score(params, config, rollouts, scoring.ScoringConfig())[0]
+        return (logps * weights).sum(), logps
+
+    def plain(params):
+        logps = jnp.where(rollouts.mask, small.plain_logps(params, config, rollouts), 0)
+        return (logps * weights).sum(), logps
+
+    (gradient, logps), (plain_gradient, plain_logps) = (
+        jax.jit(jax.grad(f, has_aux=True))(small.params(config)) for f in (shared, plain)
+    )
+    np.testing.assert_allclose(logps, plain_logps, atol=2e-5)
+    small.assert_trees_close(gradient, plain_gradient, 1e-5)
+
+
+@pytest.mark.parametrize("config", [CONFIGS["llama_untied"], CONFIGS["qwen3"]], ids=str)
+def test_no_token_sees_a_later_one(config):
+    T = 6
+    tokens = np.arange(T, dtype=np.int32)[None]  # all distinct: an input is its embedding's row
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def gradient(params, output_at):
+        return jax.grad(lambda p: (model.apply(p, config, tokens)[0, :, 7] * output_at).sum())(
+            params
+        )["ends"]["embedding"][:T]
+
+    reach = np.abs(gradient(small.params(config), jnp.eye(T))).max(-1)  # [output, input]
+    assert (reach[np.triu_indices(T, 1)] == 0).all()
+    assert (reach[np.tril_indices(T)] > 1e-6).all()
+
+
+def test_parameter_tree_is_pinned():
+    """Checkpoints and the pretrained loaders rely on these names and shapes."""
+    config = dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True)
+    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    assert {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves(shapes)} == {
+        "ends/embedding": (40, 16),
+        "ends/head": (16, 40),
+        "ends/norm/scale": (16,),
+        "layers/attention_norm/scale": (2, 16),
+        "layers/down/kernel": (2, 24, 16),
+        "layers/gate/kernel": (2, 16, 24),
+        "layers/k/bias": (2, 2, 8),
+        "layers/k/kernel": (2, 16, 2, 8),
+        "layers/k_norm/scale": (2, 8),
+        "layers/mlp_norm/scale": (2, 16),
+        "layers/o/kernel": (2, 4, 8, 16),
+        "layers/q/bias": (2, 4, 8),
+        "layers/q/kernel": (2, 16, 4, 8),
+        "layers/q_norm/scale": (2, 8),
+        "layers/up/kernel": (2, 16, 24),
+        "layers/v/bias": (2, 2, 8),
+        "layers/v/kernel": (2, 16, 2, 8),
+    }
+    assert {x.dtype for _, x in leaves(shapes)} == {np.dtype("float32")}
+    plain = jax.eval_shape(lambda: model.init_params(jax.random.key(0), LLAMA))
+    extra = {".k.bias", ".q.bias", ".v.bias", ".q_norm.scale", ".k_norm.scale"}
+    assert len(leaves(plain)) == len(leaves(shapes)) - len(extra) - 1  # and the head
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+@every_config
+def test_logical_axes_name_every_dimension(config):
+    axes = model.logical_axes(config)
+    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    sizes = {
+        "layers": config.num_layers,
+        "embed": config.embed_dim,
+        "vocab": config.vocab_size,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "mlp": config.mlp_dim,
+    }
+    assert sizes.keys() <= sharding.RULES.keys()
+    is_names = lambda x: isinstance(x, tuple)  # noqa: E731
+    assert jax.tree.structure(axes, is_leaf=is_names) == jax.tree.structure(shapes)
+    for names, x in zip(
+        jax.tree.leaves(axes, is_leaf=is_names), jax.tree.leaves(shapes), strict=True
+    ):
+        assert tuple(sizes[name] for name in names) == x.shape
+
+
+@every_config
+def test_fresh_parameters_train(config):
+    params = jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config)
+    tokens = small.rollouts(P=2, G=1, T=8).tokens[:, 0]
+    tx = optax.adam(1e-2)
+
+    def loss(params):
+        logits = model.apply(params, config, tokens[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    @jax.jit
+    def step(params, opt_state):
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt_state = tx.update(gradient, opt_state)
+        return optax.apply_updates(params, updates), opt_state, value, gradient
+
+    opt_state, values = tx.init(params), []
+    for i in range(30):
+        params, opt_state, value, gradient = step(params, opt_state)
+        values.append(float(value))
+        if i == 0:
+            for path, x in leaves(gradient):
+                parts = x if path[0].key == "layers" else x[None]  # each layer's
+                assert (np.abs(parts).max(axis=range(1, parts.ndim)) > 0).all(), path
+    assert abs(values[0] - np.log(config.vocab_size)) < 0.2  # nearly uniform at first
+    assert values[-1] < 0.3 * values[0]
+
+
+def test_layers_and_keys_differ():
+    a, b = (model.init_params(jax.random.key(k), CONFIGS["qwen2"]) for k in (0, 1))
+    kernel = a["layers"]["gate"]["kernel"]
+    assert not np.array_equal(kernel[0], kernel[1])
+    assert not np.array_equal(kernel, b["layers"]["gate"]["kernel"])
+
+
+# ---- Hugging Face transformers, where its saved outputs are at hand ----
+
+
+def load_hugging_face(folder):
+    """Our config and parameters from a Hugging Face folder."""
+    c = json.loads((folder / "config.json").read_text())
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    N, K, D = c["num_attention_heads"], c["num_key_value_heads"], c["hidden_size"]
+    H = c.get("head_dim") or D // N
+    config = model.ModelConfig(
+        vocab_size=c["vocab_size"],
+        num_layers=c["num_hidden_layers"],
+        embed_dim=D,
+        num_heads=N,
+        num_kv_heads=K,
+        head_dim=H,
+        mlp_dim=c["intermediate_size"],
+        rope_theta=c["rope_parameters"]["rope_theta"],
+        norm_eps=c["rms_norm_eps"],
+        tie_embeddings=c["tie_word_embeddings"],
+        qkv_bias=c["model_type"] == "qwen2",
+        qk_norm=c["model_type"] == "qwen3",
+    )
+
+    def layer(i):
+        at = lambda name: tensors.pop(f"model.layers.{i}.{name}")  # noqa: E731
+        out = {
+            "attention_norm": {"scale": at("input_layernorm.weight")},
+            "mlp_norm": {"scale": at("post_attention_layernorm.weight")},
+            "o": {"kernel": at("self_attn.o_proj.weight").T.reshape(N, H, D)},
+        }
+        for x, n in (("q", N), ("k", K), ("v", K)):
+            out[x] = {"kernel": at(f"self_attn.{x}_proj.weight").T.reshape(D, n, H)}
+            if config.qkv_bias:
+                out[x]["bias"] = at(f"self_attn.{x}_proj.bias").reshape(n, H)
+        for x in ("q", "k") if config.qk_norm else ():
+            out[f"{x}_norm"] = {"scale": at(f"self_attn.{x}_norm.weight")}
+        for x in ("gate", "up", "down"):
+            out[x] = {"kernel": at(f"mlp.{x}_proj.weight").T}
+        return out
+
+    layers = [layer(i) for i in range(config.num_layers)]
+    ends = {
+        "embedding": tensors.pop("model.embed_tokens.weight"),
+        "norm": {"scale": tensors.pop("model.norm.weight")},
+    }
+    if not config.tie_embeddings:
+        ends["head"] = tensors.pop("lm_head.weight").T
+    assert not tensors
+    return config, {"ends": ends, "layers": jax.tree.map(lambda *x: np.stack(x), *layers)}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_equals_hugging_face(family):
+    if "MAPO_JAX_DATA" not in os.environ:
+        pytest.skip("set MAPO_JAX_DATA to a folder with oracles/*/{config.json,oracle.npz,...}")
+    folder = pathlib.Path(os.environ["MAPO_JAX_DATA"]) / "oracles" / family
+    config, params = load_hugging_face(folder)
+    oracle = np.load(folder / "oracle.npz")
+    prompts = np.zeros(oracle["input_ids"].shape, np.int32)  # right-padded
+    lengths = oracle["attention_mask"].sum(1).astype(np.int32)
+    for row, n in enumerate(lengths):
+        prompts[row, :n] = oracle["input_ids"][row, -n:]
+    logits = apply(params, config, prompts)
+    for row, n in enumerate(lengths):
+        np.testing.assert_allclose(logits[row, :n], oracle["logits"][row, -n:], atol=1e-4)
+    greedy = sampling.SamplingConfig(
+        group_size=1, max_new_tokens=oracle["greedy_ids"].shape[1], temperature=0.0
+    )
+    rollouts = sampling.sample(params, config, prompts, lengths, jax.random.key(0), greedy)
+    np.testing.assert_array_equal(rollouts.tokens[:, 0], oracle["greedy_ids"])

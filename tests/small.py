@@ -1,0 +1,92 @@
+"""What the tests of the device core share: a tiny policy, ragged rollouts, a plain forward pass."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mapo_jax import model
+from mapo_jax.rollouts import Rollouts
+
+CONFIG = model.ModelConfig(
+    vocab_size=40,
+    num_layers=2,
+    embed_dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=24,
+    tie_embeddings=False,
+    qkv_bias=True,
+    qk_norm=True,
+)
+
+
+@functools.cache
+def params(config=CONFIG, seed=0):
+    """NumPy parameters, away from the initial ones: no bias is 0, no scale 1, logits spread."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+
+    def leaf(path, x):
+        noise = rng.normal(size=x.shape).astype(np.float32)
+        return 1 + 0.2 * noise if path[-1].key == "scale" else 0.3 * noise
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
+    """Random NumPy rollouts, ragged both ways, the shortest and the longest lengths among them."""
+    rng = np.random.default_rng(seed)
+    prompt_lengths = rng.integers(1, S + 1, P)
+    prompt_lengths[:2] = 1, S
+    lengths = rng.integers(1, T + 1, (P, G))
+    lengths[0, :2] = 1, T
+    mask = np.arange(T) < lengths[..., None]
+    return Rollouts(
+        prompt_tokens=rng.integers(0, vocab_size, (P, S)).astype(np.int32),
+        prompt_lengths=prompt_lengths.astype(np.int32),
+        example=np.arange(P, dtype=np.int32),
+        tokens=rng.integers(0, vocab_size, (P, G, T)).astype(np.int32),  # junk off the mask
+        mask=mask,
+        logps=np.where(mask, rng.normal(-3, 0.3, mask.shape), 0).astype(np.float32),
+        finished=rng.random((P, G)) < 0.5,
+        valid=np.ones((P, G), bool),
+    )
+
+
+def replace(tree, **changes):
+    return dataclasses.replace(tree, **changes)
+
+
+def plain_logits(params, config, rollouts):
+    """Logits [P, G, T, V] of the response tokens, by `model.apply` on [prompt | response] rows."""
+    r = jax.tree.map(np.asarray, rollouts)
+    (P, G, T), S = r.tokens.shape, r.prompt_tokens.shape[1]
+    rows = np.zeros((P, G, S + T), np.int32)  # zeros at the end, which causality hides
+    for p, n in enumerate(r.prompt_lengths):
+        rows[p, :, :n] = r.prompt_tokens[p, :n]
+        rows[p, :, n : n + T] = r.tokens[p]
+    logits = model.apply(params, config, rows.reshape(P * G, S + T)).reshape(P, G, S + T, -1)
+    at = r.prompt_lengths[:, None] - 1 + np.arange(T)[None]
+    return jnp.take_along_axis(logits, jnp.asarray(at)[:, None, :, None], 2)
+
+
+def plain_logps(params, config, rollouts, temperature=1.0):
+    """Log-probs [P, G, T] of the response tokens, from `plain_logits`; not masked."""
+    logps = jax.nn.log_softmax(plain_logits(params, config, rollouts) / temperature)
+    return jnp.take_along_axis(logps, jnp.asarray(rollouts.tokens)[..., None], -1)[..., 0]
+
+
+def assert_trees_close(actual, expected, relative):
+    """Each array within `relative` of the largest entry of its expected one; none of those is 0."""
+    actual, expected = (jax.tree_util.tree_leaves_with_path(x) for x in (actual, expected))
+    assert [p for p, _ in actual] == [p for p, _ in expected]
+    for (path, a), (_, e) in zip(actual, expected, strict=True):
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        size = np.abs(e).max()
+        assert size > 0, jax.tree_util.keystr(path)
+        error = np.abs(a - e).max() / size
+        assert error <= relative, (jax.tree_util.keystr(path), error)

@@ -1,0 +1,257 @@
+"""The loop, end to end: through the real command line, killed and continued, and its controls."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import arithmetic
+from mapo_jax import checkpoints, errors, rewards, trainer
+from mapo_jax.config import from_config_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+MICRO = {
+    "policy.num_layers": 1,
+    "policy.embed_dim": 16,
+    "policy.num_heads": 2,
+    "policy.num_kv_heads": 2,
+    "policy.head_dim": 8,
+    "policy.mlp_dim": 16,
+    "task.options.train_size": 200,
+    "task.options.eval_size": 16,
+    "warmup.steps": 5,
+    "warmup.batch": 16,
+    "steps": 5,
+    "batch.prompts": 16,
+    "batch.group": 4,
+    "batch.minibatch_prompts": 8,
+    "batch.microbatch": (8, 2),
+    "batch.epochs": 2,
+    "rollout.max_new_tokens": 8,
+    "data.max_prompt_tokens": 12,
+    "algorithm.beta": 0.1,
+    "optimizer.learning_rate": 1e-2,
+    "eval.every": 2,
+    "eval.problems": 16,
+    "eval.batch": 16,
+    "checkpoint.every": 2,
+    "log.rollouts_every": 2,
+    "log.console": "plain",
+}
+
+
+def micro(**changes):
+    """The smallest run of every part, with keys changed ("a__b" for "a.b")."""
+    tree = arithmetic.get_config("tiny")
+    with tree.unlocked():
+        settings = MICRO | {name.replace("__", "."): value for name, value in changes.items()}
+        for key, value in settings.items():
+            *groups, name = key.split(".")
+            node = tree
+            for group in groups:
+                node = node[group]
+            node[name] = value
+    return from_config_dict(tree)
+
+
+def lines(workdir: Path, name: str = "metrics") -> list[dict]:
+    path = workdir / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def timeless(rows: list[dict]) -> list[dict]:
+    dropped = ("time/", "throughput/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(dropped)} for row in rows]
+
+
+def without(rows: list[dict], *names: str) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in names} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    trainer.train(micro(), workdir)
+    return workdir
+
+
+def test_records_hold_what_the_contract_names(undisturbed):
+    rows = lines(undisturbed)
+    places = [(row["kind"], row["phase"], row["step"]) for row in rows]
+    assert len(set(places)) == len(places)
+    assert [p for p in places if p[0] == "train"] == [
+        ("train", phase, step) for phase in ("warmup", "rl") for step in range(1, 6)
+    ]
+    assert [p for p in places if p[0] == "eval"] == [("eval", "rl", s) for s in (0, 2, 4, 5)]
+    last = [row for row in rows if row["kind"] == "train"][-1]
+    names = """reward/mean reward/accuracy reward/format advantage/certainty loss/total loss/kl
+        policy/entropy policy/clip_fraction_low policy/clip_fraction_high policy/ratio_mean
+        policy/logp_gap_mean policy/logp_gap_max policy/grad_norm rollout/length_mean
+        rollout/truncated groups/degenerate time/sample time/reward time/update
+        throughput/tokens_per_s"""
+    assert not set(names.split()) - set(last)
+    evaluation = [row for row in rows if row["kind"] == "eval"][-1]
+    for name in ("test", "easy", "hard"):
+        for metric in ("accuracy", "accuracy_sampled", "reward_mean"):
+            key = f"eval/{name}/{metric}"
+            assert evaluation[f"{key}_low"] <= evaluation[key] <= evaluation[f"{key}_high"]
+    written = lines(undisturbed, "rollouts")
+    assert {row["step"] for row in written} == {2, 4}
+    assert {"prompt", "response", "reward", "parts", "advantage"} <= set(written[0])
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["batch"]["prompts"] == 16
+    assert list((undisturbed / "tensorboard").rglob("events*"))
+
+
+def test_the_first_ratio_of_every_step_is_one(undisturbed):
+    steps = [r for r in lines(undisturbed) if r["kind"] == "train" and r["phase"] == "rl"]
+    np.testing.assert_allclose([row["policy/ratio_mean"] for row in steps], 1, atol=1e-4)
+    assert max(row["policy/logp_gap_max"] for row in steps) < 1e-4
+    assert steps[0]["loss/kl"] != 0  # the second minibatch has moved away from the reference
+    assert all(row["policy/skipped"] == 0 for row in steps)
+
+
+def test_a_finished_run_has_nothing_left_to_do(undisturbed, capsys):
+    before = (undisturbed / "metrics.jsonl").read_text()
+    trainer.train(micro(), undisturbed)
+    assert (undisturbed / "metrics.jsonl").read_text() == before
+    assert "raise steps" in capsys.readouterr().out
+
+
+def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, tmp_path):
+    config = micro(
+        rollout__chunks=2,
+        rollout__lanes=1,
+        rollout__width=3,
+        batch__microbatch=(8, 4),
+        compute__remat=True,
+        compute__head_chunk=64,
+        compute__attention_chunk=4,
+        algorithm__old_logps="rescored",
+    )
+    trainer.train(config, tmp_path)
+    for one, other in zip(lines(undisturbed), lines(tmp_path), strict=True):
+        assert one["step"] == other["step"]
+        for name in ("loss/total", "reward/mean", "policy/entropy", "eval/test/reward_mean"):
+            if name in one:
+                np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_another_configuration_is_refused(undisturbed):
+    with pytest.raises(errors.UserError, match=r"batch\.group=2: .* started with 4"):
+        trainer.train(micro(batch__group=2, batch__microbatch=(8, 2)), undisturbed)
+
+
+def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
+    config = micro(policy__init=str(undisturbed), warmup__steps=0, steps=1)
+    trainer.train(config, tmp_path)
+    first, last = lines(tmp_path)[0], lines(undisturbed)[-1]
+    assert (first["kind"], first["phase"], first["step"]) == ("eval", "rl", 0)
+    # Common random numbers: the same policy gives the same evaluation.
+    assert timeless(without([first], "step")) == timeless(without([last], "step"))
+
+
+def test_without_learning_rate_nothing_moves(tmp_path):
+    config = micro(optimizer__learning_rate=0.0, algorithm__beta=0.0, warmup__steps=1, steps=2)
+    trainer.train(config, tmp_path)
+    evaluations = timeless([row for row in lines(tmp_path) if row["kind"] == "eval"])
+    assert len(evaluations) == 2
+    assert without([evaluations[0]], "step") == without([evaluations[1]], "step")
+    assert not (tmp_path / "checkpoints" / "reference").exists()
+    assert all("loss/kl" not in row for row in lines(tmp_path))
+
+
+def test_shuffled_rewards_stay_in_their_group_and_together():
+    rng = np.random.default_rng(0)
+    values = np.arange(24, dtype=np.float32)
+    judged = rewards.Judged(values, values % 2 == 0, {"accuracy": values * 2})
+    shuffled = trainer._shuffle(judged, 4, rng)
+    assert not np.array_equal(shuffled.rewards, values)
+    np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
+    np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
+    np.testing.assert_array_equal(shuffled.parts["accuracy"], shuffled.rewards * 2)
+
+
+def test_own_reward_and_advantage_from_a_file(tmp_path):
+    (tmp_path / "my.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def short(response, example):\n"
+        "    n = min(len(response), 20)\n"
+        "    return {'reward': float('nan') if n == 3 else -n, 'success': n < 5, 'parts': {'n': n}}\n"
+        "short.range = (-20, 0)\n"
+        "def signs(rewards_G, success_G, mask_G, *, scale=1.0):\n"
+        "    return scale * jnp.sign(rewards_G - rewards_G.mean())\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:short",
+        algorithm__advantage=f"{tmp_path}/my.py:signs",
+        algorithm__advantage_options={"scale": 0.5},
+        warmup__steps=0,
+        steps=1,
+        log__rollouts_every=1,
+    )
+    trainer.train(config, tmp_path / "run")
+    row = [row for row in lines(tmp_path / "run") if row["kind"] == "train"][0]
+    assert -20 <= row["reward/mean"] < 0
+    assert row["reward/n"] == pytest.approx(-row["reward/mean"], rel=0.2)
+    written = lines(tmp_path / "run", "rollouts")
+    assert {abs(r["advantage"]) for r in written} <= {0.0, 0.5}
+
+
+def command(workdir: Path) -> list[str]:
+    settings = [
+        f"--config.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, value in MICRO.items()
+    ]
+    return [
+        sys.executable,
+        "launch/run.py",
+        "--config=experiments/arithmetic.py:tiny",
+        f"--workdir={workdir}",
+        *settings,
+    ]
+
+
+def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
+    """kill -9 in the warm-up and in RL with a reference; the same command again."""
+    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"} | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    log = (tmp_path / "log").open("w")
+    options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+    subprocess.run(command(whole), check=True, **options)
+    for place in (("train", "warmup", 3), ("train", "rl", 3)):
+        process = subprocess.Popen(command(killed), **options)
+        while place not in [(r["kind"], r["phase"], r["step"]) for r in readable(killed)]:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(killed), check=True, **options)
+    assert timeless(lines(killed)) == timeless(lines(whole))
+    assert lines(killed, "rollouts") == lines(whole, "rollouts")
+    index = MICRO["warmup.steps"] + MICRO["steps"]
+    assert (killed / "checkpoints" / str(index)).is_dir()
+
+
+def readable(workdir: Path) -> list[dict]:
+    """The whole lines of a file that another process is writing."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_the_best_checkpoint_is_kept(undisturbed):
+    saved = checkpoints.Checkpoints(undisturbed / "checkpoints", keep=2)
+    assert saved.latest() == 10
+    saved.close()
+    assert jax.device_count() == 8  # the runs of this file were sharded over them
