@@ -154,7 +154,9 @@ class Console:
 
     def table(self, title: str, rows: Iterable[tuple[str, Any, str]]) -> None:
         """Prints rows of (name, value, meaning)."""
-        table = rich.table.Table("", "", "", title=title, show_header=False, title_justify="left")
+        table = rich.table.Table(title=title, show_header=False, title_justify="left")
+        for _ in range(3):
+            table.add_column(overflow="fold")  # paths are to be read whole
         for row in rows:
             table.add_row(*map(str, row))
         self._console.print(table)

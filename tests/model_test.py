@@ -32,6 +32,7 @@ CONFIGS = {
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 apply = jax.jit(model.apply, static_argnums=1)
+init_params = jax.jit(model.init_params, static_argnums=1)
 
 
 def decoder(params, c, tokens):
@@ -82,10 +83,10 @@ def test_apply_equals_the_formulas(config):
     np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
-@every_config
-def test_shared_prefix_equals_plain_forward(config):
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2", "qwen3"])
+def test_shared_prefix_equals_plain_forward(name):
     """The prompt is computed once per group; logits and gradients are those of every whole row."""
-    rollouts = small.rollouts(P=4, G=3)
+    config, rollouts = CONFIGS[name], small.rollouts(P=4, G=3)
     weights = np.random.default_rng(1).normal(size=rollouts.mask.shape) * rollouts.mask
 
     def shared(params):
@@ -177,7 +178,7 @@ def test_logical_axes_name_every_dimension(config):
 
 @every_config
 def test_fresh_parameters_train(config):
-    params = jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config)
+    params = init_params(jax.random.key(0), config)
     tokens = small.rollouts(P=2, G=1, T=8).tokens[:, 0]
     tx = optax.adam(1e-2)
 
@@ -204,7 +205,7 @@ def test_fresh_parameters_train(config):
 
 
 def test_layers_and_keys_differ():
-    a, b = (model.init_params(jax.random.key(k), CONFIGS["qwen2"]) for k in (0, 1))
+    a, b = (init_params(jax.random.key(k), CONFIGS["qwen2"]) for k in (0, 1))
     kernel = a["layers"]["gate"]["kernel"]
     assert not np.array_equal(kernel[0], kernel[1])
     assert not np.array_equal(kernel, b["layers"]["gate"]["kernel"])

@@ -43,7 +43,7 @@ def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
     prompt_lengths = rng.integers(1, S + 1, P)
     prompt_lengths[:2] = 1, S
     lengths = rng.integers(1, T + 1, (P, G))
-    lengths[0, :2] = 1, T
+    lengths[0, 0], lengths[-1, -1] = 1, T
     mask = np.arange(T) < lengths[..., None]
     return Rollouts(
         prompt_tokens=rng.integers(0, vocab_size, (P, S)).astype(np.int32),

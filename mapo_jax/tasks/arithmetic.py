@@ -30,7 +30,7 @@ DEFAULTS = {
     "levels": (2,),  # numbers of operations in a question
     "max_operand": 12,  # largest number in a question; factors are at most 9
     "train_size": 20_000,  # training examples
-    "eval_size": 512,  # examples of each evaluation set, all different
+    "eval_size": 400,  # examples of each evaluation set, all different
     "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
 }
 

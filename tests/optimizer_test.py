@@ -1,0 +1,59 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from mapo_jax.optimizer import OptimizerConfig, make_optimizer
+
+CONFIG = OptimizerConfig(
+    learning_rate=0.1,
+    schedule_steps=3,
+    b1=0.8,
+    b2=0.95,
+    eps=1e-6,
+    weight_decay=0.05,
+    max_grad_norm=2.0,
+)
+
+
+def run(config, params, gradients):
+    tx = make_optimizer(config)
+    state, out = tx.init(params), []
+    for g in gradients:
+        updates, state = jax.jit(tx.update)(g, state, params)
+        params = optax.apply_updates(params, updates)
+        out.append(params)
+    return out
+
+
+def test_equals_adamw_by_hand():
+    """Decoupled weight decay (arXiv 1711.05101 alg. 2), clipping, rate (k + 1) / 4, then constant."""
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3, 2)), "scale": rng.normal(size=2)}
+    gradients = [{"w": rng.normal(size=(3, 2)), "scale": rng.normal(size=2)} for _ in range(6)]
+    norms = [np.sqrt(sum((x**2).sum() for x in g.values())) for g in gradients]
+    assert min(norms) < 2 < max(norms)  # one is clipped, one is not
+    single = lambda tree: jax.tree.map(np.float32, tree)  # noqa: E731
+    actual = run(CONFIG, single(params), [single(g) for g in gradients])
+    m, v = ({k: 0.0 for k in params} for _ in range(2))
+    for i, (g, norm) in enumerate(zip(gradients, norms, strict=True)):
+        rate = 0.1 * min(1, (i + 1) / 4)
+        for k in params:
+            clipped = g[k] * min(1, 2.0 / norm)
+            m[k] = 0.8 * m[k] + 0.2 * clipped
+            v[k] = 0.95 * v[k] + 0.05 * clipped**2
+            m_hat, v_hat = m[k] / (1 - 0.8 ** (i + 1)), v[k] / (1 - 0.95 ** (i + 1))
+            step = m_hat / (np.sqrt(v_hat) + 1e-6) + 0.05 * params[k]
+            params[k] = params[k] - rate * step
+            np.testing.assert_allclose(actual[i][k], params[k], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("schedule_steps", "first"), [(0, 0.1), (1, 0.05), (3, 0.025)])
+def test_schedule_starts_above_zero(schedule_steps, first):
+    config = OptimizerConfig(0.1, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9)
+    w = np.float32([1.0, 1.0])
+    after = run(config, w, [np.float32([1, -1])] * (schedule_steps + 2))  # steps of exactly the rate
+    rates = -np.diff(np.stack([w, *after])[:, 0])
+    np.testing.assert_allclose(rates[0], first, rtol=1e-5)
+    np.testing.assert_allclose(rates[schedule_steps:], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(np.diff(rates)[:schedule_steps], first, rtol=1e-4)

@@ -1,0 +1,105 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from mapo_jax import scoring
+from mapo_jax.scoring import ScoringConfig
+
+CONFIG = small.CONFIG
+PLAIN = ScoringConfig(remat=False)
+rollouts = small.rollouts()
+score = jax.jit(scoring.score, static_argnums=(1, 3))
+
+
+def loss(params, settings):
+    logps, entropies = scoring.score(params, CONFIG, rollouts, settings)
+    weights = np.random.default_rng(1).normal(size=logps.shape).astype(np.float32)
+    return (logps * weights).sum() + entropies.sum(), (logps, entropies)
+
+
+gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_log_softmax_and_entropy(temperature):
+    params = small.params()
+    logps, entropies = score(params, CONFIG, rollouts, ScoringConfig(temperature=temperature))
+    logits = np.asarray(small.plain_logits(params, CONFIG, rollouts), np.float64) / temperature
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(expected, rollouts.tokens[..., None], -1)[..., 0]
+    entropy = -(np.exp(expected) * expected).sum(-1)
+    np.testing.assert_allclose(logps, np.where(rollouts.mask, chosen, 0), atol=2e-5)
+    np.testing.assert_allclose(entropies, np.where(rollouts.mask, entropy, 0), atol=2e-5)
+    assert not np.any(np.asarray(logps)[~rollouts.mask])
+    assert not np.any(np.asarray(entropies)[~rollouts.mask])
+
+
+def test_greedy_is_scored_at_temperature_1():
+    cold, warm = (
+        score(small.params(), CONFIG, rollouts, ScoringConfig(temperature=t)) for t in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(cold[0], warm[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ScoringConfig(remat=True),
+        ScoringConfig(remat=False, head_chunk=1),
+        ScoringConfig(remat=True, head_chunk=150, attention_chunk=4),  # 4 and 4 do not divide 6
+    ],
+    ids=str,
+)
+def test_memory_knobs_change_nothing(settings):
+    expected, (logps, entropies) = gradient(small.params(), PLAIN)
+    actual, (logps_2, entropies_2) = gradient(small.params(), settings)
+    np.testing.assert_allclose(logps_2, logps, atol=1e-5)
+    np.testing.assert_allclose(entropies_2, entropies, atol=1e-5)
+    small.assert_trees_close(actual, expected, 1e-5)
+
+
+def test_no_gradient_through_entropies():
+    def entropy(params):
+        return scoring.score(params, CONFIG, rollouts, PLAIN)[1].sum()
+
+    for x in jax.tree.leaves(jax.jit(jax.grad(entropy))(small.params())):
+        assert not np.any(x)
+
+
+def test_padding_holds_anything():
+    """What stands behind a prompt's or a response's end reaches nothing."""
+    S, T = rollouts.prompt_tokens.shape[1], rollouts.tokens.shape[2]
+    behind = np.arange(S) >= rollouts.prompt_lengths[:, None]
+    junk = small.replace(
+        rollouts,
+        prompt_tokens=np.where(behind, 3, rollouts.prompt_tokens),
+        tokens=np.where(rollouts.mask, rollouts.tokens, T),
+    )
+    assert not np.array_equal(junk.tokens, rollouts.tokens)
+    assert not np.array_equal(junk.prompt_tokens, rollouts.prompt_tokens)
+    for a, b in zip(
+        score(small.params(), CONFIG, junk, ScoringConfig()),
+        score(small.params(), CONFIG, rollouts, ScoringConfig()),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def array_sizes(settings, last):
+    """Sizes of the arrays in the gradient's program whose last dimension is one of `last`."""
+    text = str(jax.make_jaxpr(lambda p: jax.grad(loss, has_aux=True)(p, settings))(small.params()))
+    shapes = (tuple(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", text))
+    return [np.prod(s) for s in shapes if s[-1] in last]
+
+
+def test_chunks_bound_the_largest_array():
+    """Neither all tokens' logits nor all queries' scores are ever there, backward pass included."""
+    (P, G, T), S, V, N = rollouts.tokens.shape, 5, CONFIG.vocab_size, CONFIG.num_heads
+    small_chunks = ScoringConfig(remat=True, head_chunk=P * G * 2, attention_chunk=2)
+    assert max(array_sizes(PLAIN, {V})) >= P * G * T * V
+    assert max(array_sizes(small_chunks, {V})) <= P * G * 2 * V
+    assert max(array_sizes(PLAIN, {T})) >= P * G * N * T * T
+    assert max(array_sizes(small_chunks, {T, S})) <= max(P * G * N * 2 * T, P * N * 2 * S)
