@@ -16,6 +16,8 @@ from experiments import common
 def tiny(config: ConfigDict) -> None:
     """The same code in about a minute."""
     config.steps = 4
+    config.task.options.train_size = 2000
+    config.task.options.eval_size = 64
     config.warmup.steps = 20
     config.policy.embed_dim = 64
     config.policy.head_dim = 16
@@ -36,9 +38,15 @@ PRESETS = {"tiny": tiny}
 def get_config(presets: str = "") -> ConfigDict:
     """Returns the experiment with the comma-separated `presets` applied."""
     config = common.get_config()
-    config.steps = 150
+    config.steps = 80
     config.task.name = "arithmetic"
-    config.data.max_prompt_tokens = 24
+    options = config.task.options
+    options.levels = (1, 2)  # numbers of operations in a question
+    options.max_operand = 20  # largest number trained on; `easy` has one digit, `hard` goes beyond
+    options.train_size = 20_000  # examples
+    options.eval_size = 512  # examples of each evaluation set
+    options.mistake_rate = 0.6  # share of the demonstrations that hold a mistake
+    config.data.max_prompt_tokens = 12
     config.tokenizer.path = "mapo_jax/tasks/arithmetic.model"
     config.policy.num_layers = 2
     config.policy.embed_dim = 128
@@ -48,20 +56,21 @@ def get_config(presets: str = "") -> ConfigDict:
     config.policy.mlp_dim = 384
     config.policy.qk_norm = True
     config.compute.remat = False
-    config.warmup.steps = 300
-    config.warmup.learning_rate = 2e-3
+    config.warmup.steps = 500
+    config.warmup.learning_rate = 3e-3
     config.warmup.batch = 128
     config.warmup.schedule_steps = 20
-    config.batch.prompts = 32
+    config.batch.prompts = 64
     config.batch.group = 8
     config.batch.minibatch_prompts = 32
     config.batch.microbatch = (32, 8)
-    config.rollout.max_new_tokens = 40
+    config.rollout.max_new_tokens = 32
     config.optimizer.learning_rate = 5e-4
-    config.eval.every = 25
+    config.optimizer.schedule_steps = 10
+    config.eval.every = 20
     config.eval.problems = 512
     config.eval.batch = 512
-    config.checkpoint.every = 25
+    config.checkpoint.every = 20
     config.checkpoint.keep = 2
-    config.log.rollouts_every = 25
+    config.log.rollouts_every = 10
     return common.apply(config, presets, PRESETS)

@@ -40,7 +40,7 @@ def tiny(config: ConfigDict) -> None:
     config.batch.group = 4
     config.batch.minibatch_prompts = 4
     config.batch.microbatch = (2, 4)
-    config.rollout.max_new_tokens = 64
+    config.rollout.max_new_tokens = 96
     config.optimizer.learning_rate = 1e-4
     config.eval.every = 1
     config.eval.problems = 16

@@ -1,6 +1,6 @@
 """Measures sampling, scoring, update and the whole step: `python launch/bench.py --config FILE`.
 
-As in `python launch/bench.py --config experiments/bench.py:small`. A table, then JSON on the last line.
+Presets are after a colon, as in `experiments/bench.py:small`. A table, then JSON on the last line.
 """
 
 import sys

@@ -332,7 +332,6 @@ def _check_traces(fn: Callable[..., Array], name: object, options: Mapping[str, 
             bool_PG,
             bool_PG,
             key=jax.eval_shape(lambda: jax.random.key(0)),
-            baseline_P=jax.ShapeDtypeStruct((2,), "f4"),
             lengths_PG=int_PG,
             components_PGC=jax.ShapeDtypeStruct((2, 4, 3), "f4"),
         )

@@ -236,7 +236,7 @@ def measure(config: Config) -> dict[str, Phase]:
 
 
 def _median(phase, state, repetitions):
-    """Seconds of `phase(state) -> (state, anything)`, without the first call; and the last state."""
+    """Seconds of `phase(state) -> (state, anything)` after an untimed call, and the last state."""
     seconds = []
     for _ in range(repetitions + 1):
         start = time.perf_counter()

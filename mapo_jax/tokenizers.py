@@ -78,8 +78,6 @@ def load(path: str) -> Tokenizer:
         what = f"cannot be read ({error.strerror}); give the path of a SentencePiece model file"
         raise errors.UserError(f"tokenizer.path={path}: {what}") from None
     try:
-        if not model_proto:
-            raise RuntimeError("empty file")
         tokenizer = SentencePieceTokenizer(model_proto)
     except RuntimeError:
         raise errors.UserError(

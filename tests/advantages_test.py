@@ -500,3 +500,11 @@ def test_check_names_every_mistake(advantage, options, reward_range, expected):
         assert line.startswith("algorithm.advantage")
         assert "\n" not in line
         assert re.search(pattern.replace("?", r"\?"), line), line
+
+
+def test_check_refuses_a_function_whose_input_no_run_provides():
+    def remax_like(rewards_G, success_G, mask_G, *, baseline):
+        return rewards_G - baseline
+
+    (line,) = advantages.check(remax_like, {}, (0.0, 1.0))
+    assert "takes baseline: pass baseline_P" in line

@@ -56,9 +56,9 @@ def test_sets_share_no_question():
     train = {example["question"] for task in tasks for example in task.train}
     for task in tasks:
         for examples in task.evals.values():
-            questions = [example["question"] for example in examples]
-            assert len(questions) == len(set(questions)) == 100
-            assert not train & set(questions)
+            questions = {example["question"] for example in examples}
+            assert len(questions) > 70
+            assert not train & questions
     assert len(train) > 3000
 
 
@@ -75,9 +75,20 @@ def test_easy_and_hard_are_out_of_distribution(task):
 
 @pytest.mark.parametrize("levels", [(1,), (2, 3)])
 def test_a_level_is_a_number_of_operations(levels):
-    task = make(levels=levels, eval_size=15)
+    task = make(levels=levels)
     for examples in (task.train, *task.evals.values()):
         assert {len(re.findall(r"[+*-]", e["question"])) for e in examples} == set(levels)
+
+
+def test_the_test_set_is_distributed_as_the_training_set():
+    task = make(levels=(1, 2), eval_size=2000)
+    for pattern in (r"^\d+.\d+=$", r"\+", "-", r"\*"):
+        train, test = (
+            sum(bool(re.search(pattern, e["question"])) for e in examples) / 2000
+            for examples in (task.train, task.evals["test"])
+        )
+        # 4 standard errors of the difference of two shares of 2,000 draws, and what is held out
+        assert abs(train - test) < 4 * (2 * 0.25 / 2000) ** 0.5 + 0.05
 
 
 def test_questions_vary(task):
@@ -117,9 +128,9 @@ def test_examples_follow_from_seed_and_index():
     assert make(train_size=50).train == make().train[:50]
     assert make(1).train[:50] != make().train[:50]
     assert make(train_size=2, eval_size=2).train[1] == {
-        "question": "10+15-7=",
-        "answer": "18",
-        "demonstration": r"<think>10+15=15 15-7=8</think> \boxed{8}",
+        "question": "5+8-4=",
+        "answer": "9",
+        "demonstration": r"<think>5+8=11 11-4=7</think> \boxed{7}",
     }
 
 
@@ -145,8 +156,6 @@ def test_text_round_trips_and_is_short(task):
         ({"levels": ("2",)}, r"task.options.levels=\('2',\): must be"),
         ({"train_size": 0}, "task.options.train_size=0: must be 1 or more"),
         ({"max_operand": 1}, "task.options.max_operand=1: must be 10 to 9999"),
-        ({"levels": (1,)}, "eval_size=100: set test has only about"),
-        ({"eval_size": 1000}, "eval_size=1000: set easy has only about .* questions; lower"),
     ],
 )  # fmt: skip
 def test_wrong_options(options, line):

@@ -199,7 +199,7 @@ def test_fresh_parameters_train(config):
         if i == 0:
             for path, x in leaves(gradient):
                 parts = x if path[0].key == "layers" else x[None]  # each layer's
-                assert (np.abs(parts).max(axis=range(1, parts.ndim)) > 0).all(), path
+                assert (np.abs(parts).max(axis=tuple(range(1, parts.ndim))) > 0).all(), path
     assert abs(values[0] - np.log(config.vocab_size)) < 0.2  # nearly uniform at first
     assert values[-1] < 0.3 * values[0]
 

@@ -30,7 +30,7 @@ DEFAULTS = {
     "levels": (2,),  # numbers of operations in a question
     "max_operand": 12,  # largest number in a question; factors are at most 9
     "train_size": 20_000,  # training examples
-    "eval_size": 400,  # examples of each evaluation set, all different
+    "eval_size": 512,  # examples of each evaluation set; as in training, a question may recur
     "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
 }
 
@@ -40,7 +40,6 @@ _SLIPS = (-10, -2, -1, 1, 2, 10)
 _FORMAT_MISTAKE_EVERY = 5  # mistakes
 _FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
 _HELD_OUT_SHARE = 8  # one question in 8 is never trained on
-_MAX_DRAWS_IN_VAIN = 5000  # draws without a new question after which there is none left
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -103,9 +102,7 @@ def _train(
     examples = []
     for index in range(size):
         rng = random.Random(f"{seed}/train/{index}")
-        question = _draw(rng, levels, (1, largest))
-        while _is_held_out(*question):
-            question = _draw(rng, levels, (1, largest))
+        question = _draw(rng, levels, (1, largest), held_out=False)
         mistake = math.floor(index * mistake_rate)  # number of the mistake, if it is one
         if math.floor((index + 1) * mistake_rate) == mistake:
             examples.append(_example(*question))
@@ -121,32 +118,17 @@ def _train(
 def _eval(
     name: str, seed: int, levels: tuple[int, ...], bounds: tuple[int, int], size: int
 ) -> list[dict]:
-    questions: set[tuple] = set()
-    examples = []
-    rng = random.Random(f"{seed}/{name}")
-    draws_in_vain = 0
-    while len(examples) < size:
-        question = _draw(rng, levels, bounds)
-        if question not in questions and _is_held_out(*question):
-            questions.add(question)
-            examples.append(_example(*question))
-            draws_in_vain = 0
-        else:
-            draws_in_vain += 1
-        if draws_in_vain == _MAX_DRAWS_IN_VAIN:
-            raise errors.UserError(
-                f"task.options.eval_size={size}: set {name} has only about {len(examples)}"
-                " different questions; lower it or raise task.options.max_operand"
-            )
-    return examples
+    rngs = [random.Random(f"{seed}/{name}/{index}") for index in range(size)]
+    return [_example(*_draw(rng, levels, bounds, held_out=True)) for rng in rngs]
 
 
 def _draw(
-    rng: random.Random, levels: tuple[int, ...], bounds: tuple[int, int]
+    rng: random.Random, levels: tuple[int, ...], bounds: tuple[int, int], held_out: bool
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Draws the operands and operators of a question without a number below 0 on the way."""
+    level = rng.choice(levels)
     while True:
-        operators = tuple(rng.choices(tuple(_OPERATIONS), k=rng.choice(levels)))
+        operators = tuple(rng.choices(tuple(_OPERATIONS), k=level))
         factors = [i for i, op in enumerate(operators) if op == "*"]
         operands = tuple(
             rng.randint(2, _MAX_FACTOR)
@@ -156,13 +138,11 @@ def _draw(
         )
         if any(j - i == 1 for i, j in itertools.pairwise(factors)):
             continue  # a*b*c leaves the times table
-        results = [result for *_, result in _work(operands, operators)]
-        if max(operands) >= bounds[0] and min(results) >= 0:
+        if max(operands) < bounds[0] or min(_results(operands, operators)) < 0:
+            continue
+        hash_ = zlib.crc32(_question(operands, operators).encode())
+        if (hash_ % _HELD_OUT_SHARE == 0) == held_out:
             return operands, operators
-
-
-def _is_held_out(operands: tuple[int, ...], operators: tuple[str, ...]) -> bool:
-    return zlib.crc32(_question(operands, operators).encode()) % _HELD_OUT_SHARE == 0
 
 
 def _work(
@@ -189,16 +169,18 @@ def _work(
     return steps
 
 
+def _results(
+    operands: tuple[int, ...], operators: tuple[str, ...], slip: tuple[int, int] = (0, 0)
+) -> list[int]:
+    return [result for *_, result in _work(operands, operators, slip)]
+
+
 def _choose_slip(
     rng: random.Random, operands: tuple[int, ...], operators: tuple[str, ...]
 ) -> tuple[int, int]:
-    """A slip that makes the answer wrong and no number negative (+1 in the last step is one)."""
-    answer = _work(operands, operators)[-1][-1]
+    """A slip that makes no number negative; any makes the answer wrong, as no product follows."""
     slips = [(step, amount) for step in range(len(operators)) for amount in _SLIPS]
-    worked = {slip: [result for *_, result in _work(operands, operators, slip)] for slip in slips}
-    return rng.choice(
-        [slip for slip in slips if min(worked[slip]) >= 0 and worked[slip][-1] != answer]
-    )
+    return rng.choice([s for s in slips if min(_results(operands, operators, s)) >= 0])
 
 
 def _question(operands: tuple[int, ...], operators: tuple[str, ...]) -> str:
@@ -213,6 +195,6 @@ def _example(
     thought = " ".join(f"{left}{op}{right}={result}" for left, op, right, result in steps)
     return {
         "question": _question(operands, operators),
-        "answer": str(_work(operands, operators)[-1][-1]),
+        "answer": str(_results(operands, operators)[-1]),
         "demonstration": f"<think>{thought}</think> \\boxed{{{steps[-1][-1]}}}",
     }
