@@ -45,9 +45,7 @@ def rotate(x: Array, rope: tuple[Array, Array]) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
-def attend(
-    q_PGTNH: Array, positions_PGT: Array, segments: list[Segment], chunk: int = 0
-) -> Array:
+def attend(q_PGTNH: Array, positions_PGT: Array, segments: list[Segment], chunk: int = 0) -> Array:
     """Softmax attention over the union of the segments, in float32.
 
     Args:

@@ -88,7 +88,9 @@ class Block(nn.Module):
         if cache is not None:
             write = jax.lax.dynamic_update_slice_in_dim
             own = Segment(
-                write(cache.k, own.k, write_at, 3), write(cache.v, own.v, write_at, 3), cache.positions
+                write(cache.k, own.k, write_at, 3),
+                write(cache.v, own.v, write_at, 3),
+                cache.positions,
             )
         segments = [own] if prefix is None else [prefix, own]
         out = attend(q, positions_PGT, segments, self.attention_chunk)
@@ -222,9 +224,7 @@ def forward(
     x = embed(params, config, tokens_PGT)
     x = sharding.constrain(x, ("batch", None, None, None))
     shared = None if prefix is None else (prefix.k, prefix.v)
-    return jax.lax.scan(
-        jax.checkpoint(body) if remat else body, x, (params["layers"], shared)
-    )
+    return jax.lax.scan(jax.checkpoint(body) if remat else body, x, (params["layers"], shared))
 
 
 def encode_prompts(

@@ -6,6 +6,7 @@ named parts, one per rollout. A reward function is `fn(response, example)` that 
 """
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,10 +74,11 @@ def judge(fn: RewardFunction, responses: Sequence[str], examples: Sequence[dict]
     """Calls a reward function on every response and checks what it returns.
 
     Raises:
-        UserError: it returned something else than reward, success and parts, or left its range.
+        UserError: it raised, returned something else than reward, success and parts, or left its
+            range.
     """
     low, high = reward_range(fn)
-    results = [fn(response, example) for response, example in zip(responses, examples, strict=True)]
+    results = [_call(fn, *pair) for pair in zip(responses, examples, strict=True)]
     rewards, success, parts = [], [], []
     for result in results:
         if not isinstance(result, Mapping) or set(result) != set(_KEYS):
@@ -104,6 +106,18 @@ def judge(fn: RewardFunction, responses: Sequence[str], examples: Sequence[dict]
         np.asarray(success, bool),
         {name: np.asarray([float(named[name]) for named in parts], np.float32) for name in names},
     )
+
+
+def _call(fn: RewardFunction, response: str, example: dict) -> Mapping[str, Any]:
+    try:
+        return fn(response, example)
+    except Exception as error:  # whatever the user's code raises is the user's to mend
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise errors.UserError(
+            f"task.reward: {_name(fn)} raised {type(error).__name__}: {error} "
+            f"({frame.filename}:{frame.lineno}) for the response {response[:200]!r}; "
+            "mend it, and the same command continues from the last checkpoint"
+        ) from error
 
 
 def _number(value: Any) -> float | None:

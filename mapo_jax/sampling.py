@@ -155,7 +155,10 @@ def _sample_shard(params, prompts, key, *, config, settings):
                 at,
             )
             caches.append(cache)
-        return model.head(params, config, x[:, :, 0]).reshape(Q * W, -1), caches
+        logits = model.head(params, config, x[:, :, 0]).reshape(Q * W, -1)
+        # Gathered over `tensor`: split logits would make the draw communicate a dozen times a step,
+        # also by collective-permute, which can wait for shards whose loop is over (XLA:CPU hangs).
+        return sharding.constrain(logits, (None, None)), caches
 
     def body(state):
         row, age, lane = state["row"], state["age"], state["lane"]

@@ -35,11 +35,15 @@ def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[in
     rest = device_count // known
     shape = tuple(rest if n == -1 else n for n in (data, fsdp, tensor))
     if math.prod(shape) != device_count:
-        raise ValueError(f"mesh data x fsdp x tensor = {shape} does not fill {device_count} devices")
+        raise ValueError(
+            f"mesh data x fsdp x tensor = {shape} does not fill {device_count} devices"
+        )
     return shape
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None
+) -> Mesh:
     """A mesh with axes `AXES`; raises ValueError where the sizes do not fill the devices."""
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(data, fsdp, tensor, len(devices))

@@ -73,9 +73,7 @@ def state_shardings(
     return TrainState(replicated, replicated, params, opt_state)
 
 
-def policy_loss(
-    *, clip_low: float, clip_high: float, clip_dual: float, beta: float
-) -> LossFn:
+def policy_loss(*, clip_low: float, clip_high: float, clip_dual: float, beta: float) -> LossFn:
     """GRPO's clipped surrogate with the batch's advantages, plus beta * KL to the reference.
 
     arXiv 2509.18849, the objective of sec. 3, with `losses.clipped_surrogate` and `losses.kl_k3`. On

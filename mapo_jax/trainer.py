@@ -56,7 +56,7 @@ def train(config: config_lib.Config, workdir: Path, overrides: tuple[str, ...] =
     Raises:
       UserError: the work directory belongs to another configuration, or data cannot be had.
     """
-    _open_workdir(config, workdir)
+    _check_workdir(config, workdir)
     jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
     with metrics.Console(config.log.console) as console:
         run = _Run(config, workdir, console)
@@ -68,17 +68,27 @@ def train(config: config_lib.Config, workdir: Path, overrides: tuple[str, ...] =
             run.saved.close()
 
 
-def _open_workdir(config: config_lib.Config, workdir: Path) -> None:
-    """Makes the directory, or checks that it holds this run."""
-    path, new = workdir / "config.json", config_lib.to_dict(config)
+def _check_workdir(config: config_lib.Config, workdir: Path) -> None:
+    """Raises UserError where the directory cannot be written or holds a run that differs."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.tmp").touch()
+    except OSError as error:
+        raise errors.UserError(
+            f"--workdir={workdir}: cannot be written ({error.strerror}); choose another directory"
+        ) from None
+    path = workdir / "config.json"
     if path.exists():
-        mistakes = config_lib.continuation_mistakes(json.loads(path.read_text()), new)
+        old = json.loads(path.read_text())
+        mistakes = config_lib.continuation_mistakes(old, config_lib.to_dict(config))
         if mistakes:
             raise errors.UserError(*mistakes)
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(new, indent=2) + "\n")
-    temporary.replace(path)
+
+
+def _write_config(config: config_lib.Config, workdir: Path) -> None:
+    temporary = workdir / "config.tmp"
+    temporary.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+    temporary.replace(workdir / "config.json")
 
 
 class _Run:
@@ -99,12 +109,15 @@ class _Run:
             self.eval_sets[name] = evaluation.EvalSet(
                 [examples[i] for i, _ in kept], [ids for _, ids in kept]
             )
+        if c.warmup.steps:
+            self.demonstrations = self._encode_demonstrations()
         policy = dataclasses.asdict(c.policy)
         del policy["init"]
         self.model = model.ModelConfig(vocab_size=self.tokenizer.vocab_size, **policy)
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
         self._make_programs()
+        _write_config(c, workdir)  # no sooner: what is wrong with the data can still be mended
         self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
         self.reference: model.Params | None = None
         self._start_or_continue()
@@ -120,6 +133,20 @@ class _Run:
                 f"data.max_prompt_tokens={self.config.data.max_prompt_tokens} and are left out"
             )
         return kept
+
+    def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
+        """(example, prompt, response) of what the warm-up learns from."""
+        limit = self.config.rollout.max_new_tokens
+        kept, dropped = data.encode_demonstrations(
+            self.task, self.tokenizer, self.task.train, limit
+        )
+        if dropped:
+            self.console.print(
+                f"warm-up: {dropped} of {dropped + len(kept)} demonstrations are longer than "
+                f"rollout.max_new_tokens={limit} and are left out"
+            )
+        prompts = dict(self.prompts)
+        return [(i, prompts[i], ids) for i, ids in kept if i in prompts]
 
     def _make_programs(self) -> None:
         c = self.config
@@ -219,7 +246,9 @@ class _Run:
             self.restored = (self.phase, self.done)
             if self.phase == "rl" and c.algorithm.beta:
                 self.reference = self.saved.restore_reference(abstract.params)
-            left = "" if self.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
+            left = (
+                "" if self.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
+            )
             self.console.print(f"continued after step {self.done} of {self.phase}{left}")
             return
         if c.policy.init:
@@ -268,18 +297,7 @@ class _Run:
 
     def _warm_up(self) -> None:
         """Cross-entropy on the task's demonstrations."""
-        c = self.config
-        kept = {i for i, _ in self.prompts}
-        demonstrations, dropped = data.encode_demonstrations(
-            self.task, self.tokenizer, self.task.train, c.rollout.max_new_tokens
-        )
-        if dropped:
-            self.console.print(
-                f"warm-up: {dropped} demonstrations are longer than "
-                f"rollout.max_new_tokens={c.rollout.max_new_tokens} and are left out"
-            )
-        prompts = dict(self.prompts)
-        pairs = [(i, prompts[i], ids) for i, ids in demonstrations if i in kept]
+        c, pairs = self.config, self.demonstrations
         self.console.phase("warmup", c.warmup.steps, self.done)
         for step in range(self.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
@@ -399,9 +417,7 @@ class _Run:
         P = c.batch.prompts
         chosen = data.indices(len(self.prompts), c.seed, (step - 1) * P, P)
         rows = [self.prompts[i] for i in chosen]
-        tokens_PS, lengths_P = data.pad_prompts(
-            [ids for _, ids in rows], c.data.max_prompt_tokens
-        )
+        tokens_PS, lengths_P = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
         example_P = np.asarray([i for i, _ in rows], np.int32)
         params, key = self.serve(self.state.params), self._key(step, _SAMPLING)
         pieces = [

@@ -125,7 +125,9 @@ def test_parameter_tree_is_pinned():
     """Checkpoints and the pretrained loaders rely on these names and shapes."""
     config = dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True)
     shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
-    assert {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves(shapes)} == {
+    assert {
+        jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves(shapes)
+    } == {
         "ends/embedding": (40, 16),
         "ends/head": (16, 40),
         "ends/norm/scale": (16,),

@@ -50,9 +50,13 @@ def test_equals_adamw_by_hand():
 
 @pytest.mark.parametrize(("schedule_steps", "first"), [(0, 0.1), (1, 0.05), (3, 0.025)])
 def test_schedule_starts_above_zero(schedule_steps, first):
-    config = OptimizerConfig(0.1, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9)
+    config = OptimizerConfig(
+        0.1, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
+    )
     w = np.float32([1.0, 1.0])
-    after = run(config, w, [np.float32([1, -1])] * (schedule_steps + 2))  # steps of exactly the rate
+    after = run(
+        config, w, [np.float32([1, -1])] * (schedule_steps + 2)
+    )  # steps of exactly the rate
     rates = -np.diff(np.stack([w, *after])[:, 0])
     np.testing.assert_allclose(rates[0], first, rtol=1e-5)
     np.testing.assert_allclose(rates[schedule_steps:], 0.1, rtol=1e-5)

@@ -104,3 +104,11 @@ def test_malformed_range(declared):
     mine.range = declared
     with pytest.raises(errors.UserError, match=r"mine.range=.* must be two finite numbers"):
         rewards.reward_range(mine)
+
+
+def test_a_reward_that_raises_is_named_with_its_line_and_the_response():
+    def broken(response, example):
+        return {"reward": 1 / 0}
+
+    with pytest.raises(errors.UserError, match=r"broken raised ZeroDivisionError.*\.py:\d+.*'hm'"):
+        rewards.judge(broken, ["hm"], [{}])

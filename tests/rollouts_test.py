@@ -14,9 +14,7 @@ def test_split_deals_every_rollout_once_with_its_prompt(whole, piece):
     (P, G), (p, g) = whole, piece
     n = P * G // (p * g)
     batch = labelled(P, G)
-    pieces, weights = jax.jit(split, static_argnums=(1, 2))(
-        (batch, batch.advantages), whole, piece
-    )
+    pieces, weights = jax.jit(split, static_argnums=(1, 2))((batch, batch.advantages), whole, piece)
     r = pieces.rollouts
     assert r.prompt_tokens.shape == (n, p, 2)
     assert r.prompt_lengths.shape == r.example.shape == (n, p)

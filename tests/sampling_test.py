@@ -137,14 +137,9 @@ def test_another_key_draws_another_sample():
     assert_same(sample(max_new_tokens_PG=LIMITS), limited())
 
 
-@pytest.mark.parametrize(("lanes", "width"), [(2, G), (3, 2), (1, 1), (P, 2)])
+@pytest.mark.parametrize(("lanes", "width"), [(2, G + 5), (3, 2), (1, 1), (P + 5, 2)])
 def test_refill_changes_nothing(lanes, width):
     settings = small.replace(BASE, lanes=lanes, width=width)
-    assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
-
-
-def test_lanes_and_width_beyond_the_batch_are_all_of_it():
-    settings = small.replace(BASE, lanes=P + 5, width=G + 5)
     assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
 
 
@@ -164,8 +159,7 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
     lengths = prompts.prompt_lengths.copy()
     rows = [0, 4]
     lengths[rows] = 0
-    for lanes in (None, 2):
-        settings = small.replace(BASE, lanes=lanes, width=G)
+    for settings in (BASE, small.replace(BASE, lanes=3, width=2)):
         r = sampling.sample(
             small.params(),
             CONFIG,
@@ -225,19 +219,19 @@ def logits_of(V, ties):
     [
         (5, False, 1.0, 1.0, 0),
         (128, False, 0.7, 1.0, 0),
-        (300, False, 1.0, 1.0, 0),
-        (300, False, 1.0, 0.9, 0),
+        (200, False, 1.0, 1.0, 0),
+        (200, False, 1.0, 0.9, 0),
         (40, False, 1.0, 0.5, 0),
         (40, True, 1.0, 0.45, 0),
-        (300, False, 1.0, 1.0, 7),
-        (300, True, 1.0, 1.0, 7),
-        (300, False, 1.3, 0.6, 50),
-        (300, False, 1.3, 0.9, 20),
+        (200, False, 1.0, 1.0, 7),
+        (200, True, 1.0, 1.0, 7),
+        (200, False, 1.3, 0.6, 50),
+        (200, False, 1.3, 0.9, 20),
         (40, False, 1.0, 1.0, 1),
     ],
 )
 def test_marginals(V, ties, temperature, top_p, top_k):
-    B = 20_000
+    B = 10_000
     logits = logits_of(V, ties)
     settings = SamplingConfig(1, 1, temperature=temperature, top_p=top_p, top_k=top_k)
     keys = jax.random.split(jax.random.key(V + top_k), B)
@@ -290,7 +284,9 @@ def test_invert_is_exact(V):
     for u in (inside, rng.random(60), np.zeros(60)):
         u = u.astype(np.float32)
         target = (u * total.astype(np.float32)).astype(np.float32)
-        expected = [np.searchsorted(np.cumsum(m), t, "right") for m, t in zip(mass, target, strict=True)]
+        expected = [
+            np.searchsorted(np.cumsum(m), t, "right") for m, t in zip(mass, target, strict=True)
+        ]
         np.testing.assert_array_equal(invert(mass.astype(np.float32), u), expected)
     for u in (1 - 2**-24, 1 - 2**-23, 1.0):  # u * total may round to total
         index = np.asarray(invert(mass.astype(np.float32), np.full(60, u, np.float32)))
@@ -337,8 +333,6 @@ def reachable(found, name):
 
 def groups(line, devices):
     """The device groups of a collective, whose list is written out or an iota."""
-    if pairs := re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line):
-        return [list(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", pairs[1])]
     if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line):
         return [list(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", listed[1])]
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
@@ -353,19 +347,12 @@ def groups(line, devices):
 def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
     """Nothing crosses data or fsdp in a decode step, its condition included."""
     mesh = sharding.make_mesh(*shape)
-    params = jax.device_put(
-        small.params(), sharding.shardings(mesh, model.logical_axes(CONFIG))
-    )
+    params = jax.device_put(small.params(), sharding.shardings(mesh, model.logical_axes(CONFIG)))
     arrays = (prompts.prompt_tokens, prompts.prompt_lengths, LIMITS, np.arange(P, dtype=np.int32))
     arrays = jax.device_put(arrays, sharding.by_prompt(mesh))
     key = jax.device_put(KEY, sharding.replicated(mesh))
     settings = small.replace(BASE, lanes=1, width=2)
     compiled = sampling._sample.lower(params, arrays, key, CONFIG, settings, mesh).compile()
-    tokens, logps, mask, finished, valid = map(np.asarray, compiled(params, arrays, key))
-    actual = small.replace(
-        limited(), tokens=tokens, logps=logps, mask=mask, finished=finished, valid=valid
-    )
-    assert_same(actual, limited())
     found = computations(compiled.as_text())
     buffer = f"s32[{P * G // (shape[0] * shape[1])},{T}]"  # the loop carries its shard's tokens
     loops = [
@@ -381,7 +368,14 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
         if shape[2] == 1:
             assert collectives == []
         for line in collectives:
+            # A permute is one operation of all devices: it would wait for those that have ended.
+            assert "collective-permute" not in line
             for group in groups(line, mesh.size):
                 assert len({i // shape[2] for i in group}) == 1, line
     whole = [line for lines in found.values() for line in lines if COLLECTIVE.search(line)]
     assert whole  # the weights were gathered before: the pattern does find collectives
+    tokens, logps, mask, finished, valid = map(np.asarray, compiled(params, arrays, key))
+    actual = small.replace(
+        limited(), tokens=tokens, logps=logps, mask=mask, finished=finished, valid=valid
+    )
+    assert_same(actual, limited())

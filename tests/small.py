@@ -61,6 +61,9 @@ def replace(tree, **changes):
     return dataclasses.replace(tree, **changes)
 
 
+_apply = jax.jit(model.apply, static_argnums=1)
+
+
 def plain_logits(params, config, rollouts):
     """Logits [P, G, T, V] of the response tokens, by `model.apply` on [prompt | response] rows."""
     r = jax.tree.map(np.asarray, rollouts)
@@ -69,7 +72,7 @@ def plain_logits(params, config, rollouts):
     for p, n in enumerate(r.prompt_lengths):
         rows[p, :, :n] = r.prompt_tokens[p, :n]
         rows[p, :, n : n + T] = r.tokens[p]
-    logits = model.apply(params, config, rows.reshape(P * G, S + T)).reshape(P, G, S + T, -1)
+    logits = _apply(params, config, rows.reshape(P * G, S + T)).reshape(P, G, S + T, -1)
     at = r.prompt_lengths[:, None] - 1 + np.arange(T)[None]
     return jnp.take_along_axis(logits, jnp.asarray(at)[:, None, :, None], 2)
 

@@ -34,7 +34,7 @@ MICRO = {
     "batch.minibatch_prompts": 8,
     "batch.microbatch": (8, 2),
     "batch.epochs": 2,
-    "rollout.max_new_tokens": 8,
+    "rollout.max_new_tokens": 16,
     "data.max_prompt_tokens": 12,
     "algorithm.beta": 0.1,
     "optimizer.learning_rate": 1e-2,
@@ -149,6 +149,18 @@ def test_another_configuration_is_refused(undisturbed):
         trainer.train(micro(batch__group=2, batch__microbatch=(8, 2)), undisturbed)
 
 
+def test_a_mistake_in_the_data_leaves_the_directory_free(tmp_path):
+    with pytest.raises(errors.UserError, match=r"rollout\.max_new_tokens=4: all 200 demonstra"):
+        trainer.train(micro(rollout__max_new_tokens=4), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.UserError, match=r"--workdir=.*file/run: cannot be written"):
+        trainer.train(micro(), tmp_path / "file" / "run")
+
+
 def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
     config = micro(policy__init=str(undisturbed), warmup__steps=0, steps=1)
     trainer.train(config, tmp_path)
@@ -226,17 +238,17 @@ def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    log = (tmp_path / "log").open("w")
-    options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
-    subprocess.run(command(whole), check=True, **options)
-    for place in (("train", "warmup", 3), ("train", "rl", 3)):
-        process = subprocess.Popen(command(killed), **options)
-        while place not in [(r["kind"], r["phase"], r["step"]) for r in readable(killed)]:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command(killed), check=True, **options)
+    with (tmp_path / "log").open("w") as log:
+        options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+        subprocess.run(command(whole), check=True, **options)
+        for place in (("train", "warmup", 3), ("train", "rl", 3)):
+            process = subprocess.Popen(command(killed), **options)
+            while place not in [(r["kind"], r["phase"], r["step"]) for r in readable(killed)]:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        subprocess.run(command(killed), check=True, **options)
     assert timeless(lines(killed)) == timeless(lines(whole))
     assert lines(killed, "rollouts") == lines(whole, "rollouts")
     index = MICRO["warmup.steps"] + MICRO["steps"]

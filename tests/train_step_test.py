@@ -1,0 +1,354 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+import small
+
+from mapo_jax import losses, sampling, scoring, sharding, train_step
+from mapo_jax.optimizer import OptimizerConfig, make_optimizer
+from mapo_jax.rollouts import Batch
+
+CONFIG = small.CONFIG
+P, G, S, T = 8, 4, 5, 6
+BETA = 0.1
+CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
+KEEP = optax.trace(decay=0.0)  # an optimizer whose state is the gradient, to the last bit
+SETTINGS = scoring.ScoringConfig(head_chunk=64)
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
+
+
+@functools.cache
+def batch():
+    """Off policy, so that tokens are clipped on every side, with a reference."""
+    rng = np.random.default_rng(1)
+    r = small.rollouts(P, G, S, T)
+    logps = np.asarray(small.plain_logps(small.params(), CONFIG, r))
+    moved = lambda scale: np.where(r.mask, logps + scale * rng.normal(size=logps.shape), 0)  # noqa: E731
+    r = small.replace(r, logps=moved(0.1).astype(np.float32))
+    return Batch(
+        r,
+        rng.normal(size=(P, G)).astype(np.float32),
+        moved(0.7).astype(np.float32),
+        moved(0.3).astype(np.float32),
+    )
+
+
+@functools.cache
+def build(
+    mesh_shape=(1, 1, 1),
+    microbatch=(P, G),
+    aggregation="token_mean",
+    minibatch_prompts=P,
+    loss="policy",
+    tx=KEEP,
+    dtype="float32",
+):
+    mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[: math.prod(mesh_shape)])
+    policy_loss = train_step.policy_loss(**CLIP, beta=BETA)
+    step = train_step.make_train_step(
+        CONFIG,
+        SETTINGS,
+        policy_loss if loss == "policy" else train_step.cross_entropy_loss,
+        tx,
+        mesh,
+        aggregation=aggregation,
+        minibatch_prompts=minibatch_prompts,
+        microbatch=microbatch,
+        dtype=dtype,
+    )
+    return step, mesh
+
+
+def fresh_state(mesh, tx=KEEP):
+    state = train_step.init_state(small.params(), tx)
+    return jax.device_put(state, train_step.state_shardings(CONFIG, tx, mesh))
+
+
+def gradient(batch, index=0, **options):
+    """(gradient, metrics) of one step, as NumPy."""
+    step, mesh = build(**options)
+    on_mesh = jax.device_put(batch, sharding.by_prompt(mesh))
+    state, metrics = step(fresh_state(mesh), on_mesh, jnp.int32(index))
+    assert (int(state.step), int(state.skipped)) == (1, 0)
+    return jax.tree.map(np.asarray, (state.opt_state.trace, metrics))
+
+
+@functools.cache
+def whole(aggregation="token_mean"):
+    """The reference of most tests: one device, one microbatch."""
+    return gradient(batch(), aggregation=aggregation)
+
+
+def assert_same(actual, expected):
+    """Gradients to 1e-5 of each array's largest entry; losses, sums, counts and maxima."""
+    small.assert_trees_close(actual[0], expected[0], 1e-5)
+    a, e = actual[1], expected[1]
+    assert a.means.keys() == e.means.keys()
+    assert a.losses.keys() == e.losses.keys()
+    for name, (total, count) in e.means.items():
+        np.testing.assert_allclose(a.means[name][0], total, rtol=1e-5, atol=1e-5, err_msg=name)
+        assert a.means[name][1] == count, name
+    for name, value in e.losses.items():
+        np.testing.assert_allclose(a.losses[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+        a.maxima["policy/logp_gap_max"], e.maxima["policy/logp_gap_max"], rtol=1e-4
+    )
+
+
+# ---- the gradient is one, however it is computed ----
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_splits_into_microbatches(aggregation):
+    for microbatch in [(2, 2)] if aggregation == "sequence_mean" else [(2, G), (P, 1), (1, 2)]:
+        actual = gradient(batch(), microbatch=microbatch, aggregation=aggregation)
+        assert_same(actual, whole(aggregation))
+
+
+def test_padding():
+    """More columns of prompts and responses, filled with junk."""
+
+    def pad(x):
+        if x.shape == (P, S):
+            return np.pad(x, [(0, 0), (0, 3)], constant_values=7)
+        if x.shape == (P, G, T):
+            return np.pad(x, [(0, 0), (0, 0), (0, 2)], constant_values=0 if x.dtype == bool else 9)
+        return x
+
+    assert_same(gradient(jax.tree.map(pad, batch())), whole())
+
+
+def test_order_of_groups_and_of_rollouts():
+    rng = np.random.default_rng(2)
+    prompts, group = rng.permutation(P), rng.permutation(G)
+    shuffled = jax.tree.map(
+        lambda x: x[prompts][:, group] if x.shape[:2] == (P, G) else x[prompts], batch()
+    )
+    assert not np.array_equal(shuffled.advantages, batch().advantages)
+    assert_same(gradient(shuffled), whole())
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_meshes(shape, capfd):
+    microbatch = {(8, 1, 1): (8, 2), (1, 4, 2): (4, 2)}
+    options = {"microbatch": microbatch[shape]} if shape in microbatch else {}
+    assert_same(gradient(batch(), mesh_shape=shape, **options), whole())
+    assert "rematerialization" not in capfd.readouterr().err  # of the partitioner
+
+
+def test_weights_are_gathered_and_gradients_scattered_on_fsdp():
+    step, mesh = build((1, 8, 1))
+    state = fresh_state(mesh)
+    lowered = step.lower(state, jax.device_put(batch(), sharding.by_prompt(mesh)), jnp.int32(0))
+    text = lowered.compile().as_text()
+    assert " all-gather(" in text
+    assert " reduce-scatter(" in text or " all-reduce(" in text
+    for x in jax.tree.leaves((state.params["layers"]["q"], state.opt_state.trace["layers"]["q"])):
+        assert x.size // x.addressable_shards[0].data.size in (1, 8)
+
+
+def test_minibatch_takes_its_prompts():
+    """The index-th four prompts: the same as all eight of which the others are not valid."""
+    for index in (0, 1):
+        kept = np.zeros((P, G), bool)
+        kept[4 * index : 4 * index + 4] = True
+        others_out = small.replace(batch(), rollouts=small.replace(batch().rollouts, valid=kept))
+        actual = gradient(batch(), index, minibatch_prompts=4, microbatch=(4, G))
+        assert_same(actual, gradient(others_out))
+
+
+def test_what_is_not_valid_counts_in_nothing():
+    r = batch().rollouts
+    valid = np.random.default_rng(3).random((P, G)) < 0.6
+    out = valid[..., None]
+    junk = small.replace(
+        batch(),
+        rollouts=small.replace(
+            r,
+            valid=valid,
+            tokens=np.where(out, r.tokens, 1),
+            logps=np.where(out, r.logps, 50).astype(np.float32),
+        ),
+        advantages=np.where(valid, batch().advantages, 1e6).astype(np.float32),
+        old_logps=np.where(out, batch().old_logps, -1e4).astype(np.float32),
+    )
+    masked = small.replace(batch(), rollouts=small.replace(r, mask=r.mask & out))
+    actual = gradient(junk)
+    assert_same(actual, gradient(masked))
+    assert actual[1].means["policy/entropy"][1] == (r.mask & out).sum()
+
+
+# ---- and it is the right one ----
+
+
+def test_values_equal_the_oracle():
+    """Loss and metrics a token at a time, from `model.apply` on whole rows."""
+    b, r = batch(), batch().rollouts
+    logits = np.asarray(small.plain_logits(small.params(), CONFIG, r), float)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logps = np.take_along_axis(log_probs, r.tokens[..., None], -1)[..., 0]
+    surrogate, kl = np.zeros((2, *r.mask.shape))
+    for at in zip(*np.nonzero(r.mask), strict=True):
+        advantage = b.advantages[at[:2]]
+        surrogate[at] = oracles.surrogate(logps[at], b.old_logps[at], advantage, 0.2, 0.3, 3.0)
+        kl[at] = oracles.k3(logps[at], b.ref_logps[at])
+    flat = lambda x: x.reshape(P * G, T)  # noqa: E731
+    ratio = np.exp(logps - b.old_logps)[r.mask]
+    gap = np.abs(logps - r.logps)[r.mask]
+    entropy = -(np.exp(log_probs) * log_probs).sum(-1)[r.mask]
+    for aggregation in ("token_mean", "sequence_mean"):
+        mean = getattr(oracles, aggregation)
+        parts = [mean(flat(x), flat(r.mask)) for x in (surrogate, kl)]
+        metrics = whole(aggregation)[1]
+        expected = {
+            "loss/surrogate": parts[0],
+            "loss/kl": parts[1],
+            "loss/total": parts[0] + BETA * parts[1],
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics.losses[name], value, rtol=1e-4, err_msg=name)
+        squares = sum((x.astype(float) ** 2).sum() for x in jax.tree.leaves(whole(aggregation)[0]))
+        np.testing.assert_allclose(metrics.losses["policy/grad_norm"], squares**0.5, rtol=1e-5)
+        means = {k: total / count for k, (total, count) in metrics.means.items()}
+        np.testing.assert_allclose(means["policy/ratio_mean"], ratio.mean(), rtol=1e-4)
+        np.testing.assert_allclose(means["policy/logp_gap_mean"], gap.mean(), rtol=1e-3)
+        np.testing.assert_allclose(means["policy/entropy"], entropy.mean(), rtol=1e-4)
+        np.testing.assert_allclose(metrics.maxima["policy/logp_gap_max"], gap.max(), rtol=1e-3)
+        for side in ("low", "high", "dual"):
+            assert 0 < means[f"policy/clip_fraction_{side}"] < 0.5
+        assert {count for _, count in metrics.means.values()} == {r.mask.sum()}
+
+
+@functools.cache
+def on_policy():
+    """The sampler's own rollouts and log-probs, no reference."""
+    settings = sampling.SamplingConfig(G, T, eos_ids=(3, 11, 20))
+    r = small.rollouts(P, G, S, T)
+    r = sampling.sample(
+        small.params(), CONFIG, r.prompt_tokens, r.prompt_lengths, jax.random.key(0), settings
+    )
+    return Batch(*jax.tree.map(np.asarray, (r, batch().advantages, r.logps)), None)
+
+
+def plain_gradient(loss):
+    """Gradient of loss(logps [P, G, T]) with the log-probs of `model.apply` on whole rows."""
+    r = on_policy().rollouts
+    return jax.jit(jax.grad(lambda p: loss(small.plain_logps(p, CONFIG, r))))(small.params())
+
+
+def test_on_policy_it_is_reinforce():
+    b = on_policy()
+    actual, metrics = gradient(b)
+    n = b.rollouts.mask.sum()
+    weights = np.where(b.rollouts.mask, b.advantages[..., None] / n, 0).astype(np.float32)
+    expected = plain_gradient(lambda logps: -(weights * logps).sum())
+    small.assert_trees_close(actual, expected, 2e-5)  # the ratio is 1 to 1e-6 only
+    means = {k: total / count for k, (total, count) in metrics.means.items()}
+    np.testing.assert_allclose(means["policy/ratio_mean"], 1, atol=1e-4)
+    np.testing.assert_allclose(metrics.maxima["policy/logp_gap_max"], 0, atol=1e-4)
+    assert all(means[f"policy/clip_fraction_{side}"] == 0 for side in ("low", "high", "dual"))
+    assert "loss/kl" not in metrics.losses
+    np.testing.assert_allclose(metrics.losses["loss/surrogate"], -weights.sum(), atol=1e-5)
+    assert metrics.losses["loss/total"] == metrics.losses["loss/surrogate"]
+
+
+def test_cross_entropy():
+    """The warm-up's gradient, with sequence-mean weights, on a split batch."""
+    b = on_policy()
+    actual, metrics = gradient(
+        b, loss="cross_entropy", aggregation="sequence_mean", microbatch=(4, 2)
+    )
+    mask = b.rollouts.mask
+    weights = (mask / mask.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
+    expected = plain_gradient(lambda logps: -(weights * logps).sum())
+    small.assert_trees_close(actual, expected, 1e-5)
+    value = -(weights * b.rollouts.logps).sum()
+    np.testing.assert_allclose(metrics.losses["loss/total"], value, rtol=1e-5)
+
+
+def test_bfloat16_computes_near_float32():
+    actual, _ = gradient(batch(), dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype("float32")}
+    a, e = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (actual, whole()[0]))
+    assert a @ e / np.linalg.norm(a) / np.linalg.norm(e) > 0.98
+    assert not np.array_equal(a, e)
+
+
+# ---- the step ----
+
+ADAM = make_optimizer(OptimizerConfig(1e-2, 2, 0.9, 0.99, 1e-8, 0.01, 1.0))
+
+
+def test_compiles_once_donates_keeps_layouts_and_learns():
+    step, mesh = build((2, 2, 2), tx=ADAM)
+    shardings = train_step.state_shardings(CONFIG, ADAM, mesh)
+    state, b = fresh_state(mesh, ADAM), jax.device_put(batch(), sharding.by_prompt(mesh))
+    totals = []
+    for _ in range(3):
+        old = state
+        state, metrics = step(state, b, jnp.int32(0))
+        totals.append(float(metrics.losses["loss/total"]))
+        assert all(x.is_deleted() for x in jax.tree.leaves((old.params, old.opt_state)))
+    assert step._cache_size() == 1
+    assert int(state.step) == 3
+    assert totals[2] < totals[1] < totals[0]
+    jax.tree.map(
+        lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(), state, shardings
+    )
+    adam = state.opt_state[1][0]
+    for moment in (adam.mu, adam.nu):
+        for m, p in zip(jax.tree.leaves(moment), jax.tree.leaves(state.params), strict=True):
+            assert m.sharding == p.sharding
+
+
+def test_nothing_moves_where_something_is_not_finite():
+    step, mesh = build(tx=ADAM)
+    good = jax.device_put(batch(), sharding.by_prompt(mesh))
+    state, _ = step(fresh_state(mesh, ADAM), good, jnp.int32(0))
+    before = jax.tree.map(np.array, state)
+    skipped = 0
+    for bad in (np.nan, np.inf):
+        advantages = batch().advantages.copy()
+        advantages[3, 1] = bad
+        state, metrics = step(state, small.replace(good, advantages=advantages), jnp.int32(0))
+        skipped += 1
+        assert not np.isfinite(metrics.losses["loss/total"])
+        assert (int(state.step), int(state.skipped)) == (1 + skipped, skipped)
+        for part in ("params", "opt_state"):
+            for a, e in zip(
+                *(jax.tree.leaves(getattr(s, part)) for s in (state, before)), strict=True
+            ):
+                np.testing.assert_array_equal(a, e)
+    state, metrics = step(state, good, jnp.int32(0))
+    assert (int(state.step), int(state.skipped)) == (4, 2)
+    assert np.isfinite(metrics.losses["loss/total"])
+    kernel = lambda s: s.params["layers"]["up"]["kernel"]  # noqa: E731
+    assert np.isfinite(kernel(state)).all()
+    assert not np.array_equal(kernel(state), kernel(before))
+
+
+@pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), (2, 2)), ((2, 2, 2), (4, G))])
+def test_make_score_equals_score(shape, microbatch):
+    mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
+    score = train_step.make_score(CONFIG, SETTINGS, mesh, microbatch=microbatch, dtype="float32")
+    params = fresh_state(mesh).params
+    r = batch().rollouts
+    actual = score(params, jax.device_put(r, sharding.by_prompt(mesh)))
+    expected = small.plain_logps(small.params(), CONFIG, r)
+    np.testing.assert_allclose(actual, np.where(r.mask, expected, 0), atol=2e-5)
+
+
+def test_metrics_merge():
+    one = train_step.Metrics({"l": jnp.float32(1)}, {"m": (2.0, 3.0)}, {"x": jnp.float32(4)})
+    two = train_step.Metrics({"l": jnp.float32(5)}, {"m": (6.0, 7.0)}, {"x": jnp.float32(-8)})
+    both = one.merge(two)
+    assert (both.losses, both.means, both.maxima) == ({"l": 6}, {"m": (8, 10)}, {"x": 4})
+
+
+def test_both_aggregations_are_tested():
+    assert losses.AGGREGATIONS.keys() == {"token_mean", "sequence_mean"}
