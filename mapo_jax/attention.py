@@ -68,7 +68,7 @@ def attend(q_PGTNH: Array, positions_PGT: Array, segments: list[Segment], chunk:
         x = jnp.pad(x, [(0, 0), (0, 0), (0, n * chunk - T)] + [(0, 0)] * (x.ndim - 3))
         return jnp.moveaxis(x.reshape(*x.shape[:2], n, chunk, *x.shape[3:]), 2, 0)
 
-    one = jax.checkpoint(lambda args: _attend(*args, segments))
+    one = jax.checkpoint(lambda args: _attend(args[0], args[1], segments))
     out = jnp.moveaxis(jax.lax.map(one, (cut(q_PGTNH), cut(positions_PGT))), 0, 2)
     return out.reshape(*out.shape[:2], n * chunk, *out.shape[4:])[:, :, :T]
 

@@ -1,8 +1,8 @@
-"""The policy: one Flax Linen decoder for the Llama and Qwen2/2.5/3 families, behind pure functions.
+"""The policy: one Flax Linen decoder for the Llama and Qwen2/2.5/3 families.
 
-Flax stays in this file; everywhere else parameters are nested dicts of arrays. The layers' parameters
-are stacked, [L, ...]: scoring scans over them, decoding takes them apart once, outside its loop.
-A pass returns its keys and values, and the prompt pass's are the response pass's prefix.
+Flax stays in this file, behind pure functions; elsewhere parameters are nested dicts of arrays.
+The layers' are stacked, [L, ...]: scoring scans over them, decoding takes them apart once, outside
+its loop. A pass returns its keys and values; the prompt pass's are the response pass's prefix.
 """
 
 import dataclasses
@@ -62,9 +62,9 @@ class Block(nn.Module):
         rope: tuple[Array, Array],
         prefix: Segment | None = None,
         cache: Segment | None = None,
-        write_at: Array | None = None,
+        write_at: Array | int = 0,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns x and the own keys and values: the pass's [P, G, K, T, H], or the updated cache."""
+        """Returns x and the own keys and values, [P, G, K, T, H]: the pass's or the cache's."""
         c = self.config
 
         def heads(y, n, name, axis):
@@ -121,11 +121,11 @@ class Ends(nn.Module):
     def setup(self):
         c = self.config
         embed = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        self.embedding = self.param("embedding", embed, (c.vocab_size, c.embed_dim))
+        self.embedding: Any = self.param("embedding", embed, (c.vocab_size, c.embed_dim))
         self.norm = _norm(c, "norm", "embed")
         if not c.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
-            self.head_kernel = self.param("head", head, (c.embed_dim, c.vocab_size))
+            self.head_kernel: Any = self.param("head", head, (c.embed_dim, c.vocab_size))
 
     def __call__(self, tokens):
         return self.head(self.encode(tokens))
@@ -175,13 +175,15 @@ def _gather(params: Params, axes: Params) -> Params:
 def embed(params: Params, config: ModelConfig, tokens: Array) -> Array:
     """Token embeddings [..., D]."""
     ends = _gather(params["ends"], logical_axes(config)["ends"])
-    return Ends(config).apply({"params": ends}, tokens, method="encode")
+    out: Any = Ends(config).apply({"params": ends}, tokens, method="encode")
+    return out
 
 
 def head(params: Params, config: ModelConfig, hidden: Array) -> Array:
     """Logits f32[..., V] of the last layer's output [..., D]: final norm and LM head."""
     ends = _gather(params["ends"], logical_axes(config)["ends"])
-    return Ends(config).apply({"params": ends}, hidden, method="head")
+    out: Any = Ends(config).apply({"params": ends}, hidden, method="head")
+    return out
 
 
 def forward(
@@ -217,9 +219,9 @@ def forward(
     def body(x, layer):
         weights, kv = layer
         weights = _gather(weights, axes)  # a layer at a time
-        shared = None if prefix is None else Segment(*kv, prefix.positions)
-        x, kv = block.apply({"params": weights}, x, positions_PGT, rope, shared)
-        return sharding.constrain(x, ("batch", None, None, None)), kv
+        shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
+        out: Any = block.apply({"params": weights}, x, positions_PGT, rope, shared)
+        return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
 
     x = embed(params, config, tokens_PGT)
     x = sharding.constrain(x, ("batch", None, None, None))

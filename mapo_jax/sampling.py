@@ -1,9 +1,9 @@
 """Sampling: prompts in, `Rollouts` out. The first half of a batch's life on the device.
 
 The decode batch is `lanes x width` slots. A lane holds one prompt's prefix, computed once for the
-group; its slots take that prompt's waiting rollouts, and when all of them are idle the lane takes the
-next prompt. The responses' cache is a ring that all slots write at one shared index, so slots of
-different age need no scatter; a cell older than its tenant has position ABSENT.
+group; its slots take that prompt's waiting rollouts, and when all of them are idle the lane takes
+the next prompt. The responses' cache is a ring that all slots write at one shared index, so slots
+of different age need no scatter; a cell older than its tenant has position ABSENT.
 
 Written for one shard and `shard_map`ped over the prompts: each shard loops as long as its own rows
 need, and no collective over `data` or `fsdp` sits in the loop.
@@ -11,9 +11,11 @@ need, and no collective over `data` or `fsdp` sits in the loop.
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
@@ -41,14 +43,14 @@ class SamplingConfig:
 def sample(
     params: model.Params,
     config: model.ModelConfig,
-    prompt_tokens_PS: Array,
-    prompt_lengths_P: Array,
+    prompt_tokens_PS: Array | np.ndarray,
+    prompt_lengths_P: Array | np.ndarray,
     key: Array,
     settings: SamplingConfig,
     *,
-    max_new_tokens_PG: Array | None = None,
-    example_P: Array | None = None,
-    prompt_index_P: Array | None = None,
+    max_new_tokens_PG: Array | np.ndarray | None = None,
+    example_P: Array | np.ndarray | None = None,
+    prompt_index_P: Array | np.ndarray | None = None,
     mesh: Mesh | None = None,
 ) -> Rollouts:
     """Samples a group of responses to each prompt.
@@ -70,8 +72,8 @@ def sample(
       mesh: the devices to sample on; default: one device. P must divide by its data x fsdp shards.
 
     Returns:
-      Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0: of
-      that at temperature 1); top-p and top-k restrict only what is drawn.
+      Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0:
+      of that at temperature 1); top-p and top-k restrict only what is drawn.
     """
     P, G = prompt_tokens_PS.shape[0], settings.group_size
     if mesh is not None and P % sharding.batch_shards(mesh):
@@ -85,9 +87,9 @@ def sample(
     prompts = (prompt_tokens_PS, prompt_lengths_P, limits, index)
     tokens, logps, mask, finished, valid = _sample(params, prompts, key, config, settings, mesh)
     return Rollouts(
-        prompt_tokens=prompt_tokens_PS,
+        prompt_tokens=jnp.asarray(prompt_tokens_PS),
         prompt_lengths=jnp.maximum(prompt_lengths_P, 1),
-        example=example,
+        example=jnp.asarray(example),
         tokens=tokens,
         mask=mask,
         logps=logps,
@@ -124,7 +126,9 @@ def _sample_shard(params, prompts, key, *, config, settings):
     first = model.last_tokens(prompt_tokens, lengths)
     prefixes = model.encode_prompts(params, config, prompt_tokens, lengths)
     # Sliced once, outside the loop: a scan over stacked layers would copy weights and cache a step.
-    layers = [jax.tree.map(lambda x: x[i], params["layers"]) for i in range(config.num_layers)]
+    layers = [
+        jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
+    ]
     prefix_keys = [(prefixes.k[i], prefixes.v[i]) for i in range(config.num_layers)]
     block = model.Block(config)
 
@@ -151,7 +155,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
                 positions,
                 rope,
                 Segment(k, v, prefix_positions),
-                Segment(*cache, cell_positions),
+                Segment(cache[0], cache[1], cell_positions),
                 at,
             )
             caches.append(cache)
@@ -171,7 +175,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
         ended = functools.reduce(jnp.logical_or, [token == e for e in settings.eos_ids], False)
         used = age + 1
         stop = (row < R) & (ended | (used >= limits_R[jnp.minimum(row, R - 1)]))
-        # Refill: the lane's waiting rollouts first, then, where all its slots are idle, a new prompt.
+        # Refill: the lane's waiting rollouts; then, where all its slots are idle, a new prompt.
         waiting = state["started"][:, None] + jnp.cumsum(stop, 1) - 1
         next_row = jnp.where(waiting < G, lane[:, None] * G + waiting, R)
         new_row = jnp.where(stop, next_row, row)

@@ -29,7 +29,7 @@ RULES = {
 GATHERED = RULES | {"embed": None}
 
 
-def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[int, int, int]:
+def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[int, ...]:
     """The mesh's sizes, with the one that is -1 filled in by the rest of the devices."""
     known = math.prod(n for n in (data, fsdp, tensor) if n != -1)
     rest = device_count // known

@@ -59,10 +59,11 @@ def state_shardings(
     config: model.ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """The state's tree with a sharding for each array: moments lie where their parameters do."""
-    replicated = sharding.replicated(mesh)
+    replicated: Any = sharding.replicated(mesh)
     params = sharding.shardings(mesh, model.logical_axes(config))
+    initable: Any = tx
     opt_state = optax.tree_utils.tree_map_params(
-        tx,
+        initable,
         lambda _, s: s,
         jax.eval_shape(
             lambda: tx.init(model.init_params(jax.random.key(0), config)),
@@ -76,9 +77,9 @@ def state_shardings(
 def policy_loss(*, clip_low: float, clip_high: float, clip_dual: float, beta: float) -> LossFn:
     """GRPO's clipped surrogate with the batch's advantages, plus beta * KL to the reference.
 
-    arXiv 2509.18849, the objective of sec. 3, with `losses.clipped_surrogate` and `losses.kl_k3`. On
-    policy the ratio is 1, so the surrogate's value is minus the mean advantage, about 0 at first: its
-    gradient is not.
+    arXiv 2509.18849, the objective of sec. 3, with `losses.clipped_surrogate` and `losses.kl_k3`.
+    On policy the ratio is 1, so the surrogate's value is minus the mean advantage, about 0 at
+    first: its gradient is not.
     """
 
     def loss_fn(logps, entropies, batch, weights):

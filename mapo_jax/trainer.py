@@ -4,8 +4,9 @@ The life of a batch:
   task -> prompts [P, S] -> sample -> Rollouts [P, G, T] -> rewards (host) [P, G]
        -> advantages [P, G] -> Batch -> minibatches -> train_step -> metrics
 
-A step is a pure function of (state, step): examples follow from the position in the data, draws from
-`fold_in(fold_in(run_key, step), PURPOSE)`. So a run that is killed and started again repeats itself.
+A step is a pure function of (state, step): examples follow from the position in the data, draws
+from `fold_in(fold_in(run_key, step), PURPOSE)`. So a run that is killed and started again repeats
+itself.
 """
 
 import dataclasses
@@ -111,8 +112,9 @@ class _Run:
             )
         if c.warmup.steps:
             self.demonstrations = self._encode_demonstrations()
-        policy = dataclasses.asdict(c.policy)
-        del policy["init"]
+        policy: dict[str, Any] = {
+            k: v for k, v in dataclasses.asdict(c.policy).items() if k != "init"
+        }
         self.model = model.ModelConfig(vocab_size=self.tokenizer.vocab_size, **policy)
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
@@ -317,20 +319,20 @@ class _Run:
         examples, prompts, responses = zip(*rows, strict=True)
         tokens_PS, lengths_P = data.pad_prompts(prompts, c.data.max_prompt_tokens)
         tokens_P1T, mask_P1T = data.pad_responses(responses, c.rollout.max_new_tokens)
-        zeros = np.zeros(mask_P1T.shape, np.float32)
-        true = np.ones(mask_P1T.shape[:2], bool)
+        put = functools.partial(jax.device_put, device=sharding.by_prompt(self.mesh))
+        zeros = put(np.zeros(mask_P1T.shape, np.float32))
+        true = put(np.ones(mask_P1T.shape[:2], bool))
         rollouts = Rollouts(
-            prompt_tokens=tokens_PS,
-            prompt_lengths=lengths_P,
-            example=np.asarray(examples, np.int32),
-            tokens=tokens_P1T,
-            mask=mask_P1T,
+            prompt_tokens=put(tokens_PS),
+            prompt_lengths=put(lengths_P),
+            example=put(np.asarray(examples, np.int32)),
+            tokens=put(tokens_P1T),
+            mask=put(mask_P1T),
             logps=zeros,
             finished=true,
             valid=true,
         )
-        batch = Batch(rollouts, zeros[..., 0], zeros, None)
-        return jax.device_put(batch, sharding.by_prompt(self.mesh))
+        return Batch(rollouts, put(np.zeros(true.shape, np.float32)), zeros, None)
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""

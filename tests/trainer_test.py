@@ -196,7 +196,8 @@ def test_own_reward_and_advantage_from_a_file(tmp_path):
         "import jax.numpy as jnp\n"
         "def short(response, example):\n"
         "    n = min(len(response), 20)\n"
-        "    return {'reward': float('nan') if n == 3 else -n, 'success': n < 5, 'parts': {'n': n}}\n"
+        "    reward = float('nan') if n == 3 else -n\n"
+        "    return {'reward': reward, 'success': n < 5, 'parts': {'n': n}}\n"
         "short.range = (-20, 0)\n"
         "def signs(rewards_G, success_G, mask_G, *, scale=1.0):\n"
         "    return scale * jnp.sign(rewards_G - rewards_G.mean())\n"
@@ -210,7 +211,7 @@ def test_own_reward_and_advantage_from_a_file(tmp_path):
         log__rollouts_every=1,
     )
     trainer.train(config, tmp_path / "run")
-    row = [row for row in lines(tmp_path / "run") if row["kind"] == "train"][0]
+    row = next(row for row in lines(tmp_path / "run") if row["kind"] == "train")
     assert -20 <= row["reward/mean"] < 0
     assert row["reward/n"] == pytest.approx(-row["reward/mean"], rel=0.2)
     written = lines(tmp_path / "run", "rollouts")
