@@ -38,14 +38,14 @@ PRESETS = {"tiny": tiny}
 def get_config(presets: str = "") -> ConfigDict:
     """Returns the experiment with the comma-separated `presets` applied."""
     config = common.get_config()
-    config.steps = 80
+    config.steps = 60
     config.task.name = "arithmetic"
     options = config.task.options
     options.levels = (1, 2)  # numbers of operations in a question
     options.max_operand = 12  # largest number trained on; `easy` has one digit, `hard` goes beyond
     options.train_size = 20_000  # examples
     options.eval_size = 512  # examples of each evaluation set
-    options.mistake_rate = 0.55  # share of the demonstrations that hold a mistake
+    options.mistake_rate = 0.6  # share of the demonstrations that hold a mistake
     config.data.max_prompt_tokens = 12
     config.tokenizer.path = "mapo_jax/tasks/arithmetic.model"
     config.policy.num_layers = 2

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mapo_jax import (
-    advantages,
     checkpoints,
     data,
     errors,
@@ -30,10 +28,9 @@ from mapo_jax import (
     loading,
     metrics,
     model,
-    optimizer,
+    programs,
     rewards,
     sampling,
-    scoring,
     sharding,
     tokenizers,
     train_step,
@@ -118,7 +115,7 @@ class _Run:
         self.model = model.ModelConfig(vocab_size=self.tokenizer.vocab_size, **policy)
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
-        self._make_programs()
+        self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
         _write_config(c, workdir)  # no sooner: what is wrong with the data can still be mended
         self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
         self.reference: model.Params | None = None
@@ -150,100 +147,15 @@ class _Run:
         prompts = dict(self.prompts)
         return [(i, prompts[i], ids) for i, ids in kept if i in prompts]
 
-    def _make_programs(self) -> None:
-        c = self.config
-        common: dict[str, Any] = {"mesh": self.mesh, "dtype": c.compute.dtype}
-        memory = {
-            name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
-        }
-        settings = scoring.ScoringConfig(temperature=c.rollout.temperature, **memory)
-        names = ("clip_low", "clip_high", "clip_dual", "beta")
-        self.txs = {
-            "warmup": optimizer.make_optimizer(
-                dataclasses.replace(
-                    c.optimizer,
-                    learning_rate=c.warmup.learning_rate,
-                    schedule_steps=c.warmup.schedule_steps,
-                )
-            ),
-            "rl": optimizer.make_optimizer(c.optimizer),
-        }
-        self.warmup_step = train_step.make_train_step(
-            self.model,
-            scoring.ScoringConfig(**memory),
-            train_step.cross_entropy_loss,
-            self.txs["warmup"],
-            aggregation="token_mean",
-            minibatch_prompts=c.warmup.batch,
-            microbatch=(c.warmup.batch, 1),
-            **common,
-        )
-        self.update = train_step.make_train_step(
-            self.model,
-            settings,
-            train_step.policy_loss(**{name: getattr(c.algorithm, name) for name in names}),
-            self.txs["rl"],
-            aggregation=c.algorithm.aggregation,
-            minibatch_prompts=c.batch.minibatch_prompts,
-            microbatch=c.batch.microbatch,
-            **common,
-        )
-        self.score = train_step.make_score(
-            self.model, settings, microbatch=c.batch.microbatch, **common
-        )
-        self.sampling = sampling.SamplingConfig(
-            group_size=c.batch.group,
-            max_new_tokens=c.rollout.max_new_tokens,
-            temperature=c.rollout.temperature,
-            top_p=c.rollout.top_p,
-            top_k=c.rollout.top_k,
-            eos_ids=self.tokenizer.eos_ids,
-            lanes=c.rollout.lanes or None,
-            width=c.rollout.width or None,
-        )
-        advantage: str | Callable = c.algorithm.advantage
-        if ".py:" in c.algorithm.advantage:
-            advantage = loading.load_function(c.algorithm.advantage, "algorithm.advantage")
-        self.advantages = jax.jit(
-            functools.partial(_advantages, advantage, dict(c.algorithm.advantage_options))
-        )
-        # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase.
-        axes = model.logical_axes(self.model)
-        self.serve = jax.jit(
-            lambda params: train_step.cast(params, c.compute.dtype),
-            out_shardings=sharding.shardings(self.mesh, axes, sharding.GATHERED),
-        )
-        self.shardings = {
-            phase: train_step.state_shardings(self.model, tx, self.mesh)
-            for phase, tx in self.txs.items()
-        }
-
-    def _fresh_state(self, phase: str, params: model.Params) -> train_step.TrainState:
-        """A state with a new optimizer. One jit for the whole: it keeps every array's sharding."""
-        init = functools.partial(train_step.init_state, tx=self.txs[phase])
-        return jax.jit(init, out_shardings=self.shardings[phase])(params)
-
-    def _abstract_state(self, phase: str) -> train_step.TrainState:
-        shapes = jax.eval_shape(
-            lambda: train_step.init_state(
-                model.init_params(jax.random.key(0), self.model), self.txs[phase]
-            )
-        )
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            self.shardings[phase],
-        )
-
     def _start_or_continue(self) -> None:
         c = self.config
         self.phase, self.done = ("warmup" if c.warmup.steps else "rl"), 0
         self.restored: tuple[str, int] | None = None
         index = self.saved.latest()
-        abstract = self._abstract_state(self.phase)
+        abstract = self.programs.abstract_state(self.phase)
         if index is not None:
             self.phase = "rl" if index >= c.warmup.steps else "warmup"
-            self.state, position = self.saved.restore(self._abstract_state(self.phase))
+            self.state, position = self.saved.restore(self.programs.abstract_state(self.phase))
             self.done = position["step"]
             self.restored = (self.phase, self.done)
             if self.phase == "rl" and c.algorithm.beta:
@@ -256,11 +168,8 @@ class _Run:
         if c.policy.init:
             params = checkpoints.restore_params(Path(c.policy.init), abstract.params)
         else:
-            params = jax.jit(
-                functools.partial(model.init_params, config=self.model),
-                out_shardings=self.shardings[self.phase].params,
-            )(self._key(0, _INIT))
-        self.state = self._fresh_state(self.phase, params)
+            params = self.programs.init_params(self._key(0, _INIT), self.phase)
+        self.state = self.programs.fresh_state(self.phase, params)
 
     def _key(self, step: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(self.key, step), purpose)
@@ -293,7 +202,7 @@ class _Run:
     def go(self) -> None:
         if self.phase == "warmup":
             self._warm_up()
-            self.state = self._fresh_state("rl", self.state.params)
+            self.state = self.programs.fresh_state("rl", self.state.params)
             self.phase, self.done = "rl", 0
         self._reinforce()
 
@@ -307,7 +216,7 @@ class _Run:
                 len(pairs), c.seed, (step - 1) * c.warmup.batch, c.warmup.batch
             )
             batch = self._demonstration_batch([pairs[i] for i in positions])
-            self.state, reported = self.warmup_step(self.state, batch, jnp.int32(0))
+            self.state, reported = self.programs.warmup_step(self.state, batch, jnp.int32(0))
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", "warmup", step, values)
@@ -354,7 +263,7 @@ class _Run:
         ends, accuracy = step in (0, c.steps), None
         if ends or step % c.eval.every == 0:
             values = evaluation.evaluate(
-                self.serve(self.state.params),
+                self.programs.serve(self.state.params),
                 self.model,
                 self.tokenizer,
                 self.reward,
@@ -388,7 +297,7 @@ class _Run:
         reported = []
         for _ in range(c.batch.epochs):
             for index in range(c.batch.prompts // c.batch.minibatch_prompts):
-                self.state, values = self.update(self.state, batch, jnp.int32(index))
+                self.state, values = self.programs.update(self.state, batch, jnp.int32(index))
                 reported.append(values)
         values = _values(jax.device_get(reported))
         end = time.perf_counter()
@@ -421,7 +330,7 @@ class _Run:
         rows = [self.prompts[i] for i in chosen]
         tokens_PS, lengths_P = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
         example_P = np.asarray([i for i, _ in rows], np.int32)
-        params, key = self.serve(self.state.params), self._key(step, _SAMPLING)
+        params, key = self.programs.serve(self.state.params), self._key(step, _SAMPLING)
         pieces = [
             sampling.sample(
                 params,
@@ -429,7 +338,7 @@ class _Run:
                 tokens_PS[piece],
                 lengths_P[piece],
                 key,
-                self.sampling,
+                self.programs.sampling,
                 example_P=example_P[piece],
                 prompt_index_P=piece.astype(np.int32),
                 mesh=self.mesh,
@@ -471,14 +380,14 @@ class _Run:
             ),
             sharding.by_prompt(self.mesh),
         )
-        advantages_PG, group_values = self.advantages(
+        advantages_PG, group_values = self.programs.advantages(
             self._key(step, _ADVANTAGES), *found, rollouts.valid, rollouts.mask
         )
         old_logps, ref_logps = rollouts.logps, None
         if c.algorithm.old_logps == "rescored":
-            old_logps = self.score(self.state.params, rollouts)
+            old_logps = self.programs.score(self.state.params, rollouts)
         if self.reference is not None:
-            ref_logps = self.score(self.reference, rollouts)
+            ref_logps = self.programs.score(self.reference, rollouts)
         advantages_on_host, group_values = jax.device_get((advantages_PG, group_values))
         values = {name: float(x / max(n, 1)) for name, (x, n) in group_values.items()}
         return Batch(rollouts, advantages_PG, old_logps, ref_logps), values, advantages_on_host
@@ -520,21 +429,6 @@ _SHOWN = {
     ),
     ("eval", "rl"): (),
 }
-
-
-def _advantages(advantage, options, key, rewards_PG, success_PG, parts_PGC, valid_PG, mask_PGT):
-    """Advantages [P, G] and facts about the groups, as (sum, count)."""
-    advantages_PG = advantages.group_advantages(
-        advantage,
-        rewards_PG,
-        success_PG,
-        valid_PG,
-        key=key,
-        lengths_PG=mask_PGT.sum(-1),
-        components_PGC=parts_PGC,
-        **options,
-    )
-    return advantages_PG, advantages.group_metrics(rewards_PG, success_PG, valid_PG)
 
 
 def _shuffle(judged: rewards.Judged, group: int, rng: np.random.Generator) -> rewards.Judged:
