@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 from ml_collections import ConfigDict  # noqa: E402
 
 from mapo_jax import config as config_lib  # noqa: E402
-from mapo_jax import errors  # noqa: E402
+from mapo_jax import errors, validation  # noqa: E402
 
 USAGE = """\
 --config FILE.py[:PRESET,...]   experiment, and presets applied in this order (required)
@@ -34,7 +34,7 @@ USAGE = """\
 class Arguments:
     """What a command line says."""
 
-    config: Any  # of the schema: a mapo_jax.config.Config where none is given
+    config: Any  # what `read` returned
     workdir: Path
     overrides: tuple[str, ...]  # "a.b=value", as typed
 
@@ -79,13 +79,19 @@ def main(run: Callable[[list[str]], None]) -> int:
     return 0
 
 
-def parse(argv: list[str], description: str, schema: Any = config_lib) -> Arguments:
+def parse(
+    argv: list[str],
+    description: str,
+    read: Callable[[Any], Any] = config_lib.from_config_dict,
+    check: Callable[[Any, int], list[str]] = validation.validate,
+) -> Arguments:
     """Reads the command line, loads the experiment and checks everything.
 
     Args:
         argv: what follows the launcher's name.
         description: the beginning of --help.
-        schema: module with `from_config_dict` and `validate`, for a config of another kind.
+        read: turns the experiment's tree into a config.
+        check: lists the mistakes in it, given the number of devices.
 
     Raises:
         UserError: with a line for each mistake.
@@ -112,14 +118,14 @@ def parse(argv: list[str], description: str, schema: Any = config_lib) -> Argume
     for key, text in settings:
         _set(tree, key, text, lines)
     try:
-        config = schema.from_config_dict(tree)
+        config = read(tree)
     except errors.UserError as error:
         raise errors.UserError(*lines, *error.lines) from None
 
     if presets_known:  # without one of its presets a config is not the one that was meant
         import jax  # late: the mistakes above need not wait for it
 
-        lines += schema.validate(config, jax.device_count())
+        lines += check(config, jax.device_count())
     if lines:
         raise errors.UserError(*lines)
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])

@@ -11,7 +11,7 @@ import _cli
 def run(argv: list[str]) -> None:
     from mapo_jax import bench  # after _cli, which puts the root on the path
 
-    config = _cli.parse(argv, __doc__ or "", schema=bench).config
+    config = _cli.parse(argv, __doc__ or "", bench.from_config_dict, bench.validate).config
     bench.report(config, bench.measure(config))
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments import arithmetic, common, gsm8k
 from mapo_jax import config as config_lib
-from mapo_jax import errors
+from mapo_jax import errors, validation
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def make(changes: dict | None = None, device_count: int = 1) -> list[str]:
         node = tree[group] if group else tree
         with tree.unlocked():
             node[name] = value
-    return config_lib.validate(config_lib.from_config_dict(tree), device_count)
+    return validation.validate(config_lib.from_config_dict(tree), device_count)
 
 
 @pytest.mark.parametrize("device_count", [1, 2, 8])
@@ -62,11 +62,11 @@ def test_dataclasses_mirror_the_tree():
 def test_limits_name_existing_keys():
     config = config_lib.from_config_dict(common.get_config())
     tree = config_lib._flat(config_lib.to_dict(config))
-    assert config_lib._LIMITS.keys() <= tree.keys()
-    assert config_lib._CHOICES.keys() <= tree.keys()
+    assert validation._LIMITS.keys() <= tree.keys()
+    assert validation._CHOICES.keys() <= tree.keys()
     unlimited = {
         key for key, v in tree.items() if type(v) in (int, float)
-    } - config_lib._LIMITS.keys()
+    } - validation._LIMITS.keys()
     assert unlimited == set()
 
 

@@ -1,0 +1,289 @@
+"""What can be wrong with a configuration: every mistake, a line each, before anything compiles."""
+
+import math
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors
+from mapo_jax.config import Config, did_you_mean, show
+
+Limit = tuple[str, Callable[[Any], bool]]
+
+
+def _at_least(low: float) -> Limit:
+    return f">= {low}", lambda value: value >= low
+
+
+def _above(low: float) -> Limit:
+    return f"> {low}", lambda value: value > low
+
+
+_FRACTION: Limit = (">= 0 and < 1", lambda value: 0 <= value < 1)
+_AXIS: Limit = (">= 1, or -1 for the rest of the devices", lambda value: value >= 1 or value == -1)
+
+_LIMITS: dict[str, Limit] = {
+    "seed": (">= 0 and < 2**32", lambda value: 0 <= value < 2**32),
+    "steps": _at_least(0),
+    "data.max_prompt_tokens": _at_least(1),
+    "policy.num_layers": _at_least(1),
+    "policy.embed_dim": _at_least(1),
+    "policy.num_heads": _at_least(1),
+    "policy.num_kv_heads": _at_least(1),
+    "policy.head_dim": (">= 2 and even (RoPE turns pairs)", lambda n: n >= 2 and n % 2 == 0),
+    "policy.mlp_dim": _at_least(1),
+    "policy.rope_theta": _above(0),
+    "policy.norm_eps": _above(0),
+    "compute.head_chunk": _at_least(1),
+    "compute.attention_chunk": _at_least(1),
+    "warmup.steps": _at_least(0),
+    "warmup.learning_rate": _at_least(0),
+    "warmup.batch": _at_least(1),
+    "warmup.schedule_steps": _at_least(0),
+    "batch.prompts": _at_least(1),
+    "batch.group": (
+        ">= 2: the only rollout of a group is its own mean, so every advantage would be 0",
+        lambda value: value >= 2,
+    ),
+    "batch.minibatch_prompts": _at_least(1),
+    "batch.microbatch": ("(p, g) with p >= 1 and g >= 1", lambda value: min(value) >= 1),
+    "batch.epochs": _at_least(1),
+    "rollout.temperature": (
+        "> 0: training needs the log-probs of what is sampled (evaluation is greedy by itself)",
+        lambda value: value > 0,
+    ),
+    "rollout.top_p": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "rollout.top_k": (">= 0 (0: all)", lambda value: value >= 0),
+    "rollout.max_new_tokens": _at_least(1),
+    "rollout.chunks": _at_least(1),
+    "rollout.lanes": (">= 0 (0: all)", lambda value: value >= 0),
+    "rollout.width": (">= 0 (0: the group)", lambda value: value >= 0),
+    "algorithm.beta": _at_least(0),
+    "algorithm.clip_low": _FRACTION,
+    "algorithm.clip_high": _at_least(0),
+    "algorithm.clip_dual": _above(1),
+    "optimizer.learning_rate": _at_least(0),
+    "optimizer.schedule_steps": _at_least(0),
+    "optimizer.b1": _FRACTION,
+    "optimizer.b2": _FRACTION,
+    "optimizer.eps": _above(0),
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.max_grad_norm": _above(0),
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+    "eval.every": _at_least(1),
+    "eval.problems": _at_least(1),
+    "eval.batch": _at_least(1),
+    "checkpoint.every": _at_least(1),
+    "checkpoint.keep": _at_least(1),
+    "log.rollouts_every": (">= 0 (0: none)", lambda value: value >= 0),
+    "log.rollouts_prompts": _at_least(1),
+}
+
+_CHOICES = {
+    "compute.dtype": ("float32", "bfloat16"),
+    "compute.matmul_precision": ("default", "high", "highest"),
+    "algorithm.old_logps": ("sampler", "rescored"),
+    "log.console": ("auto", "rich", "plain"),
+}
+
+
+def validate(config: Config, device_count: int) -> list[str]:
+    """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
+
+    Files are looked for, the task is made and the tokenizer loaded; nothing is compiled.
+
+    Args:
+        config: what `from_config_dict` returned.
+        device_count: of all processes together.
+    """
+    from mapo_jax import losses  # imports jax, as `sharding` does: other mistakes need not wait
+
+    choices = _CHOICES | {"algorithm.aggregation": tuple(losses.AGGREGATIONS)}
+    lines = []
+    for key, (text, holds) in _LIMITS.items():
+        value = operator.attrgetter(key)(config)
+        if isinstance(value, float) and not math.isfinite(value):
+            lines.append(f"{key}={value}: must be finite and {text}")
+        elif not holds(value):
+            lines.append(f"{key}={value}: must be {text}")
+    for key, allowed in choices.items():
+        value = operator.attrgetter(key)(config)
+        if value not in allowed:
+            lines.append(
+                f"{key}={show(value)}: must be one of {', '.join(allowed)}"
+                + did_you_mean(value, allowed)
+            )
+    broken = {line.partition("=")[0] for line in lines}
+    lines += _combination_mistakes(config, device_count, broken)
+    lines += _resource_mistakes(config)
+    return lines
+
+
+def _multiple(key: str, value: int, of: int, why: str) -> list[str]:
+    if value % of == 0:
+        return []
+    near = max(of, round(value / of) * of)
+    return [f"{key}={value}: must be a multiple of {why}; try {near}"]
+
+
+def _divisor(key: str, value: int, total: int, why: str, shown: Any = None) -> list[str]:
+    if total % value == 0:
+        return []
+    near = min(
+        (n for n in range(1, total + 1) if total % n == 0), key=lambda n: (abs(n - value), n)
+    )
+    return [f"{key}={value if shown is None else shown}: must divide {why}; try {near}"]
+
+
+def _combination_mistakes(config: Config, device_count: int, broken: set[str]) -> list[str]:
+    """The mistakes between numbers, where the numbers by themselves are in range."""
+    batch, policy, rollout, algorithm = (
+        config.batch,
+        config.policy,
+        config.rollout,
+        config.algorithm,
+    )
+    p, g = batch.microbatch
+    lines = []
+
+    def ok(*keys: str) -> bool:
+        return not broken & {*keys}
+
+    if ok("batch.minibatch_prompts", "batch.prompts"):
+        why = f"batch.prompts={batch.prompts}"
+        lines += _divisor("batch.minibatch_prompts", batch.minibatch_prompts, batch.prompts, why)
+    if ok("batch.microbatch", "batch.minibatch_prompts"):
+        why = f"batch.minibatch_prompts={batch.minibatch_prompts}"
+        why = f"{why} with its first number, prompts"
+        lines += _divisor("batch.microbatch", p, batch.minibatch_prompts, why, batch.microbatch)
+    if ok("batch.microbatch", "batch.group"):
+        why = f"batch.group={batch.group} with its second number, rollouts per prompt"
+        lines += _divisor("batch.microbatch", g, batch.group, why, batch.microbatch)
+    if ok("rollout.chunks", "batch.prompts"):
+        why = f"batch.prompts={batch.prompts}"
+        lines += _divisor("rollout.chunks", rollout.chunks, batch.prompts, why)
+    if ok("rollout.width", "batch.group") and rollout.width > batch.group:
+        lines.append(
+            f"rollout.width={rollout.width}: must be at most batch.group={batch.group}, or 0 for it"
+        )
+    if ok("policy.num_kv_heads", "policy.num_heads"):
+        why = f"policy.num_heads={policy.num_heads}"
+        lines += _divisor("policy.num_kv_heads", policy.num_kv_heads, policy.num_heads, why)
+    if ok("algorithm.clip_high", "algorithm.clip_dual"):
+        if 1 + algorithm.clip_high > algorithm.clip_dual:
+            lines.append(
+                f"algorithm.clip_dual={algorithm.clip_dual}: must be at least 1 + "
+                f"algorithm.clip_high={algorithm.clip_high}; try {1 + algorithm.clip_high}"
+            )
+    if ok("mesh.data", "mesh.fsdp", "mesh.tensor"):
+        lines += _mesh_mistakes(config, device_count, ok)
+    return lines
+
+
+def _mesh_mistakes(config: Config, device_count: int, ok: Callable[..., bool]) -> list[str]:
+    from mapo_jax import sharding
+
+    mesh, batch, policy = config.mesh, config.batch, config.policy
+    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+    shown = f"mesh.data={mesh.data}, mesh.fsdp={mesh.fsdp}, mesh.tensor={mesh.tensor}"
+    if sizes.count(-1) > 1:
+        return [f"{shown}: at most one may be -1, the rest of the devices"]
+    try:
+        data, fsdp, tensor = sharding.mesh_shape(*sizes, device_count)
+    except ValueError:
+        return [
+            f"{shown}: must multiply to the {device_count} devices there are; "
+            "set one of them to -1 for the rest"
+        ]
+    lines = []
+    for key in ("policy.num_heads", "policy.num_kv_heads", "policy.mlp_dim"):
+        value = operator.attrgetter(key)(config)
+        if ok(key):
+            lines += _divisor("mesh.tensor", tensor, value, f"{key}={value}")
+    if ok("policy.embed_dim"):
+        lines += _divisor(
+            "mesh.fsdp", fsdp, policy.embed_dim, f"policy.embed_dim={policy.embed_dim}"
+        )
+    shards = data * fsdp
+    why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
+    if ok("batch.prompts"):
+        lines += _multiple("batch.prompts", batch.prompts, shards, why)
+    if ok("batch.microbatch") and batch.microbatch[0] % shards:
+        near = (max(shards, round(batch.microbatch[0] / shards) * shards), batch.microbatch[1])
+        lines.append(
+            f"batch.microbatch={batch.microbatch}: its first number, prompts, must be a multiple "
+            f"of {why}; try {near}"
+        )
+    if ok("warmup.batch", "warmup.steps") and config.warmup.steps:
+        lines += _multiple("warmup.batch", config.warmup.batch, shards, why)
+    if ok("eval.batch"):
+        lines += _multiple("eval.batch", config.eval.batch, shards, why)
+    chunks = config.rollout.chunks
+    if ok("rollout.chunks", "batch.prompts") and batch.prompts % (chunks * shards):
+        if batch.prompts % chunks == 0 and batch.prompts % shards == 0:
+            lines.append(
+                f"rollout.chunks={chunks}: must leave each chunk a multiple of {why}, but "
+                f"batch.prompts={batch.prompts} / {chunks} is {batch.prompts // chunks}; "
+                f"try rollout.chunks=1"
+            )
+    return lines
+
+
+def _resource_mistakes(config: Config) -> list[str]:
+    """The mistakes in what the configuration names: task, functions, files."""
+    from mapo_jax import advantages, loading, rewards, tokenizers
+    from mapo_jax.tasks import registry
+
+    lines = []
+
+    def attempt(make: Callable, *args: Any) -> Any:
+        """What `make` returns, or None and its mistakes in `lines`."""
+        try:
+            return make(*args)
+        except errors.UserError as error:
+            lines.extend(error.lines)
+            return None
+
+    options = dict(config.task.options)
+    task = attempt(registry.make, config.task.name, options, config.data.path, config.seed)
+    if task and not task.demonstration and config.warmup.steps:
+        lines.append(
+            f"warmup.steps={config.warmup.steps}: task.name={config.task.name} has no "
+            "demonstrations to warm up on; set it to 0"
+        )
+
+    reward = task.reward if task else None
+    if config.task.reward:
+        reward = attempt(loading.load_function, config.task.reward, "task.reward")
+    reward_range = attempt(rewards.reward_range, reward) if reward else None
+    advantage: Any = config.algorithm.advantage
+    if ".py:" in advantage:
+        advantage = attempt(loading.load_function, advantage, "algorithm.advantage")
+    if advantage:
+        options = dict(config.algorithm.advantage_options)
+        lines += advantages.check(advantage, options, reward_range or (0.0, 1.0))
+
+    path = config.tokenizer.path
+    if not Path(path).is_file():
+        lines.append(
+            f"tokenizer.path={show(path)}: no such file; give a SentencePiece model, which decides "
+            "the vocabulary, as in --config.tokenizer.path=tokenizer.model"
+        )
+    else:
+        tokenizer = attempt(tokenizers.load, path)
+        if tokenizer and config.mesh.tensor > 1:
+            size = tokenizer.vocab_size
+            why = f"the vocabulary of tokenizer.path={path}, {size} pieces"
+            lines += _divisor("mesh.tensor", config.mesh.tensor, size, why)
+
+    init = config.policy.init
+    if init and not (Path(init) / "checkpoints").is_dir():
+        lines.append(
+            f"policy.init={init}: not a work directory (it has no checkpoints/), and pretrained "
+            "weights cannot be loaded yet; give --config.policy.init=DIR, the work directory of "
+            "another run, or use the preset :tiny, which trains a small policy from scratch"
+        )
+    return lines
