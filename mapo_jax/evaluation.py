@@ -57,8 +57,8 @@ def evaluate(
 
     Returns:
       {"eval/SET/accuracy": greedy, "eval/SET/accuracy_sampled": ..., "eval/SET/reward_mean": mean
-      reward of the sampled answers}, each with `_low` and `_high`. Accuracy is the share of
-      successes: right on every metric of the reward.
+      reward of the sampled answers}, each with `_low` and `_high`. Accuracy is the mean of the
+      reward's part of that name; where it has none, the share of successes.
     """
     values: dict[str, float] = {}
     for number, (name, problems) in enumerate(sets.items()):
@@ -87,10 +87,9 @@ def evaluate(
                 tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
                 responses += decode(tokenizer, tokens[: len(rows)], mask[: len(rows)])
             judged = rewards.judge(reward, responses, problems.examples)
-            n, share = len(responses), float(judged.success.mean())
-            values |= _with_interval(
-                f"eval/{name}/{metric}", share, wilson_interval(float(judged.success.sum()), n)
-            )
+            right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
+            n, count = len(responses), float(right.sum())
+            values |= _with_interval(f"eval/{name}/{metric}", count / n, wilson_interval(count, n))
             if temperature:
                 finite = judged.rewards[np.isfinite(judged.rewards)].astype(np.float64)
                 values |= _with_interval(

@@ -116,10 +116,10 @@ class _Run:
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
         self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
-        _write_config(c, workdir)  # no sooner: what is wrong with the data can still be mended
         self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
         self.reference: model.Params | None = None
         self._start_or_continue()
+        _write_config(c, workdir)  # no sooner: until here a mistake can be mended
         self.records = metrics.Records(workdir, self.restored, c.log.tensorboard)
 
     def _encode(self, examples, name: str) -> list[tuple[int, list[int]]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, rewards, trainer
+from mapo_jax import checkpoints, errors, metrics, rewards, sampling, trainer
 from mapo_jax.config import from_config_dict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,6 +261,20 @@ def readable(workdir: Path) -> list[dict]:
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_each_program_compiles_once(tmp_path):
+    with metrics.Console("plain") as console:
+        run = trainer._Run(micro(rollout__chunks=2, algorithm__beta=0.0), tmp_path, console)
+        before = sampling._sample._cache_size()
+        run.go()
+        run.records.close()
+        run.saved.close()
+    assert run.programs.warmup_step._cache_size() == 1
+    assert run.programs.update._cache_size() == 1
+    assert run.programs.serve._cache_size() == 1
+    # The sampler, and evaluation's two: greedy and sampled, whatever the number of sets.
+    assert sampling._sample._cache_size() - before <= 3
 
 
 def test_the_best_checkpoint_is_kept(undisturbed):
