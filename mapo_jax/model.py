@@ -64,8 +64,15 @@ class Block(nn.Module):
         cache: Segment | None = None,
         write_at: Array | int = 0,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns x and the own keys and values, [P, G, K, T, H]: the pass's or the cache's."""
+        """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's."""
         c = self.config
+
+        # Matrix products see [tokens, features]: over [P, G, T, features] a weight's gradient is a
+        # product with three contracted axes, for which XLA:CPU transposes the activations first.
+        rows = x_PGTD.shape[:-1]
+
+        def flat(y):
+            return y.reshape(-1, y.shape[-1])
 
         def heads(y, n, name, axis):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_dim"))
@@ -75,7 +82,7 @@ class Block(nn.Module):
                 kernel_init=_init(1.0, "embed", axis, "head_dim"),
                 bias_init=zeros,
                 name=name,
-            )(y)
+            )(flat(y)).reshape(*rows, n, c.head_dim)
 
         h = _norm(c, "attention_norm", "embed")(x_PGTD)
         q = heads(h, c.num_heads, "q", "heads")
@@ -84,7 +91,8 @@ class Block(nn.Module):
         if c.qk_norm:
             q, k = _norm(c, "q_norm", "head_dim")(q), _norm(c, "k_norm", "head_dim")(k)
         q, k = rotate(q, rope), rotate(k, rope)
-        own = Segment(jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3), positions_PGT)
+        k, v = (y.transpose(0, 3, 1, 2, 4) for y in (k, v))
+        own = Segment(k, v, positions_PGT)
         if cache is not None:
             write = jax.lax.dynamic_update_slice_in_dim
             own = Segment(
@@ -101,16 +109,16 @@ class Block(nn.Module):
             use_bias=False,
             kernel_init=_init(residual_scale, "heads", "head_dim", "embed"),
             name="o",
-        )(out)
+        )(out.reshape(-1, c.num_heads, c.head_dim)).reshape(x_PGTD.shape)
 
         def dense(y, n, name, scale, *names):
             return nn.Dense(n, use_bias=False, kernel_init=_init(scale, *names), name=name)(y)
 
-        h = _norm(c, "mlp_norm", "embed")(x)
+        h = flat(_norm(c, "mlp_norm", "embed")(x))
         gate = dense(h, c.mlp_dim, "gate", 1.0, "embed", "mlp")
         up = dense(h, c.mlp_dim, "up", 1.0, "embed", "mlp")
-        x = x + dense(nn.silu(gate) * up, c.embed_dim, "down", residual_scale, "mlp", "embed")
-        return x, (own.k, own.v)
+        down = dense(nn.silu(gate) * up, c.embed_dim, "down", residual_scale, "mlp", "embed")
+        return x + down.reshape(x.shape), (own.k, own.v)
 
 
 class Ends(nn.Module):
@@ -209,7 +217,7 @@ def forward(
       attention_chunk: see `attend`.
 
     Returns:
-      hidden [P, G, T, D], and the stream's keys and values, [L, P, G, K, T, H] twice.
+      hidden [P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
     """
     axes = logical_axes(config)["layers"]
     axes = jax.tree.map(lambda names: names[1:], axes, is_leaf=lambda x: isinstance(x, tuple))
@@ -241,7 +249,9 @@ def encode_prompts(
     steps = jnp.arange(S)[None]
     positions = jnp.broadcast_to(steps, (P, S))
     _, (k, v) = forward(params, config, tokens_PS[:, None], positions[:, None], **options)
-    return Segment(k[:, :, 0], v[:, :, 0], jnp.where(steps < lengths_P[:, None] - 1, steps, ABSENT))
+    return Segment(
+        k[:, :, :, 0], v[:, :, :, 0], jnp.where(steps < lengths_P[:, None] - 1, steps, ABSENT)
+    )
 
 
 def last_tokens(tokens_PS: Array, lengths_P: Array) -> Array:

@@ -217,7 +217,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
         "token": jnp.broadcast_to(first[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
         "caches": [
-            (jnp.zeros((Q, W, K, T, H), dtype), jnp.zeros((Q, W, K, T, H), dtype)) for _ in layers
+            (jnp.zeros((Q, K, W, T, H), dtype), jnp.zeros((Q, K, W, T, H), dtype)) for _ in layers
         ],
         "tokens": jnp.zeros((R, T), jnp.int32),
         "logps": jnp.zeros((R, T), jnp.float32),

@@ -17,7 +17,7 @@ def softmax_attention(q, positions, segments):
         keys, values = [], []
         for k, v, at in segments:
             if k.ndim == 5:
-                k, v, at = k[:, g], v[:, g], at[:, g]
+                k, v, at = k[:, :, g], v[:, :, g], at[:, g]
             head = n // (q.shape[3] // k.shape[1])
             for s in range(at.shape[1]):
                 if at[p, s] <= positions[p, g, t]:
@@ -42,7 +42,7 @@ def inputs(N=4, K=2, shared=True, own=True, seed=0):
         at = np.stack([rng.permutation(T) + 2 for _ in range(P * G)]).reshape(P, G, T)
         at = np.where((at == 4) & (np.arange(G) == 1)[None, :, None], ABSENT, at)
         at[..., 0] = 2  # every query sees a key
-        segments.append(Segment(normal(P, G, K, T, H), normal(P, G, K, T, H), at.astype(np.int32)))
+        segments.append(Segment(normal(P, K, G, T, H), normal(P, K, G, T, H), at.astype(np.int32)))
     return normal(P, G, T, N, H), positions, segments
 
 
@@ -64,7 +64,8 @@ def test_large_scores_stay_exact():
 
 def test_two_segments_are_one_long_one():
     q, positions, (shared, own) = inputs()
-    wide = [np.broadcast_to(x[:, None], (P, G, *x.shape[1:])) for x in shared]
+    keys = (np.repeat(x[:, :, None], G, 2) for x in shared[:2])
+    wide = [*keys, np.repeat(shared.positions[:, None], G, 1)]
     joined = Segment(
         *(np.concatenate([a, b], -2) for a, b in zip(wide[:2], own[:2], strict=True)),
         np.concatenate([wide[2], own[2]], -1),

@@ -27,7 +27,7 @@ def run(config, params, gradients):
 
 
 def test_equals_adamw_by_hand():
-    """Decoupled weight decay (arXiv 1711.05101 alg. 2), clipping, rate (k + 1) / 4, then constant."""
+    """Decoupled weight decay (arXiv 1711.05101 alg. 2), clipping, rate (k + 1) / 4, then fixed."""
     rng = np.random.default_rng(0)
     params = {"w": rng.normal(size=(3, 2)), "scale": rng.normal(size=2)}
     gradients = [{"w": rng.normal(size=(3, 2)), "scale": rng.normal(size=2)} for _ in range(6)]
@@ -53,10 +53,8 @@ def test_schedule_starts_above_zero(schedule_steps, first):
     config = OptimizerConfig(
         0.1, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
     )
-    w = np.float32([1.0, 1.0])
-    after = run(
-        config, w, [np.float32([1, -1])] * (schedule_steps + 2)
-    )  # steps of exactly the rate
+    w = np.float32([1.0, 1.0])  # with no averaging, a step is exactly the rate
+    after = run(config, w, [np.float32([1, -1])] * (schedule_steps + 2))
     rates = -np.diff(np.stack([w, *after])[:, 0])
     np.testing.assert_allclose(rates[0], first, rtol=1e-5)
     np.testing.assert_allclose(rates[schedule_steps:], 0.1, rtol=1e-5)

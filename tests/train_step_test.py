@@ -13,7 +13,7 @@ from mapo_jax import losses, sampling, scoring, sharding, train_step
 from mapo_jax.optimizer import OptimizerConfig, make_optimizer
 from mapo_jax.rollouts import Batch
 
-CONFIG = small.CONFIG
+CONFIG = small.replace(small.CONFIG, qkv_bias=False, qk_norm=False, tie_embeddings=True)
 P, G, S, T = 8, 4, 5, 6
 BETA = 0.1
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
@@ -27,7 +27,7 @@ def batch():
     """Off policy, so that tokens are clipped on every side, with a reference."""
     rng = np.random.default_rng(1)
     r = small.rollouts(P, G, S, T)
-    logps = np.asarray(small.plain_logps(small.params(), CONFIG, r))
+    logps = np.asarray(small.plain_logps(small.params(CONFIG), CONFIG, r))
     moved = lambda scale: np.where(r.mask, logps + scale * rng.normal(size=logps.shape), 0)  # noqa: E731
     r = small.replace(r, logps=moved(0.1).astype(np.float32))
     return Batch(
@@ -65,7 +65,7 @@ def build(
 
 
 def fresh_state(mesh, tx=KEEP):
-    state = train_step.init_state(small.params(), tx)
+    state = train_step.init_state(small.params(CONFIG), tx)
     return jax.device_put(state, train_step.state_shardings(CONFIG, tx, mesh))
 
 
@@ -105,7 +105,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 def test_splits_into_microbatches(aggregation):
-    for microbatch in [(2, 2)] if aggregation == "sequence_mean" else [(2, G), (P, 1), (1, 2)]:
+    for microbatch in [(2, 2)] if aggregation == "sequence_mean" else [(2, G), (P, 1)]:
         actual = gradient(batch(), microbatch=microbatch, aggregation=aggregation)
         assert_same(actual, whole(aggregation))
 
@@ -137,19 +137,15 @@ def test_order_of_groups_and_of_rollouts():
 def test_meshes(shape, capfd):
     microbatch = {(8, 1, 1): (8, 2), (1, 4, 2): (4, 2)}
     options = {"microbatch": microbatch[shape]} if shape in microbatch else {}
-    assert_same(gradient(batch(), mesh_shape=shape, **options), whole())
-    assert "rematerialization" not in capfd.readouterr().err  # of the partitioner
-
-
-def test_weights_are_gathered_and_gradients_scattered_on_fsdp():
-    step, mesh = build((1, 8, 1))
-    state = fresh_state(mesh)
-    lowered = step.lower(state, jax.device_put(batch(), sharding.by_prompt(mesh)), jnp.int32(0))
-    text = lowered.compile().as_text()
-    assert " all-gather(" in text
-    assert " reduce-scatter(" in text or " all-reduce(" in text
-    for x in jax.tree.leaves((state.params["layers"]["q"], state.opt_state.trace["layers"]["q"])):
-        assert x.size // x.addressable_shards[0].data.size in (1, 8)
+    step, mesh = build(shape, **options)
+    b = jax.device_put(batch(), sharding.by_prompt(mesh))
+    compiled = step.lower(fresh_state(mesh), b, jnp.int32(0)).compile()
+    state, metrics = compiled(fresh_state(mesh), b, jnp.int32(0))
+    assert_same(jax.tree.map(np.asarray, (state.opt_state.trace, metrics)), whole())
+    assert "rematerialization" not in capfd.readouterr().err  # the partitioner's last resort
+    text = compiled.as_text()
+    assert (" all-gather(" in text) == (shape[1] > 1)  # stored split, used whole
+    assert " all-reduce(" in text
 
 
 def test_minibatch_takes_its_prompts():
@@ -189,7 +185,7 @@ def test_what_is_not_valid_counts_in_nothing():
 def test_values_equal_the_oracle():
     """Loss and metrics a token at a time, from `model.apply` on whole rows."""
     b, r = batch(), batch().rollouts
-    logits = np.asarray(small.plain_logits(small.params(), CONFIG, r), float)
+    logits = np.asarray(small.plain_logits(small.params(CONFIG), CONFIG, r), float)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     logps = np.take_along_axis(log_probs, r.tokens[..., None], -1)[..., 0]
     surrogate, kl = np.zeros((2, *r.mask.shape))
@@ -230,7 +226,7 @@ def on_policy():
     settings = sampling.SamplingConfig(G, T, eos_ids=(3, 11, 20))
     r = small.rollouts(P, G, S, T)
     r = sampling.sample(
-        small.params(), CONFIG, r.prompt_tokens, r.prompt_lengths, jax.random.key(0), settings
+        small.params(CONFIG), CONFIG, r.prompt_tokens, r.prompt_lengths, jax.random.key(0), settings
     )
     return Batch(*jax.tree.map(np.asarray, (r, batch().advantages, r.logps)), None)
 
@@ -238,7 +234,7 @@ def on_policy():
 def plain_gradient(loss):
     """Gradient of loss(logps [P, G, T]) with the log-probs of `model.apply` on whole rows."""
     r = on_policy().rollouts
-    return jax.jit(jax.grad(lambda p: loss(small.plain_logps(p, CONFIG, r))))(small.params())
+    return jax.jit(jax.grad(lambda p: loss(small.plain_logps(p, CONFIG, r))))(small.params(CONFIG))
 
 
 def test_on_policy_it_is_reinforce():
@@ -272,11 +268,10 @@ def test_cross_entropy():
 
 
 def test_bfloat16_computes_near_float32():
-    actual, _ = gradient(batch(), dtype="bfloat16")
+    actual, single = (gradient(on_policy(), dtype=dtype)[0] for dtype in ("bfloat16", "float32"))
     assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype("float32")}
-    a, e = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (actual, whole()[0]))
-    assert a @ e / np.linalg.norm(a) / np.linalg.norm(e) > 0.97
-    assert not np.array_equal(a, e)
+    a, e = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (actual, single))
+    assert 1e-3 < np.linalg.norm(a - e) / np.linalg.norm(e) < 0.1
 
 
 # ---- the step ----
@@ -297,9 +292,8 @@ def test_compiles_once_donates_keeps_layouts_and_learns():
     assert step._cache_size() == 1
     assert int(state.step) == 3
     assert totals[2] < totals[1] < totals[0]
-    jax.tree.map(
-        lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(), state, shardings
-    )
+    for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert x.sharding.is_equivalent_to(s, x.ndim)
     adam = state.opt_state[1][0]
     for moment in (adam.mu, adam.nu):
         for m, p in zip(jax.tree.leaves(moment), jax.tree.leaves(state.params), strict=True):
@@ -307,9 +301,9 @@ def test_compiles_once_donates_keeps_layouts_and_learns():
 
 
 def test_nothing_moves_where_something_is_not_finite():
-    step, mesh = build(tx=ADAM)
+    step, mesh = build()
     good = jax.device_put(batch(), sharding.by_prompt(mesh))
-    state, _ = step(fresh_state(mesh, ADAM), good, jnp.int32(0))
+    state, _ = step(fresh_state(mesh), good, jnp.int32(0))
     before = jax.tree.map(np.array, state)
     skipped = 0
     for bad in (np.nan, np.inf):
@@ -339,7 +333,7 @@ def test_make_score_equals_score(shape, microbatch):
     params = fresh_state(mesh).params
     r = batch().rollouts
     actual = score(params, jax.device_put(r, sharding.by_prompt(mesh)))
-    expected = small.plain_logps(small.params(), CONFIG, r)
+    expected = small.plain_logps(small.params(CONFIG), CONFIG, r)
     np.testing.assert_allclose(actual, np.where(r.mask, expected, 0), atol=2e-5)
 
 
