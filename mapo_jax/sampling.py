@@ -274,7 +274,9 @@ def _reject(mass_BV, token_B, key_B, settings):
     def outside(token):
         likelier = mass_BV > mass_of(token)
         out = jnp.where(likelier, mass_BV, 0).sum(-1) >= settings.top_p * total
-        return out | (likelier.sum(-1) >= settings.top_k) if settings.top_k else out
+        if settings.top_k:
+            out |= likelier.sum(-1) >= settings.top_k
+        return out & likelier.any(-1)  # the likeliest token is always in: this ends the loop
 
     def again(carry):
         attempt, token, out = carry

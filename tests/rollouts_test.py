@@ -20,6 +20,8 @@ def test_split_deals_every_rollout_once_with_its_prompt(whole, piece):
     assert r.prompt_lengths.shape == r.example.shape == (n, p)
     assert r.tokens.shape == (n, p, g, 3)
     assert pieces.advantages.shape == weights.shape == (n, p, g)
+    assert r.finished.shape == r.valid.shape == (n, p, g)
+    assert r.mask.shape == r.logps.shape == (n, p, g, 3)
     assert pieces.ref_logps is None
     of_prompt = np.asarray(r.example)[..., None]
     np.testing.assert_array_equal(r.prompt_tokens, np.stack([of_prompt[..., 0]] * 2, -1))

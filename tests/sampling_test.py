@@ -380,3 +380,12 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
         limited(), tokens=tokens, logps=logps, mask=mask, finished=finished, valid=valid
     )
     assert_same(actual, limited())
+
+
+def test_a_nucleus_of_no_mass_holds_the_likeliest_token():
+    logits = jax.random.normal(jax.random.key(0), (32, 50))
+    keys = jax.random.split(jax.random.key(1), 32)
+    tokens, _ = jax.jit(sampling.draw, static_argnums=2)(
+        logits, keys, SamplingConfig(1, 1, top_p=0.0)
+    )
+    np.testing.assert_array_equal(tokens, logits.argmax(-1))
