@@ -19,6 +19,7 @@ def small(config: ConfigDict) -> None:
 
 def stragglers(config: ConfigDict) -> None:
     """The small policy, 64 prompts x 8 in 64 slots, responses of very different lengths."""
+    config.repetitions = 3
     config.batch.prompts = 64
     config.rollout.mean_new_tokens = 32
     config.rollout.lanes = 8
