@@ -12,6 +12,7 @@ itself.
 import dataclasses
 import functools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -282,10 +283,11 @@ class _Run:
 
     def _record(self, kind: str, phase: str, step: int, values: dict[str, float]) -> None:
         self.records.write(kind, phase, step, values)
-        shown = {name: values[name] for name in _SHOWN[kind, phase] if name in values}
         if kind == "eval":
-            shown = {k: v for k, v in values.items() if not k.endswith(("_low", "_high"))}
-        self.console.step(step, shown)
+            names = [name for name in values if not name.endswith(("_low", "_high"))]
+        else:
+            names = [name for name in _SHOWN[phase] if name in values]
+        self.console.step(step, {name: values[name] for name in names})
 
     # A step of RL
 
@@ -372,14 +374,13 @@ class _Run:
         rollouts = jax.device_put(
             dataclasses.replace(rollouts, valid=valid), sharding.by_prompt(self.mesh)
         )
-        found = jax.device_put(
-            (
-                judged.rewards.reshape(shape),
-                judged.success.reshape(shape),
-                np.stack([*judged.parts.values()], -1).reshape(*shape, -1),
-            ),
-            sharding.by_prompt(self.mesh),
+        parts = np.array([*judged.parts.values()], np.float32).reshape(len(judged.parts), *shape)
+        found = (
+            judged.rewards.reshape(shape),
+            judged.success.reshape(shape),
+            np.moveaxis(parts, 0, -1),
         )
+        found = jax.device_put(found, sharding.by_prompt(self.mesh))
         advantages_PG, group_values = self.programs.advantages(
             self._key(step, _ADVANTAGES), *found, rollouts.valid, rollouts.mask
         )
@@ -416,10 +417,10 @@ class _Run:
         self.records.write_rollouts("rl", step, rows)
 
 
-# What the console shows of a line; the rest is in metrics.jsonl.
+# What the console shows of a training line; the rest is in metrics.jsonl.
 _SHOWN = {
-    ("train", "warmup"): ("loss/total", "policy/entropy", "time/step"),
-    ("train", "rl"): (
+    "warmup": ("loss/total", "policy/entropy", "time/step"),
+    "rl": (
         "reward/mean",
         "reward/accuracy",
         "loss/surrogate",
@@ -427,7 +428,6 @@ _SHOWN = {
         "rollout/length_mean",
         "time/step",
     ),
-    ("eval", "rl"): (),
 }
 
 
@@ -441,7 +441,7 @@ def _shuffle(judged: rewards.Judged, group: int, rng: np.random.Generator) -> re
 def _judged_values(judged: rewards.Judged) -> dict[str, float]:
     finite = np.isfinite(judged.rewards)
     return {
-        "reward/mean": float(judged.rewards[finite].mean()) if finite.any() else 0.0,
+        "reward/mean": float(judged.rewards[finite].mean()) if finite.any() else math.nan,
         "reward/success": float(judged.success.mean()),
         "reward/invalid": float(1 - finite.mean()),
         **{f"reward/{name}": float(x.mean()) for name, x in judged.parts.items()},

@@ -171,7 +171,18 @@ def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
 
 
 def test_without_learning_rate_nothing_moves(tmp_path):
-    config = micro(optimizer__learning_rate=0.0, algorithm__beta=0.0, warmup__steps=1, steps=2)
+    (tmp_path / "my.py").write_text(  # a reward without parts: its accuracy is success
+        "def short(response, example):\n"
+        "    n = len(response)\n"
+        "    return {'reward': 1 / (1 + n), 'success': n < 9, 'parts': {}}\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:short",
+        optimizer__learning_rate=0.0,
+        algorithm__beta=0.0,
+        warmup__steps=1,
+        steps=2,
+    )
     trainer.train(config, tmp_path)
     evaluations = timeless([row for row in lines(tmp_path) if row["kind"] == "eval"])
     assert len(evaluations) == 2
