@@ -79,12 +79,9 @@ def get_config(presets: str = "") -> ConfigDict:
     policy.qkv_bias = False  # as Qwen2 and Qwen2.5
     policy.qk_norm = False  # as Qwen3
 
-    config.compute = compute = ConfigDict()
-    compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
-    compute.matmul_precision = "highest"  # "default", "high" or "highest"
-    compute.remat = False  # recompute each layer in the backward pass: less memory, more time
-    compute.head_chunk = 1024  # tokens whose logits exist at once in scoring
-    compute.attention_chunk = 256  # query positions whose scores exist at once in training
+    base = common.get_config()
+    config.compute = base.compute
+    config.compute.remat = False
 
     config.batch = batch = ConfigDict()
     batch.prompts = 8  # per step, which is one minibatch
@@ -98,8 +95,5 @@ def get_config(presets: str = "") -> ConfigDict:
     rollout.lanes = 0  # prompts decoded at once on each shard; 0: all
     rollout.width = 0  # rollouts of a prompt decoded at once; 0: the group
 
-    config.mesh = mesh = ConfigDict()  # devices per axis; one may be -1: the rest
-    mesh.data = -1  # copies of the parameters
-    mesh.fsdp = 1  # shards of parameters, with a batch shard each
-    mesh.tensor = 1  # shards of heads and MLP
+    config.mesh = base.mesh
     return common.apply(config, presets, PRESETS)
