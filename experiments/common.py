@@ -80,6 +80,7 @@ def get_config() -> ConfigDict:
     algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative
     algorithm.aggregation = "token_mean"  # or "sequence_mean"
     algorithm.old_logps = "sampler"  # what the ratio divides by; or "rescored", by the trainer
+    algorithm.truncated = "fail"  # cut responses: no success, accuracy 0; or "mask": left out
 
     config.optimizer = optimizer = ConfigDict()  # AdamW, the same in warm-up and RL
     optimizer.learning_rate = 1e-6  # of RL, constant after its rise
@@ -105,10 +106,14 @@ def get_config() -> ConfigDict:
     checkpoint.keep = 2  # newest; the best is kept as well
 
     config.log = log = ConfigDict()
-    log.rollouts_every = 10  # RL steps between entries of rollouts.jsonl; 0: none
+    log.rollouts_every = 10  # RL steps between entries of rollouts.jsonl; 0: none; also first, last
     log.rollouts_prompts = 2  # prompts, with their whole group, per entry
     log.tensorboard = True
-    log.console = "auto"  # "rich", "plain", or "auto": rich on a terminal
+    log.wandb = ""  # project of Weights & Biases to write to as well (pip install wandb); "": none
+    log.console = "auto"  # "rich", "plain", "quiet", "json", or "auto": rich on a terminal
+
+    config.profile = profile = ConfigDict()
+    profile.steps = ""  # "10:12": a jax.profiler trace of RL steps 10 and 11; "": none
     return config
 
 

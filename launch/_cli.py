@@ -29,6 +29,12 @@ USAGE = """\
                                 (default: runs/NAME[-PRESETS])
 --config.a.b=value              sets a knob of the experiment; experiments/common.py lists them"""
 
+PROCESSES = """
+--distributed                   one of several processes, found by JAX: TPU pods, SLURM
+--coordinator HOST:PORT --num-processes N --process-id I
+                                the same by hand; the first one, 0, listens at HOST:PORT"""
+_BY_HAND = ("--coordinator", "--num-processes", "--process-id")
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -84,6 +90,7 @@ def parse(
     description: str,
     read: Callable[[Any], Any] = config_lib.from_config_dict,
     check: Callable[[Any, int], list[str]] = validation.validate,
+    processes: bool = False,
 ) -> Arguments:
     """Reads the command line, loads the experiment and checks everything.
 
@@ -92,12 +99,16 @@ def parse(
         description: the beginning of --help.
         read: turns the experiment's tree into a config.
         check: lists the mistakes in it, given the number of devices.
+        processes: whether the launcher may be one of several processes.
 
     Raises:
         UserError: with a line for each mistake.
     """
     lines: list[str] = []
-    flags, settings = _split(argv, lines)
+    known = ("--config", "--workdir", *(_BY_HAND if processes else ()))
+    switches = ("--distributed",) if processes else ()
+    flags, settings = _split(argv, known, switches, lines)
+    join = _processes(flags, lines)
     path, _, presets = flags.get("--config", "").partition(":")
     wants_help = "--help" in argv or "-h" in argv
     module = None
@@ -108,7 +119,8 @@ def parse(
             "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
         )
     if wants_help:
-        raise _Help(_help(description, path, module))
+        usage = USAGE + PROCESSES if processes else USAGE
+        raise _Help(_help(description, usage, path, module))
 
     before = len(lines)
     tree = _get_config(path, presets, module, lines) if module else None
@@ -125,6 +137,8 @@ def parse(
     if presets_known:  # without one of its presets a config is not the one that was meant
         import jax  # late: the mistakes above need not wait for it
 
+        if not lines:
+            join()
         lines += check(config, jax.device_count())
     if lines:
         raise errors.UserError(*lines)
@@ -133,7 +147,9 @@ def parse(
     return Arguments(config, workdir, tuple(f"{key}={text}" for key, text in settings))
 
 
-def _split(argv: list[str], lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def _split(
+    argv: list[str], known: tuple[str, ...], switches: tuple[str, ...], lines: list[str]
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Splits the command line into the launcher's flags and the settings of config keys."""
     flags: dict[str, str] = {}
     settings = []
@@ -141,8 +157,11 @@ def _split(argv: list[str], lines: list[str]) -> tuple[dict[str, str], list[tupl
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
-        if name not in ("--config", "--workdir") and not name.startswith("--config."):
-            hint = config_lib.did_you_mean(name, ("--config", "--workdir", "--help"))
+        if word in switches:
+            flags[word] = ""
+            continue
+        if name not in known and not name.startswith("--config."):
+            hint = config_lib.did_you_mean(name, (*known, *switches, "--help"))
             lines.append(f"{word}: no such argument{hint}; see --help")
             if name.startswith("--") and not equals and words and not words[0].startswith("--"):
                 words.pop(0)  # its value
@@ -156,11 +175,55 @@ def _split(argv: list[str], lines: list[str]) -> tuple[dict[str, str], list[tupl
             settings.append((name.removeprefix("--config."), value))
         else:
             flags[name] = value
-    if "://" in flags.get("--workdir", ""):
-        lines.append(
-            f"--workdir={flags['--workdir']}: only local directories can be written so far"
-        )
+    workdir = flags.get("--workdir", "")
+    if "://" in workdir and not workdir.startswith("gs://"):
+        lines.append(f"--workdir={workdir}: must be a local directory or gs://BUCKET/...")
     return flags, settings
+
+
+def _processes(flags: dict[str, str], lines: list[str]) -> Callable[[], None]:
+    """What joins the other processes, by the flags; nothing where there are none."""
+    given = [name for name in _BY_HAND if name in flags]
+    if "--distributed" in flags and given:
+        lines.append(f"--distributed: finds the processes by itself; leave out {', '.join(given)}")
+    elif given and len(given) < len(_BY_HAND):
+        missing = [name for name in _BY_HAND if name not in flags]
+        lines.append(f"{given[0]}={flags[given[0]]}: needs {' and '.join(missing)} as well")
+    elif given:
+        coordinator, number, index = (flags[name] for name in _BY_HAND)
+        return _by_hand(coordinator, number, index, lines)
+    elif "--distributed" in flags:
+        return _by_cluster
+    return lambda: None
+
+
+def _by_hand(coordinator: str, number: str, index: str, lines: list[str]) -> Callable[[], None]:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        lines.append(f"--coordinator={coordinator}: must be HOST:PORT, as in localhost:9876")
+    if not number.isdecimal() or int(number) < 1:
+        lines.append(f"--num-processes={number}: must be an integer >= 1")
+    elif not index.isdecimal() or int(index) >= int(number):
+        lines.append(f"--process-id={index}: must be from 0 to {int(number) - 1}")
+
+    def join():
+        import jax
+
+        jax.distributed.initialize(coordinator, int(number), int(index))
+
+    return join
+
+
+def _by_cluster() -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except ValueError:
+        raise errors.UserError(
+            "--distributed: neither a TPU pod nor a SLURM job was found here; start each process "
+            "with --coordinator HOST:PORT --num-processes N --process-id I"
+        ) from None
 
 
 def _load(path: str, lines: list[str]) -> Any:
@@ -225,8 +288,9 @@ def _set(tree: ConfigDict, key: str, text: str, lines: list[str]) -> None:
     parent, _, name = key.rpartition(".")
     if parent in config_lib.OPEN:
         group = _node(tree, parent)
-        with group.unlocked():
-            group[name] = _literal(text)
+        with group.unlocked(), group.ignore_type():  # the task says what is wrong with a type
+            is_text = name in group and isinstance(group[name], str)
+            group[name] = text if is_text else _literal(text)
         return
     keys = _leaves(tree)
     if key not in keys:
@@ -299,8 +363,8 @@ def _convert(text: str, default: Any) -> Any:
         raise ValueError(f"expected {expected}") from None
 
 
-def _help(description: str, path: str, module: Any) -> str:
-    text = f"{description.strip()}\n\n{USAGE}\n"
+def _help(description: str, usage: str, path: str, module: Any) -> str:
+    text = f"{description.strip()}\n\n{usage}\n"
     if module is None:
         return text + "\nGive --config as well to see its presets."
     presets = {name: fn.__doc__ or "" for name, fn in getattr(module, "PRESETS", {}).items()}

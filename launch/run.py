@@ -9,7 +9,7 @@ import _cli
 
 
 def run(argv: list[str]) -> None:
-    arguments = _cli.parse(argv, __doc__ or "")
+    arguments = _cli.parse(argv, __doc__ or "", processes=True)
     from mapo_jax import trainer  # late: a mistake in the command line need not wait for it
 
     trainer.train(arguments.config, arguments.workdir, arguments.overrides)

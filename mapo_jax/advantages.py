@@ -196,6 +196,7 @@ def group_advantages(
     Raises:
         errors.UserError: unknown name.
         TypeError: the function takes an input that was not given.
+        ValueError: the function returns another shape.
     """
     entry = _entry(advantage)
     rewards_PG, success_PG = jnp.asarray(rewards_PG), jnp.asarray(success_PG).astype(bool)
@@ -220,7 +221,8 @@ def group_advantages(
 
     def one_group(rewards_G, success_G, mask_G, inputs):
         advantages_G = entry.fn(rewards_G, success_G, mask_G, **inputs, **options)
-        chex.assert_shape(advantages_G, (G,))
+        if jnp.shape(advantages_G) != (G,):
+            raise ValueError(f"it returned shape {jnp.shape(advantages_G)}, not {(G,)}")
         return jnp.where(mask_G & (jnp.sum(mask_G) >= 2), advantages_G, 0)
 
     advantages_PG = jax.vmap(one_group)(clean_PG, success_PG & mask_PG, mask_PG, inputs)
@@ -257,6 +259,36 @@ def group_metrics(
         "groups/successes": jnp.sum(success_PG & mask_PG, axis=1, dtype=jnp.float32),
     }
     return {name: (masked.sum(x_P, present_P), present_P.sum()) for name, x_P in facts.items()}
+
+
+def success_count_metrics(
+    advantages_PG: Array, success_PG: Array, mask_PG: Array
+) -> dict[str, tuple[Array, Array]]:
+    """Facts by the number K of successes in a group, K = 0 ... G, each as (sum [G + 1], number).
+
+    `success_count`: share of the groups with a valid rollout that have K successes (MAPO fig. 1).
+    `advantage_of_success`, `advantage_of_failure`: mean advantage of such rollouts in such groups.
+    """
+    success_PG = success_PG & mask_PG
+    failure_PG = ~success_PG & mask_PG
+    counts_P1 = jnp.sum(success_PG, axis=1, keepdims=True)
+    at_PK = counts_P1 == jnp.arange(success_PG.shape[1] + 1)[None]
+    at_PK = (at_PK & jnp.any(mask_PG, axis=1, keepdims=True)).astype(jnp.float32)
+
+    def by_count(x_PG):
+        return jnp.sum(jnp.sum(x_PG, axis=1, keepdims=True) * at_PK, axis=0)
+
+    return {
+        "success_count": (jnp.sum(at_PK, axis=0), jnp.sum(at_PK)),
+        "advantage_of_success": (
+            by_count(jnp.where(success_PG, advantages_PG, 0)),
+            by_count(success_PG),
+        ),
+        "advantage_of_failure": (
+            by_count(jnp.where(failure_PG, advantages_PG, 0)),
+            by_count(failure_PG),
+        ),
+    }
 
 
 def check(
@@ -301,6 +333,10 @@ def check(
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in options:
             lines.append(f"algorithm.advantage_options.{option}: {name} needs it; set a value")
+    if "baseline" in entry.parameters:
+        lines.append(
+            f"algorithm.advantage={name}: takes baseline, which no run has; take that parameter out"
+        )
     low, high = reward_range
     if entry.needs_nonnegative and low < 0:
         lines.append(

@@ -11,12 +11,12 @@ from the seed and the step.
 import errno
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import absl.logging
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mapo_jax import errors
@@ -32,14 +32,14 @@ _METRIC = "metric"
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, the best, and the reference policy."""
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: epath.Path, keep: int):
         """Opens or creates `directory`.
 
         Args:
             directory: `checkpoints/` of a work directory.
             keep: how many of the newest to keep; the best by `metric` is kept as well.
         """
-        self._directory = directory.absolute()
+        self._directory = _absolute(directory)
         self._manager = _manager(self._directory, keep)
 
     def latest(self) -> int | None:
@@ -121,14 +121,14 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_params(workdir: Path, abstract: T) -> T:
+def restore_params(workdir: epath.Path, abstract: T) -> T:
     """Restores the parameters of another run's newest checkpoint, for `policy.init`.
 
     Raises:
         UserError: there is no checkpoint, or its policy has other shapes.
     """
     where = f"policy.init={workdir}"
-    directory = (workdir / "checkpoints").absolute()
+    directory = _absolute(workdir / "checkpoints")
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
     manager = _manager(directory, keep=None)
@@ -136,14 +136,25 @@ def restore_params(workdir: Path, abstract: T) -> T:
     if index is None:
         raise errors.UserError(f"{where}: holds no checkpoint yet; let that run save one first")
     flat = {f"params.{path}": leaf for path, leaf in _flatten(abstract).items()}
-    _check(manager.item_metadata(index)["params"].tree, flat, where)
+    saved = manager.item_metadata(index)["params"].tree
+    if differences := _differences(saved, flat):
+        raise errors.UserError(
+            f"{where}: its policy has other shapes ({len(differences)} of {len({*saved, *flat})} "
+            f"arrays; first {differences[0]} here); set the policy.* keys and tokenizer.path to "
+            f"those in {workdir}/config.json"
+        )
     args = ocp.args.Composite(params=ocp.args.StandardRestore(flat))
     restored = manager.restore(index, args=args)["params"]
     manager.close()
     return _unflatten(abstract, {path.removeprefix("params."): x for path, x in restored.items()})
 
 
-def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
+def _absolute(path: epath.Path) -> epath.Path:
+    """As orbax wants it; a remote path is absolute already."""
+    return path if "://" in str(path) else path.absolute()
+
+
+def _manager(directory: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     """A manager; `keep` None opens the directory to read only."""
 
     def metric(metrics: Mapping[str, float]) -> float:
@@ -189,19 +200,25 @@ def _unflatten(abstract: T, flat: Mapping[str, Any]) -> T:
 
 
 def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    lines = [
+        f"{where}: {difference} in this configuration; make the policy.* keys those of that run"
+        for difference in _differences(saved, wanted)
+    ]
+    if lines:
+        raise errors.UserError(*lines)
+
+
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Compares names, shapes and dtypes: orbax casts to another dtype without a word."""
 
     def describe(tree: Mapping[str, Any], path: str) -> str:
         return f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
 
-    lines = [
-        f"{where}: {path} is {describe(saved, path)} there and {describe(wanted, path)} in this "
-        "configuration; make the policy.* keys those of that run"
+    return [
+        f"{path} is {describe(saved, path)} there and {describe(wanted, path)}"
         for path in sorted({*saved, *wanted})
         if describe(saved, path) != describe(wanted, path)
     ]
-    if lines:
-        raise errors.UserError(*lines)
 
 
 def _save(act: Callable[[], Any]) -> None:

@@ -98,6 +98,7 @@ class AlgorithmConfig:
     clip_dual: float
     aggregation: str
     old_logps: str
+    truncated: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,13 @@ class LogConfig:
     rollouts_every: int
     rollouts_prompts: int
     tensorboard: bool
+    wandb: str
     console: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    steps: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +166,7 @@ class Config:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    profile: ProfileConfig
 
 
 OPEN = ("task.options", "algorithm.advantage_options")  # keys whose inside is not listed here

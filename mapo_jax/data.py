@@ -36,9 +36,9 @@ def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
 
 
 def encode_examples(
-    task: Task, tokenizer: Tokenizer, examples: Sequence[dict], max_prompt_tokens: int
+    task: Task, tokenizer: Tokenizer, examples: Sequence[dict], name: str, max_prompt_tokens: int
 ) -> tuple[list[tuple[int, list[int]]], int]:
-    """Encodes the prompts of examples and drops those that are too long.
+    """Encodes the prompts of the examples of the set `name` and drops those that are too long.
 
     Returns:
         (index in examples, prompt tokens) of those that are kept, and the number dropped.
@@ -51,8 +51,8 @@ def encode_examples(
     if not kept:
         shortest = min(map(len, encoded), default=0)
         raise errors.UserError(
-            f"data.max_prompt_tokens={max_prompt_tokens}: all {len(encoded)} prompts of {task.name}"
-            f" are longer; set it to {shortest} (the shortest) or more"
+            f"data.max_prompt_tokens={max_prompt_tokens}: all {len(encoded)} prompts of "
+            f"{task.name}'s set {name} are longer; set it to {shortest} (the shortest) or more"
         )
     return kept, len(encoded) - len(kept)
 

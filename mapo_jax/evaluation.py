@@ -6,13 +6,14 @@ evaluations of a run draw with the same keys, so that the curve compares policie
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mapo_jax import data, model, rewards, sampling
+from mapo_jax import data, model, rewards, sampling, sharding
 from mapo_jax.tokenizers import Tokenizer
 
 _Z = 1.959964  # 95%, two-sided
@@ -58,10 +59,15 @@ def evaluate(
     Returns:
       {"eval/SET/accuracy": greedy, "eval/SET/accuracy_sampled": ..., "eval/SET/reward_mean": mean
       reward of the sampled answers}, each with `_low` and `_high`. Accuracy is the mean of the
-      reward's part of that name; where it has none, the share of successes.
+      reward's part of that name; where it has none, the share of successes. An answer that was cut
+      is wrong. Further "eval/SET/truncated" and "eval/SET/length_mean" (tokens) of the sampled
+      answers, and "time/eval" (seconds).
     """
+    start_time = time.perf_counter()
     values: dict[str, float] = {}
+    own = sharding.own_rows(mesh, batch)
     for number, (name, problems) in enumerate(sets.items()):
+        n = len(problems.prompts)
         for temperature, metric in ((0.0, "accuracy"), (1.0, "accuracy_sampled")):
             settings = sampling.SamplingConfig(
                 group_size=1,
@@ -69,11 +75,12 @@ def evaluate(
                 temperature=temperature,
                 eos_ids=tokenizer.eos_ids,
             )
-            responses: list[str] = []
-            for start in range(0, len(problems.prompts), batch):
-                rows = problems.prompts[start : start + batch]
-                padding = [()] * (batch - len(rows))
-                tokens, lengths = data.pad_prompts([*rows, *padding], max_prompt_tokens)
+            found = []  # a row for each problem: accuracy, reward, cut, tokens
+            for start in range(0, n, batch):
+                index = start + own  # rows beyond the last problem are padding
+                rows = [problems.prompts[i] if i < n else () for i in index]
+                prompts = (*data.pad_prompts(rows, max_prompt_tokens), index.astype(np.int32))
+                tokens, lengths, index_P = sharding.put(prompts, mesh)
                 rollouts = sampling.sample(
                     params,
                     config,
@@ -81,21 +88,42 @@ def evaluate(
                     lengths,
                     jax.random.fold_in(key, number),
                     settings,
-                    prompt_index_P=np.arange(start, start + batch, dtype=np.int32),
+                    prompt_index_P=index_P,
                     mesh=mesh,
                 )
-                tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
-                responses += decode(tokenizer, tokens[: len(rows)], mask[: len(rows)])
-            judged = rewards.judge(reward, responses, problems.examples)
-            right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
-            n, count = len(responses), float(right.sum())
+                examples = [problems.examples[i] for i in index if i < n]
+                judged = _judge(reward, tokenizer, rollouts, examples)
+                here = np.zeros((len(index), judged.shape[1]), np.float32)
+                here[: len(judged)] = judged
+                found.append(sharding.everyones(here, mesh))
+            accuracy, reward_, cut, tokens = np.concatenate(found)[:n].T.astype(np.float64)
+            count = float(accuracy.sum())
             values |= _with_interval(f"eval/{name}/{metric}", count / n, wilson_interval(count, n))
             if temperature:
-                finite = judged.rewards[np.isfinite(judged.rewards)].astype(np.float64)
+                finite = reward_[np.isfinite(reward_)]
                 values |= _with_interval(
                     f"eval/{name}/reward_mean", float(finite.mean()), mean_interval(finite)
                 )
-    return values
+                values[f"eval/{name}/truncated"] = float(cut.mean())
+                values[f"eval/{name}/length_mean"] = float(tokens.mean())
+    return values | {"time/eval": time.perf_counter() - start_time}
+
+
+def _judge(reward, tokenizer, rollouts, examples) -> np.ndarray:
+    """f32[rows, 4] of this process's problems: accuracy, reward, cut, tokens."""
+    n = len(examples)
+    tokens, mask, finished = (
+        sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.mask, rollouts.finished)
+    )
+    responses = decode(tokenizer, tokens, mask)
+    judged = rewards.judge(reward, responses, examples, finished[:, 0].tolist())
+    right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
+    return np.stack(
+        [right, judged.rewards, ~finished[:, 0], mask.sum((1, 2))],
+        1,
+        dtype=np.float32,
+        casting="unsafe",
+    )
 
 
 def _with_interval(name, value, interval):

@@ -1,5 +1,6 @@
 """Loads a user's own function from `path/to/file.py:function`, without a fork or an install."""
 
+import difflib
 import sys
 import traceback
 import types
@@ -25,7 +26,10 @@ def load_function(reference: str, key: str = "function") -> Callable:
     try:
         source = Path(path).read_bytes()
     except OSError as error:
-        raise errors.UserError(f"{key}={reference}: cannot read {path}: {error.strerror}") from None
+        raise errors.UserError(
+            f"{key}={reference}: cannot read {path}: {error.strerror}; give the path from the "
+            "current directory"
+        ) from None
 
     module = types.ModuleType(str(Path(path).resolve()))
     module.__file__ = path
@@ -34,17 +38,27 @@ def load_function(reference: str, key: str = "function") -> Callable:
         exec(compile(source, path, "exec"), module.__dict__)  # not import: leaves no __pycache__
     except SyntaxError as error:
         line = f"{path}:{error.lineno}: {error.msg}"
-        raise errors.UserError(f"{key}={reference}: syntax error in {line}") from None
-    except Exception as error:
-        line = f"{path}:{traceback.extract_tb(error.__traceback__)[-1].lineno}"
-        what = f"{type(error).__name__}: {error}"
-        raise errors.UserError(f"{key}={reference}: {line} raised {what}") from error
+        raise errors.UserError(f"{key}={reference}: syntax error in {line}; mend it") from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [frame.lineno for frame in frames if frame.filename == path]
+        line = f"{path}:{places[-1]}" if places else path  # without: not even compiled
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise errors.UserError(f"{key}={reference}: {line} raised {what}; mend it") from error
 
     names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
     if name not in vars(module):
-        found = ", ".join(names) or "none"
-        raise errors.UserError(f"{key}={reference}: no {name} in {path}; its functions: {found}")
+        near = difflib.get_close_matches(name, names, n=1)
+        raise errors.UserError(
+            f"{key}={reference}: {path} has no function {name}; "
+            + (f"did you mean {near[0]}? " if near else "")
+            + f"its functions: {', '.join(names) or 'none'}"
+        )
     function = vars(module)[name]
     if not callable(function):
-        raise errors.UserError(f"{key}={reference}: {name} is no function but {function!r:.80}")
+        shown = " ".join(repr(function).split())[:80]
+        raise errors.UserError(
+            f"{key}={reference}: {name} is {shown}, not a function; its functions: "
+            f"{', '.join(names) or 'none'}"
+        )
     return function

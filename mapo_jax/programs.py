@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mapo_jax import (
     advantages,
     loading,
+    masked,
     model,
     optimizer,
     sampling,
@@ -89,7 +91,18 @@ class Programs:
         if ".py:" in c.algorithm.advantage:
             advantage = loading.load_function(c.algorithm.advantage, "algorithm.advantage")
         self.advantages = jax.jit(
-            functools.partial(_advantages, advantage, dict(c.algorithm.advantage_options))
+            functools.partial(
+                _advantages,
+                advantage,
+                dict(c.algorithm.advantage_options),
+                c.algorithm.truncated,
+            ),
+            out_shardings=(*(sharding.by_prompt(mesh),) * 2, sharding.replicated(mesh)),
+        )
+        # The chunks of a rollout batch, back in the order of its prompts.
+        self.join = jax.jit(
+            lambda *pieces: jax.tree.map(lambda *x: jnp.concatenate(x), *pieces),
+            out_shardings=sharding.by_prompt(mesh),
         )
         # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase.
         axes = model.logical_axes(policy)
@@ -125,16 +138,37 @@ class Programs:
         )
 
 
-def _advantages(advantage, options, key, rewards_PG, success_PG, parts_PGC, valid_PG, mask_PGT):
-    """Advantages [P, G] and facts about the groups, as (sum, count)."""
+def _advantages(advantage, options, truncated, key, rollouts, rewards_PG, success_PG, parts):
+    """(advantages f32[P, G], valid bool[P, G], facts), facts as `advantages.group_metrics`."""
+    lengths_PG = rollouts.mask.sum(-1)
+    valid_PG = advantages.valid_rewards(rewards_PG, rollouts.valid)
+    if truncated == "mask":
+        valid_PG &= rollouts.finished
     advantages_PG = advantages.group_advantages(
         advantage,
         rewards_PG,
         success_PG,
         valid_PG,
         key=key,
-        lengths_PG=mask_PGT.sum(-1),
-        components_PGC=parts_PGC,
+        lengths_PG=lengths_PG,
+        components_PGC=jnp.stack([parts[name] for name in sorted(parts)], -1)
+        if parts
+        else jnp.zeros((*rewards_PG.shape, 0)),
         **options,
     )
-    return advantages_PG, advantages.group_metrics(rewards_PG, success_PG, valid_PG)
+
+    def mean(x_PG, mask_PG):
+        return masked.sum(x_PG, mask_PG), mask_PG.sum()
+
+    facts = {
+        "reward/mean": mean(rewards_PG, valid_PG),
+        "reward/success": mean(success_PG, valid_PG),
+        "reward/invalid": mean(~jnp.isfinite(rewards_PG), rollouts.valid),
+        **{f"reward/{name}": mean(x_PG, valid_PG) for name, x_PG in parts.items()},
+        "rollout/length_mean": mean(lengths_PG, rollouts.valid),
+        "rollout/length_max": (lengths_PG.max(), jnp.int32(1)),
+        "rollout/truncated": mean(~rollouts.finished, rollouts.valid),
+        **advantages.group_metrics(rewards_PG, success_PG, valid_PG),
+        **advantages.success_count_metrics(advantages_PG, success_PG, valid_PG),
+    }
+    return advantages_PG, valid_PG, facts

@@ -3,8 +3,12 @@
 In the life of a batch: responses (text) and their examples -> `judge` -> rewards, success flags and
 named parts, one per rollout. A reward function is `fn(response, example)` that returns
 `{"reward": float, "success": bool, "parts": {name: float}}` and may have `fn.range = (low, high)`.
+
+A response that was cut at `rollout.max_new_tokens` has not answered: it is judged with accuracy 0
+and no success. A function with a parameter named `finished` is told and sees to that itself.
 """
 
+import inspect
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +18,7 @@ import numpy as np
 
 from mapo_jax import answers, errors
 
-RewardFunction = Callable[[str, dict], Mapping[str, Any]]
+RewardFunction = Callable[..., Mapping[str, Any]]  # fn(response, example[, finished])
 
 _KEYS = ("reward", "success", "parts")
 
@@ -24,18 +28,23 @@ class Judged(NamedTuple):
 
     rewards: np.ndarray  # f32[B]; NaN where there is no reward, which the trainer leaves out
     success: np.ndarray  # bool[B]; right on every metric (MAPO's N counts these)
-    parts: dict[str, np.ndarray]  # name -> f32[B]
+    parts: dict[str, np.ndarray]  # name -> f32[B], in alphabetical order
 
 
-def accuracy_and_format(response: str, example: dict) -> dict:
+def accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns 0.9 * accuracy + 0.1 * format, the reward of the paper's runs (arXiv 2509.18849).
 
-    Accuracy: the boxed answer equals `example["answer"]`. Format: one `<think>...</think>` at the
-    start and a boxed answer after it. A response succeeds if it is right on both (eq. 3), which is
-    where the reward is exactly 1.
+    Accuracy: the boxed answer equals `example["answer"]`, and the response came to its own end.
+    Format: one `<think>...</think>` at the start and a boxed answer after it. A response succeeds
+    if it is right on both (eq. 3), which is where the reward is exactly 1.
+
+    Args:
+        response: what the policy wrote.
+        example: its "answer" is the right one.
+        finished: the response ended by itself rather than at `rollout.max_new_tokens`.
     """
     prediction = answers.extract(response, styles=("boxed",))
-    accuracy = float(answers.is_equal(prediction, example["answer"]))
+    accuracy = float(finished and answers.is_equal(prediction, example["answer"]))
     format_ = float(_is_well_formed(response))
     return {
         "reward": 0.9 * accuracy + 0.1 * format_,
@@ -65,59 +74,106 @@ def reward_range(fn: RewardFunction) -> tuple[float, float]:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise errors.UserError(
-            f"{_name(fn)}.range={declared!r}: must be two finite numbers (low, high), low < high"
+            f"task.reward: {_name(fn)}.range={declared!r}: must be two finite numbers (low, high),"
+            " low < high, as in (0, 1)"
         )
     return low, high
 
 
-def judge(fn: RewardFunction, responses: Sequence[str], examples: Sequence[dict]) -> Judged:
+def judge(
+    fn: RewardFunction,
+    responses: Sequence[str],
+    examples: Sequence[dict],
+    finished: Sequence[bool] | None = None,
+) -> Judged:
     """Calls a reward function on every response and checks what it returns.
+
+    Args:
+        fn: `fn(response, example)`, or with a third parameter that is named `finished`. Without it,
+            where it finds a cut response right (a success, or a part `accuracy` above 0), success
+            becomes False, that part 0 and the reward the low end of its range.
+        responses: B texts.
+        examples: B examples that they answer.
+        finished: which responses ended by themselves rather than at `rollout.max_new_tokens`;
+            None: all.
 
     Raises:
         UserError: it raised, returned something else than reward, success and parts, or left its
             range.
     """
     low, high = reward_range(fn)
-    results = [_call(fn, *pair) for pair in zip(responses, examples, strict=True)]
+    is_told = _takes_finished(fn)
+    finished = [True] * len(responses) if finished is None else [bool(flag) for flag in finished]
     rewards, success, parts = [], [], []
-    for result in results:
+    for response, example, ended in zip(responses, examples, finished, strict=True):
+        result = _call(fn, response, example, {"finished": ended} if is_told else {})
         if not isinstance(result, Mapping) or set(result) != set(_KEYS):
-            raise _wrong(fn, result, "must be a dict with the keys reward, success and parts")
+            raise _wrong(
+                fn,
+                result,
+                'must be a dict with the keys reward, success and parts, as in {"reward": 1.0, '
+                '"success": True, "parts": {}}',
+            )
         reward = _number(result["reward"])
         if reward is None:
             raise _wrong(fn, result, "the reward must be a number")
         if not (math.isnan(reward) or low <= reward <= high):
-            raise _wrong(
-                fn, result, f"the reward is outside [{low:g}, {high:g}]; set {_name(fn)}.range"
-            )
+            where = f"the reward is outside [{low:g}, {high:g}]"
+            raise _wrong(fn, result, f"{where}; set {_name(fn)}.range = (low, high)")
         if not isinstance(result["success"], bool | np.bool_):
             raise _wrong(fn, result, "success must be True or False")
         named = result["parts"]
-        if not isinstance(named, Mapping) or any(_number(part) is None for part in named.values()):
-            raise _wrong(fn, result, "parts must be a dict of numbers")
-        if set(named) != set(results[0]["parts"]):
-            raise _wrong(fn, result, f"parts differ from the first: {sorted(results[0]['parts'])}")
+        if not isinstance(named, Mapping) or any(
+            not isinstance(name, str) or _number(part) is None for name, part in named.items()
+        ):
+            raise _wrong(fn, result, "parts must be a dict of numbers by their names, {} for none")
+        named = {name: float(named[name]) for name in sorted(named)}
+        if parts and set(named) != set(parts[0]):
+            names = ", ".join(map(str, parts[0])) or "none"
+            raise _wrong(fn, result, f"every response must have the parts of the first: {names}")
+        right = bool(result["success"])
+        if not (ended or is_told) and (right or _has_accuracy(named)):
+            reward, right = low, False
+            named |= {"accuracy": 0.0} if "accuracy" in named else {}
         rewards.append(reward)
-        success.append(bool(result["success"]))
+        success.append(right)
         parts.append(named)
     names = parts[0] if parts else ()
     return Judged(
         np.asarray(rewards, np.float32),
         np.asarray(success, bool),
-        {name: np.asarray([float(named[name]) for named in parts], np.float32) for name in names},
+        {name: np.asarray([named[name] for named in parts], np.float32) for name in names},
     )
 
 
-def _call(fn: RewardFunction, response: str, example: dict) -> Mapping[str, Any]:
+def _has_accuracy(parts: Mapping[str, float]) -> bool:
+    return "accuracy" in parts and parts["accuracy"] > 0
+
+
+def _takes_finished(fn: RewardFunction) -> bool:
     try:
-        return fn(response, example)
+        return "finished" in inspect.signature(fn).parameters
+    except ValueError:  # some callables written in C have no signature
+        return False
+
+
+def _call(fn: RewardFunction, response: str, example: dict, told: dict) -> Mapping[str, Any]:
+    try:
+        return fn(response, example, **told)
     except Exception as error:  # whatever the user's code raises is the user's to mend
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        code = getattr(fn, "__code__", None)
+        own = [frame for frame in frames if code and frame.filename == code.co_filename]
+        frame = (own or frames)[-1]  # the user's own line, where it raised inside a library
         raise errors.UserError(
-            f"task.reward: {_name(fn)} raised {type(error).__name__}: {error} "
+            f"task.reward: {_name(fn)} raised {type(error).__name__}: {_one_line(str(error))} "
             f"({frame.filename}:{frame.lineno}) for the response {response[:200]!r}; "
-            "mend it, and the same command continues from the last checkpoint"
+            "mend it and start the same command again: it continues from the last checkpoint"
         ) from error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _number(value: Any) -> float | None:
@@ -132,4 +188,5 @@ def _name(fn: RewardFunction) -> str:
 
 
 def _wrong(fn: RewardFunction, result: Any, what: str) -> errors.UserError:
-    return errors.UserError(f"task.reward: {_name(fn)} returned {repr(result)[:200]}: {what}")
+    shown = _one_line(repr(result))[:200]
+    return errors.UserError(f"task.reward: {_name(fn)} returned {shown}: {what}")

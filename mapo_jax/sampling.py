@@ -75,43 +75,44 @@ def sample(
       Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0:
       of that at temperature 1); top-p and top-k restrict only what is drawn.
     """
-    P, G = prompt_tokens_PS.shape[0], settings.group_size
+    P = prompt_tokens_PS.shape[0]
     if mesh is not None and P % sharding.batch_shards(mesh):
         raise ValueError(f"{P} prompts do not divide by {sharding.batch_shards(mesh)} shards")
+    prompts = (prompt_tokens_PS, prompt_lengths_P, max_new_tokens_PG, example_P, prompt_index_P)
+    return _sample(params, prompts, key, config, settings, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _sample(params, prompts, key, config, settings, mesh):
+    prompt_tokens, prompt_lengths, max_new_tokens, example, index = prompts
+    P, G = prompt_tokens.shape[0], settings.group_size
     count = jnp.arange(P, dtype=jnp.int32)
     limits = jnp.full((P, G), settings.max_new_tokens, jnp.int32)
-    if max_new_tokens_PG is not None:
-        limits = jnp.minimum(limits, max_new_tokens_PG)
-    index = count if prompt_index_P is None else prompt_index_P
-    example = count if example_P is None else example_P
-    prompts = (prompt_tokens_PS, prompt_lengths_P, limits, index)
-    tokens, logps, mask, finished, valid = _sample(params, prompts, key, config, settings, mesh)
+    if max_new_tokens is not None:
+        limits = jnp.minimum(limits, max_new_tokens)
+    one_shard = functools.partial(_sample_shard, config=config, settings=settings)
+    if mesh is not None:
+        by_prompt = PartitionSpec(sharding.BATCH_AXES)
+        one_shard = jax.shard_map(
+            one_shard,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), by_prompt, PartitionSpec()),
+            out_specs=by_prompt,
+            axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
+            check_vma=False,
+        )
+    prompts = (prompt_tokens, prompt_lengths, limits, count if index is None else index)
+    tokens, logps, mask, finished, valid = one_shard(params, prompts, key)
     return Rollouts(
-        prompt_tokens=jnp.asarray(prompt_tokens_PS),
-        prompt_lengths=jnp.maximum(prompt_lengths_P, 1),
-        example=jnp.asarray(example),
+        prompt_tokens=prompt_tokens,
+        prompt_lengths=jnp.maximum(prompt_lengths, 1),
+        example=count if example is None else example,
         tokens=tokens,
         mask=mask,
         logps=logps,
         finished=finished,
         valid=valid,
     )
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _sample(params, prompts, key, config, settings, mesh):
-    one_shard = functools.partial(_sample_shard, config=config, settings=settings)
-    if mesh is None:
-        return one_shard(params, prompts, key)
-    by_prompt = PartitionSpec(sharding.BATCH_AXES)
-    return jax.shard_map(
-        one_shard,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), by_prompt, PartitionSpec()),
-        out_specs=by_prompt,
-        axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
-        check_vma=False,
-    )(params, prompts, key)
 
 
 def _sample_shard(params, prompts, key, *, config, settings):

@@ -4,11 +4,13 @@ Mesh axes: `data` (across slices) and `fsdp` split prompts, `fsdp` splits stored
 `tensor` splits heads, MLP and vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -77,6 +79,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_prompt(mesh: Mesh) -> NamedSharding:
     """The first axis, prompts, over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+# With several processes each has its own rows of what is split by prompt, and only these.
+
+
+def own_rows(mesh: Mesh, n: int) -> np.ndarray:
+    """i64[...]: which of n rows lie on this process's devices, in order; all, if there is one."""
+    indices = by_prompt(mesh).addressable_devices_indices_map((n,)).values()
+    return np.unique(np.concatenate([np.arange(n)[index] for index in indices]))
+
+
+def put(tree: Any, mesh: Mesh) -> Any:
+    """Arrays split by prompt, from the host's own rows of each."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(by_prompt(mesh), np.asarray(x)), tree
+    )
+
+
+def own(x: Array) -> np.ndarray:
+    """This process's rows of an array that is split by prompt, in order, on the host."""
+    pieces = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
+
+
+def everyones(x: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """All rows, on every process's host, from each one's own."""
+    return np.asarray(_replicate(mesh)(put(x, mesh)))
+
+
+@functools.cache
+def _replicate(mesh):
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
 def constrain(x: Array, names: Sequence[str | None], rules: dict = RULES) -> Array:

@@ -134,7 +134,7 @@ def make_train_step(
     minibatch_prompts: int,
     microbatch: tuple[int, int],
     dtype: str,
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
     """Builds the jitted step `(state, batch, index) -> (state, metrics)`.
 
     It takes the index-th `minibatch_prompts` prompts of the batch. The state is donated. Where the

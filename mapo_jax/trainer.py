@@ -9,17 +9,18 @@ from `fold_in(fold_in(run_key, step), PURPOSE)`. So a run that is killed and sta
 itself.
 """
 
+import contextlib
 import dataclasses
-import functools
-import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from mapo_jax import (
     checkpoints,
@@ -37,6 +38,8 @@ from mapo_jax import (
     train_step,
 )
 from mapo_jax import config as config_lib
+from mapo_jax import workdir as workdir_lib
+from mapo_jax.console import Console
 from mapo_jax.rollouts import Batch, Rollouts
 from mapo_jax.tasks import registry
 
@@ -44,56 +47,47 @@ from mapo_jax.tasks import registry
 _INIT, _SAMPLING, _ADVANTAGES, _EVALUATION = range(4)
 
 
-def train(config: config_lib.Config, workdir: Path, overrides: tuple[str, ...] = ()) -> None:
+def train(config: config_lib.Config, workdir: str | Path, overrides: Sequence[str] = ()) -> None:
     """Runs warm-up and RL to their ends, or goes on from the newest checkpoint in `workdir`.
 
+    With several processes, all of them call this; the first one writes the records.
+
     Args:
-      config: valid, see `config.validate`.
-      workdir: made if it does not exist; records and checkpoints go there.
+      config: valid, see `validation.validate`.
+      workdir: made if it does not exist; records, checkpoints and report go there. The same for
+        all processes.
       overrides: what the command line changed, shown at the start.
 
     Raises:
       UserError: the work directory belongs to another configuration, or data cannot be had.
     """
-    _check_workdir(config, workdir)
+    path, writes = epath.Path(workdir), jax.process_index() == 0
+    workdir_lib.check(path, config_lib.to_dict(config), writes)
     jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
-    with metrics.Console(config.log.console) as console:
-        run = _Run(config, workdir, console)
-        console.table(f"{workdir}", run.sizes(overrides))
+    with Console(config.log.console if writes else "quiet") as console:
+        run = _Run(config, path, console, overrides)
+        console.table(f"{path}", run.sizes(overrides))
         try:
             run.go()
         finally:
             run.records.close()
             run.saved.close()
+        if writes:
+            from mapo_jax import report  # late: matplotlib takes a second to import
 
-
-def _check_workdir(config: config_lib.Config, workdir: Path) -> None:
-    """Raises UserError where the directory cannot be written or holds a run that differs."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.tmp").touch()
-    except OSError as error:
-        raise errors.UserError(
-            f"--workdir={workdir}: cannot be written ({error.strerror}); choose another directory"
-        ) from None
-    path = workdir / "config.json"
-    if path.exists():
-        old = json.loads(path.read_text())
-        mistakes = config_lib.continuation_mistakes(old, config_lib.to_dict(config))
-        if mistakes:
-            raise errors.UserError(*mistakes)
-
-
-def _write_config(config: config_lib.Config, workdir: Path) -> None:
-    temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-    temporary.replace(workdir / "config.json")
+            console.print(f"report: {report.write([path], path)}")
 
 
 class _Run:
     """A run's fixed parts, and its state."""
 
-    def __init__(self, config: config_lib.Config, workdir: Path, console: metrics.Console):
+    def __init__(
+        self,
+        config: config_lib.Config,
+        workdir: epath.Path,
+        console: Console,
+        overrides: Sequence[str] = (),
+    ):
         c = self.config = config
         self.console = console
         self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
@@ -120,12 +114,21 @@ class _Run:
         self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
         self.reference: model.Params | None = None
         self._start_or_continue()
-        _write_config(c, workdir)  # no sooner: until here a mistake can be mended
-        self.records = metrics.Records(workdir, self.restored, c.log.tensorboard)
+        self.records: metrics.Records | metrics.NoRecords = metrics.NoRecords()
+        self.profile = None
+        if jax.process_index() == 0:
+            # No sooner: until here a mistake can be mended.
+            workdir_lib.write_json(workdir / "config.json", config_lib.to_dict(c))
+            run_id = workdir_lib.add_start(workdir, overrides, self.restored)
+            mirror = workdir_lib.Mirror(workdir, metrics.RECORDS)
+            if c.profile.steps:
+                self.profile = mirror.local / "profile"
+            wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
+            self.records = metrics.Records(mirror, self.restored, c.log.tensorboard, wandb_run)
 
     def _encode(self, examples, name: str) -> list[tuple[int, list[int]]]:
         kept, dropped = data.encode_examples(
-            self.task, self.tokenizer, examples, self.config.data.max_prompt_tokens
+            self.task, self.tokenizer, examples, name, self.config.data.max_prompt_tokens
         )
         if dropped:
             self.console.print(
@@ -146,7 +149,14 @@ class _Run:
                 f"rollout.max_new_tokens={limit} and are left out"
             )
         prompts = dict(self.prompts)
-        return [(i, prompts[i], ids) for i, ids in kept if i in prompts]
+        pairs = [(i, prompts[i], ids) for i, ids in kept if i in prompts]
+        if not pairs:
+            raise errors.UserError(
+                f"warmup.steps={self.config.warmup.steps}: no example has both a prompt within "
+                f"data.max_prompt_tokens={self.config.data.max_prompt_tokens} and a demonstration "
+                f"within rollout.max_new_tokens={limit}; raise one of them"
+            )
+        return pairs
 
     def _start_or_continue(self) -> None:
         c = self.config
@@ -167,7 +177,7 @@ class _Run:
             self.console.print(f"continued after step {self.done} of {self.phase}{left}")
             return
         if c.policy.init:
-            params = checkpoints.restore_params(Path(c.policy.init), abstract.params)
+            params = checkpoints.restore_params(epath.Path(c.policy.init), abstract.params)
         else:
             params = self.programs.init_params(self._key(0, _INIT), self.phase)
         self.state = self.programs.fresh_state(self.phase, params)
@@ -175,7 +185,7 @@ class _Run:
     def _key(self, step: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(self.key, step), purpose)
 
-    def sizes(self, overrides: tuple[str, ...]) -> list[tuple[str, Any, str]]:
+    def sizes(self, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
         """The rows of the start table: what follows from the configuration."""
         c, (p, g) = self.config, self.config.batch.microbatch
         minibatches = c.batch.prompts // c.batch.minibatch_prompts
@@ -216,12 +226,14 @@ class _Run:
             positions = data.indices(
                 len(pairs), c.seed, (step - 1) * c.warmup.batch, c.warmup.batch
             )
-            batch = self._demonstration_batch([pairs[i] for i in positions])
-            self.state, reported = self.programs.warmup_step(self.state, batch, jnp.int32(0))
+            own = sharding.own_rows(self.mesh, c.warmup.batch)
+            batch = self._demonstration_batch([pairs[i] for i in positions[own]])
+            self.state, reported = self.programs.warmup_step(self.state, batch, np.int32(0))
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", "warmup", step, values)
             if step % c.checkpoint.every == 0 and step < c.warmup.steps:
+                self.records.upload()  # first: a continuation goes on from records and checkpoint
                 self.saved.save(step, self.state, {"phase": "warmup", "step": step}, None)
 
     def _demonstration_batch(self, rows: list[tuple[int, list[int], list[int]]]) -> Batch:
@@ -229,20 +241,20 @@ class _Run:
         examples, prompts, responses = zip(*rows, strict=True)
         tokens_PS, lengths_P = data.pad_prompts(prompts, c.data.max_prompt_tokens)
         tokens_P1T, mask_P1T = data.pad_responses(responses, c.rollout.max_new_tokens)
-        put = functools.partial(jax.device_put, device=sharding.by_prompt(self.mesh))
-        zeros = put(np.zeros(mask_P1T.shape, np.float32))
-        true = put(np.ones(mask_P1T.shape[:2], bool))
-        rollouts = Rollouts(
-            prompt_tokens=put(tokens_PS),
-            prompt_lengths=put(lengths_P),
-            example=put(np.asarray(examples, np.int32)),
-            tokens=put(tokens_P1T),
-            mask=put(mask_P1T),
+        zeros, true = np.zeros(mask_P1T.shape, np.float32), np.ones(mask_P1T.shape[:2], bool)
+        fields: dict[str, Any] = dict(
+            prompt_tokens=tokens_PS,
+            prompt_lengths=lengths_P,
+            example=np.asarray(examples, np.int32),
+            tokens=tokens_P1T,
+            mask=mask_P1T,
             logps=zeros,
             finished=true,
             valid=true,
         )
-        return Batch(rollouts, put(np.zeros(true.shape, np.float32)), zeros, None)
+        rollouts = Rollouts(**sharding.put(fields, self.mesh))
+        advantages_P1 = sharding.put(np.zeros(true.shape, np.float32), self.mesh)
+        return Batch(rollouts, advantages_P1, rollouts.logps, None)
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""
@@ -255,7 +267,11 @@ class _Run:
         if self.restored is None or self.restored[0] != "rl":
             self._evaluate_and_save(0)
         for step in range(self.done + 1, c.steps + 1):
-            self._record("train", "rl", step, self._step(step))
+            with self._profiled(step):
+                values = self._step(step)
+            self._record("train", "rl", step, values)
+            if step == c.steps and c.log.rollouts_every:
+                self._sample_again(step)
             self._evaluate_and_save(step)
         self.saved.wait()
 
@@ -279,173 +295,210 @@ class _Run:
             accuracy = values[f"eval/{next(iter(self.eval_sets))}/accuracy_sampled"]
         if ends or step % c.checkpoint.every == 0:
             position = {"phase": "rl", "step": step}
+            self.records.upload()
             self.saved.save(c.warmup.steps + step, self.state, position, accuracy)
 
     def _record(self, kind: str, phase: str, step: int, values: dict[str, float]) -> None:
+        values = metrics.plain(values)
         self.records.write(kind, phase, step, values)
-        if kind == "eval":
-            names = [name for name in values if not name.endswith(("_low", "_high"))]
-        else:
-            names = [name for name in _SHOWN[phase] if name in values]
-        self.console.step(step, {name: values[name] for name in names})
+        self.console.record(kind, phase, step, values)
+
+    def _profiled(self, step: int) -> contextlib.AbstractContextManager:
+        """Traces the steps of profile.steps, a trace each: "10:12" are 10 and 11."""
+        if self.profile is None:
+            return contextlib.nullcontext()
+        first, end = map(int, self.config.profile.steps.split(":"))
+        if not first <= step < end:
+            return contextlib.nullcontext()
+        return jax.profiler.trace(str(self.profile))
 
     # A step of RL
 
     def _step(self, step: int) -> dict[str, float]:
         c, start = self.config, time.perf_counter()
-        rollouts, judged, responses, times = self._roll_out(step)
-        batch, group_values, advantages_PG = self._make_batch(step, rollouts, judged)
+        rollouts, found, texts, times = self._roll_out(step)
+        scoring = time.perf_counter()
+        batch, facts = jax.block_until_ready(self._make_batch(step, rollouts, found))
         updating = time.perf_counter()
         reported = []
         for _ in range(c.batch.epochs):
             for index in range(c.batch.prompts // c.batch.minibatch_prompts):
-                self.state, values = self.programs.update(self.state, batch, jnp.int32(index))
+                self.state, values = self.programs.update(self.state, batch, np.int32(index))
                 reported.append(values)
         values = _values(jax.device_get(reported))
         end = time.perf_counter()
-        if c.log.rollouts_every and step % c.log.rollouts_every == 0:
-            self._write_rollouts(step, rollouts, judged, responses, advantages_PG)
-        lengths = rollouts.mask.sum(-1)
+        every = c.log.rollouts_every
+        if every and (step % every == 0 or step in (1, c.steps)):
+            self._write_rollouts("train", step, texts, batch.advantages)
+        facts = _facts(jax.device_get(facts))
+        tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
         return (
-            _judged_values(judged)
-            | group_values
+            facts
             | values
+            | {"policy/skipped": int(self.state.skipped)}
+            | times
             | {
-                "policy/skipped": int(self.state.skipped),
-                "rollout/length_mean": float(lengths.mean()),
-                "rollout/truncated": float(1 - rollouts.finished.mean()),
+                "time/score": updating - scoring,
                 "time/update": end - updating,
                 "time/step": end - start,
-                "throughput/tokens_per_s": float(lengths.sum()) / (end - start),
+                "throughput/tokens_per_s": tokens / (end - start),
             }
-            | times
         )
 
     def _roll_out(self, step: int):
         """Samples the step's prompts in chunks; judges each while the next ones are sampled.
 
-        Returns the rollouts (host), what the reward found [P * G], the texts and the times.
+        Each process samples and judges its own prompts.
+
+        Returns the rollouts and what the reward found, on the devices; `_Texts`; the times.
         """
         c, start = self.config, time.perf_counter()
-        P = c.batch.prompts
+        P, G = c.batch.prompts, c.batch.group
         chosen = data.indices(len(self.prompts), c.seed, (step - 1) * P, P)
-        rows = [self.prompts[i] for i in chosen]
-        tokens_PS, lengths_P = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
-        example_P = np.asarray([i for i, _ in rows], np.int32)
+        own = sharding.own_rows(self.mesh, P // c.rollout.chunks)
         params, key = self.programs.serve(self.state.params), self._key(step, _SAMPLING)
-        pieces = [
-            sampling.sample(
+        pieces = []
+        for first in range(0, P, P // c.rollout.chunks):
+            rows = [self.prompts[i] for i in chosen[first + own]]
+            prompts = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
+            numbers = np.asarray([i for i, _ in rows], np.int32), (first + own).astype(np.int32)
+            tokens_PS, lengths_P, example_P, index_P = sharding.put((*prompts, *numbers), self.mesh)
+            rollouts = sampling.sample(
                 params,
                 self.model,
-                tokens_PS[piece],
-                lengths_P[piece],
+                tokens_PS,
+                lengths_P,
                 key,
                 self.programs.sampling,
-                example_P=example_P[piece],
-                prompt_index_P=piece.astype(np.int32),
+                example_P=example_P,
+                prompt_index_P=index_P,
                 mesh=self.mesh,
             )
-            for piece in np.split(np.arange(P), c.rollout.chunks)
-        ]
-        done, responses, judged, judging = [], [], [], 0.0
-        for piece in pieces:
-            piece = jax.device_get(piece)
+            pieces.append((rollouts, *numbers))
+        found, texts, judging = [], [], 0.0
+        noise_PG = np.random.default_rng((c.seed, step)).random((P, G))
+        for rollouts, example_P, index_P in pieces:
+            whole = (rollouts.tokens, rollouts.mask, rollouts.finished)
+            tokens, mask, finished = map(sharding.own, whole)
             began = time.perf_counter()
-            texts = evaluation.decode(self.tokenizer, piece.tokens, piece.mask)
-            examples = [self.task.train[i] for i in np.repeat(piece.example, c.batch.group)]
-            judged.append(rewards.judge(self.reward, texts, examples))
+            responses = evaluation.decode(self.tokenizer, tokens, mask)
+            examples = [self.task.train[i] for i in np.repeat(example_P, G).tolist()]
+            fails = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
+            judged = rewards.judge(self.reward, responses, examples, fails)
+            if c.task.shuffle_rewards:
+                judged = _shuffle(judged, noise_PG[index_P])
             judging += time.perf_counter() - began
-            done.append(piece)
-            responses += texts
-        rollouts = jax.tree.map(lambda *x: np.concatenate(x), *done)
-        merged = jax.tree.map(lambda *x: np.concatenate(x), *judged)
-        if c.task.shuffle_rewards:
-            merged = _shuffle(merged, c.batch.group, np.random.default_rng((c.seed, step)))
+            found.append(
+                sharding.put(jax.tree.map(lambda x: x.reshape(-1, G), tuple(judged)), self.mesh)
+            )
+            texts.append(_Texts(example_P, responses, judged, mask.sum(-1), finished))
         times = {
             "time/sample": time.perf_counter() - start - judging,
             "time/reward": judging,
         }
-        return rollouts, merged, responses, times
+        rollouts, found = self.programs.join(
+            *zip([rollouts for rollouts, *_ in pieces], found, strict=True)
+        )
+        return rollouts, found, texts, times
 
-    def _make_batch(self, step: int, rollouts: Rollouts, judged: rewards.Judged):
-        """Rewards become advantages; the batch goes to the device, with what the loss needs."""
-        c, shape = self.config, rollouts.valid.shape
-        valid = rollouts.valid & np.isfinite(judged.rewards).reshape(shape)
-        rollouts = jax.device_put(
-            dataclasses.replace(rollouts, valid=valid), sharding.by_prompt(self.mesh)
+    def _make_batch(self, step: int, rollouts: Rollouts, found) -> tuple[Batch, Any]:
+        """Rewards become advantages; with what else the loss needs."""
+        advantages_PG, valid_PG, facts = self.programs.advantages(
+            self._key(step, _ADVANTAGES), rollouts, *found
         )
-        parts = np.array([*judged.parts.values()], np.float32).reshape(len(judged.parts), *shape)
-        found = (
-            judged.rewards.reshape(shape),
-            judged.success.reshape(shape),
-            np.moveaxis(parts, 0, -1),
-        )
-        found = jax.device_put(found, sharding.by_prompt(self.mesh))
-        advantages_PG, group_values = self.programs.advantages(
-            self._key(step, _ADVANTAGES), *found, rollouts.valid, rollouts.mask
-        )
+        rollouts = dataclasses.replace(rollouts, valid=valid_PG)
         old_logps, ref_logps = rollouts.logps, None
-        if c.algorithm.old_logps == "rescored":
+        if self.config.algorithm.old_logps == "rescored":
             old_logps = self.programs.score(self.state.params, rollouts)
         if self.reference is not None:
             ref_logps = self.programs.score(self.reference, rollouts)
-        advantages_on_host, group_values = jax.device_get((advantages_PG, group_values))
-        values = {name: float(x / max(n, 1)) for name, (x, n) in group_values.items()}
-        return Batch(rollouts, advantages_PG, old_logps, ref_logps), values, advantages_on_host
+        return Batch(rollouts, advantages_PG, old_logps, ref_logps), facts
 
-    def _write_rollouts(self, step, rollouts, judged, responses, advantages_PG) -> None:
+    def _sample_again(self, step: int) -> None:
+        """Step 1's prompts with step 1's keys, by the policy after `step`: before and after."""
+        rollouts, found, texts, _ = self._roll_out(1)
+        advantages_PG, *_ = self.programs.advantages(self._key(1, _ADVANTAGES), rollouts, *found)
+        self._write_rollouts("after", step, texts, advantages_PG)
+
+    def _write_rollouts(self, kind: str, step: int, texts, advantages_PG) -> None:
+        """Some groups of this process's first chunk; one of them, not all equal, is shown."""
         G = self.config.batch.group
-        rows = []
-        for p in range(min(self.config.log.rollouts_prompts, len(rollouts.example))):
-            example = self.task.train[rollouts.example[p]]
-            for g in range(G):
-                i = p * G + g
-                rows.append(
-                    {
-                        "example": rollouts.example[p],
-                        "prompt": self.task.prompt(example),
-                        "rollout": g,
-                        "response": responses[i],
-                        "reward": judged.rewards[i],
-                        "success": judged.success[i],
-                        "parts": {name: x[i] for name, x in judged.parts.items()},
-                        "advantage": advantages_PG[p, g],
-                        "tokens": rollouts.mask[p, g].sum(),
-                        "finished": rollouts.finished[p, g],
-                    }
-                )
-        self.records.write_rollouts("rl", step, rows)
+        example_P, responses, judged, lengths, finished = texts[0]
+        advantages_PG = sharding.own(advantages_PG)
+        groups = []
+        for p in range(min(self.config.log.rollouts_prompts, len(example_P))):
+            example = self.task.train[example_P[p]]
+            groups.append(
+                [
+                    metrics.plain(
+                        {
+                            "kind": kind,
+                            "example": example_P[p],
+                            "prompt": self.task.prompt(example),
+                            "rollout": g,
+                            "response": responses[p * G + g],
+                            "reward": judged.rewards[p * G + g],
+                            "success": judged.success[p * G + g],
+                            "parts": {name: x[p * G + g] for name, x in judged.parts.items()},
+                            "advantage": advantages_PG[p, g],
+                            "tokens": lengths[p, g],
+                            "finished": finished[p, g],
+                        }
+                    )
+                    for g in range(G)
+                ]
+            )
+        self.records.write_rollouts("rl", step, [row for group in groups for row in group])
+        if kind == "train":
+            mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
+            self.console.group("rl", step, (mixed or groups)[0])
 
 
-# What the console shows of a training line; the rest is in metrics.jsonl.
-_SHOWN = {
-    "warmup": ("loss/total", "policy/entropy", "time/step"),
-    "rl": (
-        "reward/mean",
-        "reward/accuracy",
-        "loss/surrogate",
-        "policy/entropy",
-        "rollout/length_mean",
-        "time/step",
-    ),
-}
+class _Texts(NamedTuple):
+    """A chunk of this process's rollouts, on the host."""
+
+    example_P: np.ndarray
+    responses: list[str]  # P * G
+    judged: rewards.Judged  # P * G
+    lengths_PG: np.ndarray
+    finished_PG: np.ndarray
 
 
-def _shuffle(judged: rewards.Judged, group: int, rng: np.random.Generator) -> rewards.Judged:
+def _shuffle(judged: rewards.Judged, noise_PG: np.ndarray) -> rewards.Judged:
     """Permutes what was found within each group: a control that must not learn."""
-    order = np.argsort(rng.random((len(judged.rewards) // group, group)), -1)
-    order = (order + np.arange(len(order))[:, None] * group).reshape(-1)
+    order = np.argsort(noise_PG, -1)
+    order = (order + np.arange(len(order))[:, None] * order.shape[1]).reshape(-1)
     return jax.tree.map(lambda x: x[order], judged)
 
 
-def _judged_values(judged: rewards.Judged) -> dict[str, float]:
-    finite = np.isfinite(judged.rewards)
-    return {
-        "reward/mean": float(judged.rewards[finite].mean()) if finite.any() else math.nan,
-        "reward/success": float(judged.success.mean()),
-        "reward/invalid": float(1 - finite.mean()),
-        **{f"reward/{name}": float(x.mean()) for name, x in judged.parts.items()},
-    }
+def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Means from (sum, number); "name/K" of those by success count, where there are any."""
+    values = {}
+    for name, (total, number) in facts.items():
+        if np.ndim(total):
+            numbers = np.broadcast_to(number, total.shape)
+            values |= {
+                f"{name}/{k}": float(x / n)
+                for k, (x, n) in enumerate(zip(total, numbers, strict=True))
+                if n
+            }
+        else:
+            values[name] = float(total / number) if number else math.nan
+    return values
+
+
+def _wandb_run(config: config_lib.Config, name: str, run_id: str, directory: Path) -> Any:
+    """A run of Weights & Biases, gone on with where it exists."""
+    import wandb  # pyrefly: ignore[missing-import]  # optional: validation has looked for it
+
+    return wandb.init(
+        project=config.log.wandb,
+        name=name,
+        id=run_id,
+        resume="allow",
+        dir=str(directory),
+        config=config_lib.to_dict(config),
+    )
 
 
 def _values(reported: list[train_step.Metrics]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """What can be wrong with a configuration: every mistake, a line each, before anything compiles."""
 
+import importlib.util
 import math
 import operator
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,8 @@ _CHOICES = {
     "compute.dtype": ("float32", "bfloat16"),
     "compute.matmul_precision": ("default", "high", "highest"),
     "algorithm.old_logps": ("sampler", "rescored"),
-    "log.console": ("auto", "rich", "plain"),
+    "algorithm.truncated": ("fail", "mask"),
+    "log.console": ("auto", "rich", "plain", "quiet", "json"),
 }
 
 
@@ -115,6 +118,13 @@ def validate(config: Config, device_count: int) -> list[str]:
             lines.append(
                 f"{key}={show(value)}: must be one of {', '.join(allowed)}"
                 + did_you_mean(value, allowed)
+            )
+    if config.profile.steps:
+        ends = re.fullmatch(r"(\d+):(\d+)", config.profile.steps)
+        if not ends or not 1 <= int(ends[1]) < int(ends[2]):
+            lines.append(
+                f"profile.steps={show(config.profile.steps)}: must be A:B with 1 <= A < B, as in "
+                "10:12, which traces steps 10 and 11"
             )
     broken = {line.partition("=")[0] for line in lines}
     lines += _combination_mistakes(config, device_count, broken)
@@ -253,12 +263,15 @@ def _resource_mistakes(config: Config) -> list[str]:
         lines.append(
             f"warmup.steps={config.warmup.steps}: task.name={config.task.name} has no "
             "demonstrations to warm up on; set it to 0"
+            + (", or give task.options.demonstration" if config.task.name == "jsonl" else "")
         )
 
     reward = task.reward if task else None
     if config.task.reward:
         reward = attempt(loading.load_function, config.task.reward, "task.reward")
     reward_range = attempt(rewards.reward_range, reward) if reward else None
+    if config.task.reward and task and reward_range:  # once now, not after the first sampling
+        attempt(rewards.judge, reward, [""], [task.train[0]])
     advantage: Any = config.algorithm.advantage
     if ".py:" in advantage:
         advantage = attempt(loading.load_function, advantage, "algorithm.advantage")
@@ -285,5 +298,10 @@ def _resource_mistakes(config: Config) -> list[str]:
             f"policy.init={init}: not a work directory (it has no checkpoints/), and pretrained "
             "weights cannot be loaded yet; give --config.policy.init=DIR, the work directory of "
             "another run, or use the preset :tiny, which trains a small policy from scratch"
+        )
+    if config.log.wandb and importlib.util.find_spec("wandb") is None:
+        lines.append(
+            f"log.wandb={config.log.wandb}: the package wandb is not installed; pip install wandb, "
+            "or leave log.wandb empty"
         )
     return lines

@@ -1,13 +1,14 @@
 """Every mistake in a configuration is one line, and all are found at once."""
 
 import dataclasses
+import importlib.util
 import json
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, gsm8k
+from experiments import arithmetic, common, gsm8k, jsonl
 from mapo_jax import config as config_lib
 from mapo_jax import errors, validation
 
@@ -35,7 +36,7 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, gsm8k])
+@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = config_lib.from_config_dict(module.get_config(presets))
@@ -101,7 +102,12 @@ def test_limits_name_existing_keys():
         ("algorithm.aggregation", "token_maen", "did you mean token_mean?"),
         ("algorithm.old_logps", "rescore", "did you mean rescored?"),
         ("algorithm.advantage", "maop", "did you mean mapo?"),
+        ("algorithm.truncated", "maks", "did you mean mask?"),
         ("log.console", "richer", "did you mean rich?"),
+        ("profile.steps", "10", "must be A:B"),
+        ("profile.steps", "0:2", "1 <= A < B"),
+        ("profile.steps", "2:2", "1 <= A < B"),
+        ("profile.steps", "-1:2", "1 <= A < B"),
         ("task.name", "arithmetics", "did you mean arithmetic?"),
         ("batch.minibatch_prompts", 5, "must divide batch.prompts=16; try 4"),
         ("rollout.chunks", 3, "must divide batch.prompts=16; try 2"),
@@ -155,11 +161,28 @@ def test_options_are_checked_where_they_are_used():
 def test_mapo_refuses_a_reward_below_zero(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "def fn(response, example):\n    return {}\nfn.range = (-1.0, 1.0)\n", encoding="utf-8"
+        "def fn(response, example):\n"
+        "    return {'reward': -1.0, 'success': False, 'parts': {}}\n"
+        "fn.range = (-1.0, 1.0)\n",
+        encoding="utf-8",
     )
     (line,) = make({"task.reward": f"{file}:fn"})
     assert line.startswith("algorithm.advantage=mapo: ")
     assert make({"task.reward": f"{file}:fn", "algorithm.advantage": "grpo"}) == []
+
+
+def test_a_reward_is_tried_only_on_a_task_that_could_be_made(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def fn(response, example):\n    return response[0]\n", encoding="utf-8")
+    (line,) = make({"task.reward": f"{file}:fn"})
+    assert line.startswith("task.reward: fn raised IndexError: ")
+    (line,) = make({"task.reward": f"{file}:fn", "data.path": "x"})
+    assert line.startswith("data.path=x: ")
+
+
+def test_a_profile_and_wandb_are_taken(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert make({"profile.steps": "10:12", "log.wandb": "p"}) == []
 
 
 @pytest.mark.parametrize(

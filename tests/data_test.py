@@ -58,7 +58,7 @@ def test_every_epoch_is_its_own_permutation():
 
 
 def test_encode_examples_drops_long_prompts():
-    kept, dropped = data.encode_examples(TASK, Letters(), EXAMPLES, max_prompt_tokens=3)
+    kept, dropped = data.encode_examples(TASK, Letters(), EXAMPLES, "train", max_prompt_tokens=3)
     assert kept == [(0, [1, 120]), (2, [1, 120, 120])]
     assert dropped == 1
 
@@ -70,9 +70,9 @@ def test_encode_demonstrations_ends_them_and_drops_long_ones():
 
 
 def test_none_left():
-    line = r"data.max_prompt_tokens=1: all 3 prompts of letters are longer; set it to 2 "
+    line = r"data.max_prompt_tokens=1: all 3 prompts of letters's set hard are longer; "
     with pytest.raises(errors.UserError, match=line):
-        data.encode_examples(TASK, Letters(), EXAMPLES, max_prompt_tokens=1)
+        data.encode_examples(TASK, Letters(), EXAMPLES, "hard", max_prompt_tokens=1)
     line = r"rollout.max_new_tokens=1: all 3 demonstrations of letters are longer; set it to 2 "
     with pytest.raises(errors.UserError, match=line):
         data.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=1)

@@ -65,13 +65,18 @@ def test_the_size_of_a_call_changes_nothing():
         "two": evaluation.EvalSet([{}] * 8, prompts[:8]),
     }
     values = evaluate(sets, batch=8)
-    assert values == pytest.approx(evaluate(sets, batch=16), abs=1e-6)
-    assert values != evaluate(sets, batch=8, seed=1)
+    seconds = values.pop("time/eval")
+    assert seconds > 0
+    other = evaluate(sets, batch=16)
+    assert values == pytest.approx({name: other[name] for name in values}, abs=1e-6)
+    other = evaluate(sets, batch=8, seed=1)
+    assert values != {name: other[name] for name in values}
     for name in ("one", "two"):
         for metric in ("accuracy", "accuracy_sampled", "reward_mean"):
             key = f"eval/{name}/{metric}"
             assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
-    assert len(values) == 2 * 3 * 3
+    assert len(values) == 2 * (3 * 3 + 2)
+    assert 0 < values["eval/one/length_mean"] <= 8
     # The share is the reward's "accuracy" part, not success, which is never true here.
     assert 0 < values["eval/one/accuracy_sampled"] < 1
 

@@ -37,14 +37,14 @@ def test_rows_from_files(tmp_path):
 
 
 MALFORMED = [
-    ("{", "Expecting property name"),
-    ("[1]", 'not a row {"question": text, "answer": text}'),
+    ("{", "not JSON (Expecting property name"),
+    ("[1]", "not a JSON object, as in {"),
     ('{"question": "q"}', 'not a row {"question": text, "answer": text}'),
     ('{"question": "q", "answer": 3}', 'not a row {"question": text, "answer": text}'),
     ('{"question": "q", "answer": "3"}', "the answer does not end in '#### number'"),
     ('{"question": "q", "answer": "#### x"}', "the answer does not end in '#### number'"),
-    ("", "Expecting value"),
-    ("[" * 100_000, ""),
+    ("", "an empty line"),
+    ("[" * 100_000, "not JSON that can be read"),
 ]
 
 
@@ -59,7 +59,7 @@ def test_a_malformed_row_is_named(tmp_path, line, what):
 def test_bytes_that_are_no_text_are_named(tmp_path):
     path = write(tmp_path, [ROW])
     (tmp_path / "test.jsonl").write_bytes(b'{"question": "\xff"}\n')
-    with pytest.raises(errors.UserError, match=r"test.jsonl:1: 'utf-8' codec can't decode"):
+    with pytest.raises(errors.UserError, match=r"test.jsonl:1: not UTF-8 at byte 15"):
         gsm8k.make({}, path, 0)
 
 

@@ -30,11 +30,14 @@ def test_loads_a_function(tmp_path):
 @pytest.mark.parametrize(
     ("source", "name", "line"),
     [
-        ("def f():\n    pass\n", "g", "no g in .*mine.py; its functions: f"),
+        ("def f():\n    pass\n", "g", "mine.py has no function g; its functions: f"),
         ("def f(:\n", "f", "syntax error in .*mine.py:1: "),
         ("\nimport no_such_module\n", "f", "mine.py:2 raised ModuleNotFoundError: No module named"),
-        ("f = 3\n", "f", "f is no function but 3"),
+        ("f = 3\n", "f", "f is 3, not a function; its functions: none"),
         ("\0", "f", "syntax error|raised|null"),
+        ("import json\njson.loads('x')\n", "f", "mine.py:2 raised JSONDecodeError"),
+        ("raise SystemExit('bye')\n", "f", "mine.py:1 raised SystemExit: bye"),
+        ("def flop():\n    pass\n", "flip", "did you mean flop"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path, source, name, line):

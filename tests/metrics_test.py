@@ -1,11 +1,8 @@
-"""Records read back to the bit and never hold a step twice; the console shows each step."""
+"""Records read back to the bit and never hold a step twice."""
 
-import io
 import json
 import math
-import re
 import struct
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapo_jax import metrics
+from mapo_jax import workdir as workdir_lib
 
 
 def lines(workdir, name="metrics"):
     return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
 
 
+def open_records(directory, keep_until, tensorboard, wandb_run=None):
+    mirror = workdir_lib.Mirror(directory, metrics.RECORDS)
+    return metrics.Records(mirror, keep_until, tensorboard, wandb_run)
+
+
 def test_a_line_has_kind_phase_and_step(tmp_path):
-    records = metrics.Records(tmp_path, None, tensorboard=False)
+    records = open_records(tmp_path, None, tensorboard=False)
     records.write("train", "rl", 3, {"reward/mean": jnp.float32(0.1), "n": np.int64(2)})
     # read before close: each line is flushed
     assert lines(tmp_path) == [
@@ -33,7 +36,7 @@ def test_a_line_has_kind_phase_and_step(tmp_path):
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
 def test_float32_reads_back_to_the_bit(tmp_path_factory, values):
     workdir = tmp_path_factory.mktemp("run")
-    records = metrics.Records(workdir, None, tensorboard=False)
+    records = open_records(workdir, None, tensorboard=False)
     records.write("train", "rl", 0, {str(i): np.float32(x) for i, x in enumerate(values)})
     records.close()
     (line,) = lines(workdir)
@@ -42,7 +45,7 @@ def test_float32_reads_back_to_the_bit(tmp_path_factory, values):
 
 
 def test_what_json_lacks_is_null(tmp_path):
-    records = metrics.Records(tmp_path, None, tensorboard=True)
+    records = open_records(tmp_path, None, tensorboard=True)
     values = {"a": math.nan, "b": jnp.float32(jnp.inf), "c": -math.inf, "d": 1.5}
     records.write("train", "rl", 1, values)
     records.close()
@@ -51,7 +54,7 @@ def test_what_json_lacks_is_null(tmp_path):
 
 
 def write_run(workdir):
-    records = metrics.Records(workdir, None, tensorboard=False)
+    records = open_records(workdir, None, tensorboard=False)
     for phase in ("warmup", "rl"):
         for step in range(4):
             records.write("train", phase, step, {"x": step / 3})
@@ -75,7 +78,7 @@ def write_run(workdir):
 def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
     write_run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    metrics.Records(tmp_path, keep_until, tensorboard=False).close()
+    open_records(tmp_path, keep_until, tensorboard=False).close()
     after = (tmp_path / "metrics.jsonl").read_bytes()
     assert before.startswith(after)
     end = lines(tmp_path)[-1]
@@ -89,7 +92,7 @@ def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
 def test_a_new_run_starts_empty(tmp_path):
     """A run that died before its first checkpoint begins again."""
     write_run(tmp_path)
-    metrics.Records(tmp_path, None, tensorboard=False).close()
+    open_records(tmp_path, None, tensorboard=False).close()
     assert lines(tmp_path) == lines(tmp_path, "rollouts") == []
 
 
@@ -100,14 +103,14 @@ def test_a_half_written_line_goes(tmp_path, cut):
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    records = metrics.Records(tmp_path, ("rl", 3), tensorboard=False)
+    records = open_records(tmp_path, ("rl", 3), tensorboard=False)
     records.write("train", "rl", 4, {})
     records.close()
     assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
 
 
 def test_tensorboard_has_a_run_per_phase(tmp_path):
-    records = metrics.Records(tmp_path, None, tensorboard=True)
+    records = open_records(tmp_path, None, tensorboard=True)
     records.write("train", "warmup", 1, {"loss/total": 2.5})
     records.write("train", "rl", 1, {"loss/total": 0.5})
     records.close()
@@ -129,52 +132,38 @@ def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch, keep_until, p
         return writer(logdir, purge_step=purge_step)
 
     monkeypatch.setattr(metrics.tensorboardX, "SummaryWriter", spy)
-    records = metrics.Records(tmp_path, keep_until, tensorboard=True)
+    records = open_records(tmp_path, keep_until, tensorboard=True)
     records.write("train", "rl", 5, {"a": 1.0})
     records.write("train", "rl", 6, {"a": 1.0})
     records.close()
     assert purges == [purged_from]
 
 
-def show(mode, monkeypatch):
-    """Everything that a short run prints."""
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    with metrics.Console(mode) as console:
-        console.table("Sizes", [("rollouts", 128, "prompts x group"), ("updates", 4, "per step")])
-        console.phase("warmup", total=2, done=0)
-        console.step(1, {"loss/total": 1.25})
-        console.phase("rl", total=10, done=4)
-        console.step(5, {"reward/mean": 0.123456, "steps": 5})
-        console.print("[bold] saved")
-    return out.getvalue()
+class Run:
+    """What `wandb.init` returns, as far as it is used."""
+
+    def __init__(self):
+        self.defined, self.logged, self.finished = {}, [], False
+
+    def define_metric(self, name, step_metric):
+        self.defined[name] = step_metric
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
 
 
-@pytest.mark.parametrize("mode", ["auto", "plain"])
-def test_plain_lines(monkeypatch, mode):
-    """What is no terminal gets one line per step and no control codes."""
-    text = show(mode, monkeypatch)
-    assert "\x1b" not in text
-    assert "\r" not in text
-    assert re.search(r"^warmup 1/2  loss/total 1\.25  0:00:00 left$", text, re.M)
-    assert re.search(r"^rl 5/10  reward/mean 0\.1235  steps 5  0:00:00 left$", text, re.M)
-    assert re.search(r"rollouts.*128.*prompts x group", text)
-    assert text.splitlines()[-1] == "[bold] saved"
-
-
-def test_rich_shows_a_bar(monkeypatch):
-    text = show("rich", monkeypatch)
-    assert "\x1b[" in text
-    assert "5/10" in text
-    assert "rl 5/10  reward/mean 0.1235" in text
-    assert "[bold] saved" in text
-
-
-def test_remaining_time_counts_this_process_only(monkeypatch):
-    """Of 10 steps 4 were taken before; two took 60 s each, so 4 more take 240 s."""
-    now = [1000.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    console = metrics.Console("plain")
-    console.phase("rl", total=10, done=4)
-    now[0] += 120
-    assert console._remaining(6) == "0:04:00"
+def test_weights_and_biases_counts_by_phase(tmp_path):
+    run = Run()
+    records = open_records(tmp_path, None, False, run)
+    records.write("train", "warmup", 3, {"loss/total": 2.5})
+    records.write("train", "rl", 1, {"loss/total": np.float32(0.5)})
+    records.close()
+    assert run.defined == {"warmup/*": "warmup/step", "rl/*": "rl/step"}
+    assert run.logged == [
+        {"warmup/loss/total": 2.5, "warmup/step": 3},
+        {"rl/loss/total": 0.5, "rl/step": 1},
+    ]
+    assert run.finished

@@ -1,5 +1,6 @@
 """The paper's reward, case by case, and the checks on what a reward function returns."""
 
+import json
 import math
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_a_missing_reward_passes():
         ({**GOOD, "success": 1.0}, "success must be True or False"),
         ({**GOOD, "parts": [1.0]}, "parts must be a dict of numbers"),
         ({**GOOD, "parts": {"accuracy": None}}, "parts must be a dict of numbers"),
+        ({**GOOD, "parts": {1: 1.0}}, "parts must be a dict of numbers by their names"),
     ],
 )
 def test_what_a_function_must_not_return(result, line):
@@ -81,7 +83,7 @@ def test_parts_must_not_change_their_names():
     def mine(response, example):
         return {**GOOD, "parts": {response: 1.0}}
 
-    with pytest.raises(errors.UserError, match=r"parts differ from the first: \['a'\]"):
+    with pytest.raises(errors.UserError, match=r"must have the parts of the first: a$"):
         rewards.judge(mine, ["a", "b"], [{}, {}])
 
 
@@ -112,3 +114,81 @@ def test_a_reward_that_raises_is_named_with_its_line_and_the_response():
 
     with pytest.raises(errors.UserError, match=r"broken raised ZeroDivisionError.*\.py:\d+.*'hm'"):
         rewards.judge(broken, ["hm"], [{}])
+
+
+CUT = [True, False]  # the second response did not come to its end
+
+
+def test_the_papers_reward_gives_a_cut_response_only_its_format():
+    examples = [{"answer": "19"}] * 2
+    judged = rewards.judge(
+        rewards.accuracy_and_format, [r"<think>a</think> \boxed{19}"] * 2, examples, CUT
+    )
+    np.testing.assert_array_equal(judged.rewards, np.float32([1.0, 0.1]))
+    np.testing.assert_array_equal(judged.success, CUT)
+    np.testing.assert_array_equal(judged.parts["accuracy"], [1, 0])
+    np.testing.assert_array_equal(judged.parts["format"], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("result", "reward", "parts"),
+    [
+        ({"reward": 0.5, "success": True, "parts": {"length": 3.0}}, -2, {"length": 3}),
+        ({"reward": 0.5, "success": False, "parts": {"accuracy": 0.5}}, -2, {"accuracy": 0}),
+        ({"reward": 0.5, "success": False, "parts": {"accuracy": 0.0}}, 0.5, {"accuracy": 0}),
+        ({"reward": 0.5, "success": False, "parts": {"length": 3.0}}, 0.5, {"length": 3}),
+        ({"reward": math.nan, "success": False, "parts": {}}, math.nan, {}),
+    ],
+)
+def test_a_function_that_is_not_told_cannot_find_a_cut_response_right(result, reward, parts):
+    def mine(response, example):
+        return result
+
+    mine.range = (-2, 1)
+    judged = rewards.judge(mine, ["a", "a"], [{}, {}], np.array(CUT))
+    np.testing.assert_array_equal(judged.rewards, np.float32([result["reward"], reward]))
+    np.testing.assert_array_equal(judged.success, [result["success"], False])
+    for name, value in parts.items():
+        np.testing.assert_array_equal(judged.parts[name], [result["parts"][name], value])
+    whole = rewards.judge(mine, ["a"], [{}])
+    np.testing.assert_array_equal(whole.rewards, judged.rewards[:1])
+
+
+def test_a_function_that_is_told_decides_itself():
+    def third(response, example, finished):
+        return {**GOOD, "reward": 1.0 if finished else 0.25}
+
+    def keyword(response, example, *, finished=True):
+        return third(response, example, finished)
+
+    for fn in (third, keyword):
+        judged = rewards.judge(fn, ["a", "b"], [{}, {}], CUT)
+        np.testing.assert_array_equal(judged.rewards, np.float32([1.0, 0.25]))
+        np.testing.assert_array_equal(judged.success, [True, True])
+        np.testing.assert_array_equal(judged.parts["accuracy"], [1, 1])
+        assert rewards.judge(fn, ["b"], [{}]).rewards[0] == 1
+
+
+def test_a_cut_response_is_still_checked():
+    with pytest.raises(errors.UserError, match="outside"):
+        rewards.judge(lambda response, example: {**GOOD, "reward": 2.0}, ["a"], [{}], [False])
+    with pytest.raises(ValueError, match="shorter"):
+        rewards.judge(rewards.accuracy_and_format, ["a"] * 2, [{"answer": "1"}] * 2, [True])
+
+
+def test_the_line_that_is_named_is_the_users_own():
+    """Not the one inside the library that it called."""
+
+    def broken(response, example):
+        return json.loads(response)
+
+    with pytest.raises(errors.UserError, match=rf"\({__file__}:\d+\) for") as raised:
+        rewards.judge(broken, ["hm\nhm"], [{}])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_parts_come_in_alphabetical_order():
+    def mine(response, example):
+        return {**GOOD, "parts": {"z": 1.0, "b": 2.0, "accuracy": 0.0}}
+
+    assert list(rewards.judge(mine, ["a"], [{}]).parts) == ["accuracy", "b", "z"]

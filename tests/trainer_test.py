@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, metrics, rewards, sampling, trainer
+from mapo_jax import checkpoints, errors, rewards, sampling, trainer
+from mapo_jax import console as console_lib
 from mapo_jax.config import from_config_dict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def without(rows: list[dict], *names: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    trainer.train(micro(), workdir)
+    trainer.train(micro(), workdir, ["a=1"])
     return workdir
 
 
@@ -103,11 +104,23 @@ def test_records_hold_what_the_contract_names(undisturbed):
             key = f"eval/{name}/{metric}"
             assert evaluation[f"{key}_low"] <= evaluation[key] <= evaluation[f"{key}_high"]
     written = lines(undisturbed, "rollouts")
-    assert {row["step"] for row in written} == {2, 4}
+    assert {row["step"] for row in written if row["kind"] == "train"} == {1, 2, 4, 5}
+    before = [r for r in written if r["kind"] == "train" and r["step"] == 1]
+    after = [r for r in written if r["kind"] == "after"]
+    assert {row["step"] for row in after} == {5}
+    assert [r["prompt"] for r in before] == [r["prompt"] for r in after]
+    assert [r["response"] for r in before] != [r["response"] for r in after]
     assert {"prompt", "response", "reward", "parts", "advantage"} <= set(written[0])
     config = json.loads((undisturbed / "config.json").read_text())
     assert config["batch"]["prompts"] == 16
     assert list((undisturbed / "tensorboard").rglob("events*"))
+    (start,) = json.loads((undisturbed / "run.json").read_text())["starts"]
+    assert start["environment"]["devices"] == "8 x cpu"
+    assert start["overrides"] == ["a=1"]
+    assert "</html>" in (undisturbed / "report.html").read_text()
+    assert sum(last[f"success_count/{k}"] for k in range(5)) == pytest.approx(1)
+    assert last["rollout/length_mean"] <= last["rollout/length_max"] <= 16
+    assert 0 <= evaluation["eval/test/truncated"] <= 1
 
 
 def test_the_first_ratio_of_every_step_is_one(undisturbed):
@@ -195,7 +208,7 @@ def test_shuffled_rewards_stay_in_their_group_and_together():
     rng = np.random.default_rng(0)
     values = np.arange(24, dtype=np.float32)
     judged = rewards.Judged(values, values % 2 == 0, {"accuracy": values * 2})
-    shuffled = trainer._shuffle(judged, 4, rng)
+    shuffled = trainer._shuffle(judged, rng.random((6, 4)))
     assert not np.array_equal(shuffled.rewards, values)
     np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
     np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
@@ -275,7 +288,7 @@ def readable(workdir: Path) -> list[dict]:
 
 
 def test_each_program_compiles_once(tmp_path):
-    with metrics.Console("plain") as console:
+    with console_lib.Console("plain") as console:
         run = trainer._Run(micro(rollout__chunks=2, algorithm__beta=0.0), tmp_path, console)
         before = sampling._sample._cache_size()
         run.go()

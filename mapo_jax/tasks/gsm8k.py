@@ -6,15 +6,15 @@ and `test.jsonl` or, without one, through TensorFlow Datasets (which here needs 
 
 import contextlib
 import io
-import json
 import logging
 import re
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors, rewards
+from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task, merge_options
 
 INSTRUCTION = (
@@ -24,7 +24,6 @@ INSTRUCTION = (
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _FINAL = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
 _SOURCE = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/test.jsonl"
-_MAX_LINES = 10  # malformed rows that are named, at most
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -60,31 +59,18 @@ def _from_files(directory: Path) -> tuple[list[dict], list[dict]]:
             " holds GSM8K's train.jsonl and test.jsonl"
         )
     mistakes: list[str] = []
-    sets = []
-    for path in paths:
-        with path.open("rb") as file:
-            rows = [(f"{path}:{number}", line) for number, line in enumerate(file, 1)]
-        sets.append(_parse_all(rows, mistakes))
-        if not rows:
-            mistakes.append(f"{path}: empty; one JSON object a line is needed")
-    if mistakes:
-        rest = len(mistakes) - _MAX_LINES
-        more = [f"data.path={directory}: and {rest} more malformed rows"] if rest > 0 else []
-        raise errors.UserError(*mistakes[:_MAX_LINES], *more)
-    return sets[0], sets[1]
+    train, test = (
+        [example for _, example in files.parse(files.read(path, mistakes), _parse_row, mistakes)]
+        for path in paths
+    )
+    files.check(directory, mistakes)
+    return train, test
 
 
-def _parse_all(rows: Iterable[tuple[str, bytes]], mistakes: list[str]) -> list[dict]:
-    examples = []
-    for where, line in rows:
-        try:
-            row = json.loads(line)
-            examples.append(_parse(row["question"], row["answer"]))
-        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or from _parse
-            mistakes.append(f"{where}: {error}")
-        except (KeyError, TypeError, AttributeError):
-            mistakes.append(f'{where}: not a row {{"question": text, "answer": text}}')
-    return examples
+def _parse_row(row: dict) -> dict:
+    if not all(name in row and isinstance(row[name], str) for name in ("question", "answer")):
+        raise ValueError('not a row {"question": text, "answer": text}')
+    return _parse(row["question"], row["answer"])
 
 
 def _parse(question: str, answer: str) -> dict:

@@ -1,0 +1,103 @@
+"""Makes the pictures of README.md from a finished run: `python docs/figures.py DIR`.
+
+docs/console.svg is what the real console shows of the run's records, as of one moment; the others
+are copied from the run's report.
+"""
+
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import CONSOLE_SVG_FORMAT
+from rich.terminal_theme import TerminalTheme
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from mapo_jax.console import Console  # noqa: E402
+
+PICTURES = ("accuracy_test.png", "success_counts.png", "advantage_by_successes.png")  # of DIR
+WINDOW = (0.3, 0.7)  # shares of the RL steps between which the screenshot shows what is printed
+WIDTH = 100  # columns
+THEME = TerminalTheme(
+    (13, 17, 23),  # background
+    (230, 237, 243),
+    [
+        (72, 79, 88),  # black, red, green, yellow, blue, magenta, cyan, white
+        (255, 123, 114),
+        (63, 185, 80),
+        (210, 153, 34),
+        (88, 166, 255),
+        (188, 140, 255),
+        (57, 197, 207),
+        (177, 186, 196),
+    ],
+    [(72, 79, 88)] * 8,  # bright: of these the console uses black only
+)
+
+
+def console_svg(workdir: Path) -> str:
+    """Replays the records of `workdir` through the console and returns its screen."""
+    config = json.loads((workdir / "config.json").read_text())
+    totals = {"warmup": config["warmup"]["steps"], "rl": config["steps"]}
+    first, last = (round(share * totals["rl"]) for share in WINDOW)
+    groups: dict[int, dict[str, list[dict]]] = {}
+    for row in _lines(workdir / "rollouts.jsonl"):
+        groups.setdefault(row["step"], {}).setdefault(row["prompt"], []).append(row)
+
+    seconds, begun = 0.0, ""
+    console = Console("rich", io.StringIO(), clock=lambda: seconds)
+    console.out.width = WIDTH
+    for line in _lines(workdir / "metrics.jsonl"):
+        kind, phase, step = (line.pop(name) for name in ("kind", "phase", "step"))
+        if phase != begun:
+            console.phase(phase, totals[phase], 0)
+            begun = phase
+        if phase == "rl" and step > last:
+            break
+        console.out.record = phase == "rl" and step >= first
+        seconds += sum(value for name, value in line.items() if name in ("time/step", "time/eval"))
+        console.record(kind, phase, step, line)
+        if (kind, phase) == ("train", "rl") and step in groups:
+            console.group(phase, step, _shown(list(groups[step].values())))
+    console.out.print(console.bars())
+    return console.out.export_svg(
+        theme=THEME,
+        title=f"python launch/run.py --config experiments/{config['task']['name']}.py",
+        code_format=_without_fonts(CONSOLE_SVG_FORMAT),
+        unique_id="console",  # the same run gives the same bytes
+    )
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _shown(groups: list[list[dict]]) -> list[dict]:
+    """The first group with something to compare, as the trainer chooses it."""
+    mixed = [rows for rows in groups if len({row["reward"] for row in rows}) > 1]
+    return (mixed or groups)[0]
+
+
+def _without_fonts(code: str) -> str:
+    """rich's template with the reader's own fonts in place of those of a server."""
+    code = re.sub(r"@font-face \{\{.*?\}\}\s*|<!--.*?-->\s*", "", code, flags=re.DOTALL)
+    return code.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
+
+
+def main(workdir: Path) -> None:
+    """Writes all pictures into docs/figures."""
+    figures = DOCS / "figures"
+    figures.mkdir(exist_ok=True)
+    (figures / "console.svg").write_text(console_svg(workdir), encoding="utf-8")
+    for name in PICTURES:
+        shutil.copyfile(workdir / "figures" / name, figures / name)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

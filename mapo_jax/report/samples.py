@@ -1,0 +1,71 @@
+"""The groups of rollouts.jsonl as cards: the same prompts before training and after it."""
+
+from mapo_jax.report import words
+from mapo_jax.report.runs import Run
+
+_MOST_PROMPTS, _MOST_ROLLOUTS = 4, 16  # shown, per run and time
+
+
+def section(run: Run, several: bool) -> str:
+    """The groups of the first step, and those of the same prompts after training."""
+    trained = [row for row in run.samples if row["kind"] == "train"]
+    if not trained:
+        return ""
+    after = [row for row in run.samples if row["kind"] == "after"]
+    first = [row for row in trained if row["step"] == trained[0]["step"]]
+    last = after or [row for row in trained if row["step"] != trained[0]["step"]]
+    prompts = list(dict.fromkeys(str(row["prompt"]) for row in first))[:_MOST_PROMPTS]
+    paired = any(str(row["prompt"]) in prompts for row in last)
+    blocks = []
+    if paired or not last:
+        for prompt in prompts:
+            columns = [[r for r in rows if str(r["prompt"]) == prompt] for rows in (first, last)]
+            blocks.append(
+                f'<pre class="prompt">{words.long(prompt)}</pre><div class="pair">'
+                + "".join(map(_column, columns))
+                + "</div>"
+            )
+    else:
+        blocks.append(
+            '<p class="muted">The first and the last groups on record: different prompts.</p>'
+        )
+        for rows in (first, last):
+            prompt = str(rows[0]["prompt"])
+            group = [row for row in rows if str(row["prompt"]) == prompt]
+            blocks.append(f'<pre class="prompt">{words.long(prompt)}</pre>{_column(group)}')
+    label = words.text(run.label) if several else "Prompts and their groups"
+    opened = "" if several else " open"
+    return f"<details{opened}><summary>{label}</summary>{''.join(blocks)}</details>"
+
+
+def _column(rows: list[dict]) -> str:
+    if not rows:
+        return '<div class="column"><p class="muted">not on record</p></div>'
+    successes = sum(_is_true(row, "success") for row in rows)
+    when = "after step" if rows[0]["kind"] == "after" else "step"
+    cards = "".join(map(_card, rows[:_MOST_ROLLOUTS]))
+    return (
+        f'<div class="column"><h4>{when} {words.text(rows[0]["step"])}: {successes} of {len(rows)} '
+        f"succeed</h4>{cards}</div>"
+    )
+
+
+def _card(row: dict) -> str:
+    success = _is_true(row, "success")
+    parts = row["parts"] if isinstance(row.get("parts"), dict) else {}
+    facts = [
+        f"reward {words.number(row.get('reward'))}",
+        f"advantage {words.number(row.get('advantage'), '+')}",
+    ]
+    facts += [f"{name} {words.number(value)}" for name, value in parts.items()]
+    facts += [f"{words.number(row['tokens'])} tokens"] if "tokens" in row else []
+    cut = "" if _is_true(row, "finished", True) else ' <b class="look">cut</b>'
+    mark = '<b class="yes">&#10003;</b>' if success else '<b class="no">&#10007;</b>'
+    return (
+        f'<div class="card {"yes" if success else "no"}"><p>{mark} '
+        f"{words.text(', '.join(facts))}{cut}</p><pre>{words.long(row['response'])}</pre></div>"
+    )
+
+
+def _is_true(row: dict, key: str, absent: bool = False) -> bool:
+    return bool(row[key]) if key in row else absent

@@ -1,0 +1,169 @@
+"""Your own data: rows of JSON lines become prompts by a template, and need no code.
+
+`data.path` is a directory with `train.jsonl` and any number of other `*.jsonl` files, each an
+evaluation set with the name of its file, or it is one file. Of one file every 10th prompt
+(`held_out`), with all rows that have it, is the evaluation set `test` and not trained on.
+
+In a template `{field}` stands for a row's field; all other text, also `\\boxed{}`, stays as it is,
+and nothing is evaluated. Text is taken as it is, numbers, true and false as JSON writes them; null,
+lists and objects are mistakes. A field may stand in a template more than once.
+"""
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors, rewards
+from mapo_jax.tasks import files
+from mapo_jax.tasks.base import Task, merge_options
+
+DEFAULTS = {
+    "template": "{question}\n",  # of the prompt
+    "answer": "answer",  # the field with the right answer
+    "demonstration": "",  # template of a response for the warm-up; "": there are none
+    "held_out": 10,  # of one file, every n-th prompt is for evaluation
+}
+
+_FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
+_WAYS = (
+    "give a directory with train.jsonl and another file of evaluation rows, such as test.jsonl, or "
+    "one .jsonl file"
+)
+
+
+def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the task; `options` are those of DEFAULTS, and nothing in it is random."""
+    chosen = merge_options(options, DEFAULTS)
+    if chosen["held_out"] < 2:
+        raise errors.UserError(f"task.options.held_out={chosen['held_out']}: must be 2 or more")
+    if not data_path:
+        raise errors.UserError(f"data.path='': missing; {_WAYS}")
+    mistakes: list[str] = []
+    rows = {path.stem: files.read(path, mistakes) for path in _paths(Path(data_path))}
+    if misnamed := _misnamed_fields(chosen, rows):
+        files.check(data_path, [*misnamed, *mistakes])
+    first = next(iter(rows))
+    sets = {}
+    for name, set_rows in rows.items():
+        fn = functools.partial(_example, chosen, name == first)
+        sets[name] = [example for _, example in files.parse(set_rows, fn, mistakes)]
+    files.check(data_path, mistakes)
+    train = sets.pop(first)
+    if not sets:
+        train, sets["test"] = _hold_out(train, chosen["held_out"], data_path)
+    return Task(
+        name="jsonl",
+        train=train,
+        evals=sets,
+        prompt=prompt,
+        reward=rewards.accuracy_and_format,
+        demonstration=demonstration if chosen["demonstration"] else None,
+    )
+
+
+def prompt(example: dict) -> str:
+    """Returns the template with the row's fields."""
+    return example["question"]
+
+
+def demonstration(example: dict) -> str:
+    """Returns the demonstration's template with the row's fields."""
+    return example["demonstration"]
+
+
+def _paths(path: Path) -> list[Path]:
+    """The training file and after it those of the evaluation sets, `test` first; or the one."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise errors.UserError(f"data.path={path}: no such file or directory; {_WAYS}")
+    evals = [p for p in path.glob("*.jsonl") if p.stem != "train" and not p.stem.startswith(".")]
+    evals.sort(key=lambda p: (p.stem != "test", p.stem))
+    missing = []
+    if not (path / "train.jsonl").is_file():
+        missing.append(f"data.path={path}: no train.jsonl there; {_WAYS}")
+    if not evals:
+        missing.append(f"data.path={path}: no evaluation set there; {_WAYS}")
+    if missing:
+        raise errors.UserError(*missing)
+    return [path / "train.jsonl", *evals]
+
+
+def _misnamed_fields(chosen: Mapping[str, Any], rows: Mapping[str, list[files.Row]]) -> list[str]:
+    """The mistakes of the options: a field that no row has is one, not one for every row."""
+    known = sorted({field for set_rows in rows.values() for _, row in set_rows for field in row})
+    named = [
+        (option, field)
+        for option in ("template", "demonstration")
+        for field in _fields(chosen[option])
+    ]
+    mistakes = []
+    for option, field in [*named, ("answer", chosen["answer"])]:
+        if known and field not in known:
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(known)}"
+            mistakes.append(
+                f"task.options.{option}={chosen[option]!r}: no row has a field {field}; {hint}"
+            )
+    if not _fields(chosen["template"]):
+        mistakes.append(
+            f"task.options.template={chosen['template']!r}: names no field, so all prompts would be"
+            " the same; put one in braces, as in {question}"
+        )
+    return mistakes
+
+
+def _fields(template: str) -> list[str]:
+    return list(dict.fromkeys(_FIELD.findall(template)))
+
+
+def _example(chosen: Mapping[str, Any], is_trained_on: bool, row: dict) -> dict:
+    """The row, its prompt as `question`, its answer as text and, to train on, a demonstration."""
+    added = {
+        "question": _fill(chosen["template"], row),
+        "answer": _text(row, chosen["answer"]),
+    }
+    if chosen["demonstration"] and is_trained_on:
+        added["demonstration"] = _fill(chosen["demonstration"], row)
+    for name, what in (("question", "the prompt"), ("answer", f"the field {chosen['answer']}")):
+        if not added[name].strip():
+            raise ValueError(f"{what} is empty; fill it in or leave the row out")
+    return {**row, **added}
+
+
+def _fill(template: str, row: dict) -> str:
+    return _FIELD.sub(lambda match: _text(row, match[1]), template)
+
+
+def _text(row: dict, field: str) -> str:
+    if field not in row:
+        raise ValueError(
+            f"no field {field}, which task.options names; the row has {', '.join(row) or 'none'}"
+        )
+    value = row[field]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    kind = {type(None): "null", list: "a list", dict: "an object"}[type(value)]
+    raise ValueError(f"the field {field} is {kind}; must be text or a number")
+
+
+def _hold_out(examples: list[dict], every: int, data_path: str) -> tuple[list[dict], list[dict]]:
+    """Splits off every n-th prompt with all rows that have it: no prompt is on both sides."""
+    numbers: dict[str, int] = {}
+    for example in examples:
+        numbers.setdefault(example["question"], len(numbers) + 1)
+    if len(numbers) < every:
+        raise errors.UserError(
+            f"task.options.held_out={every}: {data_path} has {len(numbers)} different prompts, so "
+            "none would be left for evaluation; lower it (2 at least) or add rows"
+        )
+    sides: tuple[list[dict], list[dict]] = [], []
+    for example in examples:
+        sides[numbers[example["question"]] % every == 0].append(example)
+    return sides

@@ -1,0 +1,59 @@
+"""The page docs/own.md: every file on it is written and every command run, exactly as printed."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
+BLOCKS = BLOCK.findall(PAGE)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A directory that looks like the clone, with the page's files in it."""
+    directory = tmp_path_factory.mktemp("clone")
+    for name in ("experiments", "launch", "mapo_jax"):
+        (directory / name).symlink_to(ROOT / name)
+    for kind, text in BLOCKS:
+        if kind == "python":
+            name = re.match(r"# (\w+\.py)\n", text)
+            assert name, f"a block without the name of its file: {text[:80]}"
+            (directory / name[1]).write_text(text, encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("script", [text for kind, text in BLOCKS if kind == "bash"])
+def test_commands(clone, tmp_path, script):
+    python = tmp_path / "python"  # no link: Python finds its packages by where it lies
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    flags = os.environ["XLA_FLAGS"].replace(
+        "device_count=8", "device_count=1"
+    )  # as most users have
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=clone,
+        env={**os.environ, "XLA_FLAGS": flags, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    if "--workdir" in script:
+        workdir = re.search(r"--workdir (\S+)", script)[1]
+        lines = (clone / workdir / "metrics.jsonl").read_text(encoding="utf-8")
+        assert '"phase": "rl", "step": 4' in lines
+
+
+def test_the_page_has_its_three_parts():
+    assert [kind for kind, _ in BLOCKS] == [
+        *("python", "bash"),
+        *("python", "bash", "python", "bash"),
+        *("python", "bash", "bash"),
+    ]

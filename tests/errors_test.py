@@ -1,0 +1,617 @@
+"""Every message that a user can meet, with its whole text, in one table.
+
+A message is one line for each mistake. It names the key, the value, what is allowed and the fix,
+and the command ends with 2 (3: the run's own guard), without a traceback. A new message is a line
+here. CASES are command lines; RAISED is what only the middle of a run could show.
+"""
+
+import errno
+import io
+import json
+import re
+import sys
+
+import _cli
+import numpy as np
+import pytest
+import report
+import run
+import sentencepiece
+
+from experiments import arithmetic
+from mapo_jax import checkpoints, errors, loading, rewards
+from mapo_jax import config as config_lib
+
+# What the cases below read, in a directory that they call {files}.
+FILES = {
+    "broken.py": "def get_config(presets:\n",
+    "raises.py": "import nonexistent_module\n",
+    "empty_config.py": "x = 1\n",
+    "dict_config.py": "def get_config(presets):\n    return {}\n",
+    "reward.py": """\
+import json
+
+GOOD = {"reward": 1.0, "success": True, "parts": {}}
+def good(response, example): return GOOD
+def one_argument(response): return GOOD
+def no_dict(response, example): return 1.0
+def no_parts(response, example): return {"reward": 1.0, "success": True}
+def text(response, example): return {**GOOD, "reward": "high"}
+def above(response, example): return {**GOOD, "reward": 1.5}
+def number(response, example): return {**GOOD, "success": 1}
+def odd_parts(response, example): return {**GOOD, "parts": [1.0]}
+def other_parts(response, example): return {**GOOD, "parts": {response: 1.0}}
+def parses(response, example): return json.loads(response)
+def range_(response, example): return GOOD
+range_.range = (1, 0)
+def below(response, example): return GOOD
+below.range = (-1.0, 1.0)
+""",
+    "syntax.py": "def fn(response, example)\n    return 0\n",
+    "imports.py": "import os\nimport nonexistent_module\n",
+    "quits.py": "raise SystemExit('bye')\n",
+    "advantage.py": """\
+import jax.numpy as jnp
+def good(rewards_G, success_G, mask_G, *, scale=1.0): return scale * rewards_G
+def branches(rewards_G, success_G, mask_G):
+    return rewards_G if rewards_G.max() > 0 else 0 * rewards_G
+def scalar(rewards_G, success_G, mask_G): return rewards_G.mean()
+def needs(rewards_G, success_G, mask_G, *, scale): return scale * rewards_G
+def two(rewards_G, success_G): return rewards_G
+def remax(rewards_G, success_G, mask_G, *, baseline): return rewards_G - baseline
+""",
+    "gsm8k/train.jsonl": '{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n',
+    "gsm8k/test.jsonl": '{"question": "q", "answer": "one"}\n{"question": 1}x\n',
+    "no_rows/train.jsonl": "",
+    "no_rows/test.jsonl": '{"question": "q", "answer": "#### 1"}\n',
+    "rows.jsonl": '{"question": "q", "answer": "1"}\n{"question": "q"}\n\n["q"]\n',
+    "few.jsonl": '{"question": "q", "answer": "1"}\n',
+    "some.jsonl": '{"question": "q", "answer": "1"}\n{"question": "r", "answer": "2"}\n',
+    "rows/train.jsonl": '{"question": "2+2=", "answer": "4"}\n',
+    "plain.txt": "no tokenizer",
+    "foreign/notes.txt": "a file of somebody else",
+    "fresh/checkpoints/": "",
+    "silent/metrics.jsonl": "",
+    "cut/metrics.jsonl": '{"kind": "train", "phase": "rl", "step": 1}\n{"step"\n',
+}
+
+ARITHMETIC = "--config=experiments/arithmetic.py:tiny --config.task.options.train_size=9"
+ARITHMETIC += " --config.task.options.eval_size=9"  # quick to make
+TOKENIZER = "--config.tokenizer.path=mapo_jax/tasks/arithmetic.model"
+GSM8K = f"--config=experiments/gsm8k.py:tiny {TOKENIZER} --config.batch.microbatch=8,4"
+GSM8K += " --config.batch.minibatch_prompts=8"  # 8 devices
+JSONL = f"--config=experiments/jsonl.py:tiny {TOKENIZER}"
+SHARDS = "the 8 batch shards (mesh.data=8 x mesh.fsdp=1)"
+WAYS = (
+    "give a directory with train.jsonl and another file of evaluation rows, such as test.jsonl, or"
+    " one .jsonl file"
+)
+FUNCTIONS = (
+    "good, one_argument, no_dict, no_parts, text, above, number, odd_parts, other_parts, parses, "
+    "range_, below"
+)
+ADVANTAGES = "good, branches, scalar, needs, two, remax"
+NEEDS_A_MODEL = (
+    "no such file; give a SentencePiece model, which decides the vocabulary, as in "
+    "--config.tokenizer.path=tokenizer.model"
+)
+
+# Command line -> its lines on stderr; one that begins with a setting goes on from ARITHMETIC.
+CASES = {
+    # The command line
+    "": ["--config: missing; give an experiment, as in --config experiments/arithmetic.py"],
+    "--config=experiments/arithmetc.py": [
+        "--config=experiments/arithmetc.py: no such file; did you mean experiments/arithmetic.py?"
+    ],
+    "--config={files}/plain.txt": [
+        "--config={files}/plain.txt: not a Python file; give FILE.py[:PRESET,...]"
+    ],
+    "--config={files}/broken.py": [
+        "--config={files}/broken.py: line 1 raises SyntaxError: '(' was never closed "
+        "(broken.py, line 1)"
+    ],
+    "--config={files}/raises.py": [
+        "--config={files}/raises.py: line 1 raises ModuleNotFoundError: No module named "
+        "'nonexistent_module'"
+    ],
+    "--config={files}/empty_config.py": [
+        "--config={files}/empty_config.py: has no get_config(presets); see "
+        "experiments/arithmetic.py"
+    ],
+    "--config={files}/dict_config.py": [
+        "--config={files}/dict_config.py: get_config returned dict, not a ConfigDict"
+    ],
+    "--config=experiments/arithmetic.py:tny": [
+        "--config=experiments/arithmetic.py:tny: no preset tny; did you mean tiny?; presets: tiny"
+    ],
+    "--workdri=x": ["--workdri=x: no such argument; did you mean --workdir?; see --help"],
+    "--config.seed": ["--config.seed: a value is missing; give --config.seed=VALUE"],
+    "--config.bach.prompts=8": ["bach.prompts=8: no such key; did you mean batch.prompts?"],
+    "--config.mesh=2": ["mesh=2: is a group; set one of mesh.data, mesh.fsdp, mesh.tensor"],
+    "--config.task.options=2": [
+        "task.options=2: set one of its keys, as in --config.task.options.KEY=VALUE"
+    ],
+    "--config.steps=many": ["steps=many: expected an integer, as in 8"],
+    "--config.algorithm.beta=x": ["algorithm.beta=x: expected a number, as in 0.5 or 1e-6"],
+    "--config.log.tensorboard=yes": ["log.tensorboard=yes: expected True or False"],
+    "--config.batch.microbatch=8": [
+        "batch.microbatch=8: expected 2 numbers like its default, as in 8,4"
+    ],
+    # Single values
+    "--config.batch.epochs=0": ["batch.epochs=0: must be >= 1"],
+    "--config.optimizer.learning_rate=nan": [
+        "optimizer.learning_rate=nan: must be finite and >= 0"
+    ],
+    "--config.batch.group=1 --config.batch.microbatch=8,1": [
+        "batch.group=1: must be >= 2: the only rollout of a group is its own mean, so every "
+        "advantage would be 0"
+    ],
+    "--config.rollout.temperature=0": [
+        "rollout.temperature=0.0: must be > 0: training needs the log-probs of what is sampled "
+        "(evaluation is greedy by itself)"
+    ],
+    "--config.rollout.top_p=0": ["rollout.top_p=0.0: must be > 0 and <= 1"],
+    "--config.policy.head_dim=3": ["policy.head_dim=3: must be >= 2 and even (RoPE turns pairs)"],
+    "--config.algorithm.aggregation=token_maen": [
+        "algorithm.aggregation=token_maen: must be one of token_mean, sequence_mean; did you mean "
+        "token_mean?"
+    ],
+    "--config.algorithm.old_logps=x": ["algorithm.old_logps=x: must be one of sampler, rescored"],
+    "--config.log.console=x": ["log.console=x: must be one of auto, rich, plain, quiet, json"],
+    "--config.algorithm.truncated=x": ["algorithm.truncated=x: must be one of fail, mask"],
+    "--config.log.wandb=p": [
+        "log.wandb=p: the package wandb is not installed; pip install wandb, or leave log.wandb "
+        "empty"
+    ],
+    "--config.profile.steps=12:10": [
+        "profile.steps=12:10: must be A:B with 1 <= A < B, as in 10:12, which traces steps 10 and "
+        "11"
+    ],
+    "--config.compute.dtype=float23": [
+        "compute.dtype=float23: must be one of float32, bfloat16; did you mean float32?"
+    ],
+    # Values that do not go together
+    "--config.batch.minibatch_prompts=5": [
+        "batch.minibatch_prompts=5: must divide batch.prompts=16; try 4",
+        "batch.microbatch=(8, 4): must divide batch.minibatch_prompts=5 with its first number, "
+        "prompts; try 5",
+    ],
+    "--config.batch.microbatch=8,3": [
+        "batch.microbatch=(8, 3): must divide batch.group=8 with its second number, rollouts per "
+        "prompt; try 2"
+    ],
+    "--config.rollout.chunks=3": ["rollout.chunks=3: must divide batch.prompts=16; try 2"],
+    "--config.rollout.width=9": ["rollout.width=9: must be at most batch.group=8, or 0 for it"],
+    "--config.algorithm.clip_dual=1.1": [
+        "algorithm.clip_dual=1.1: must be at least 1 + algorithm.clip_high=0.3; try 1.3"
+    ],
+    "--config.policy.num_kv_heads=3": [
+        "policy.num_kv_heads=3: must divide policy.num_heads=4; try 2"
+    ],
+    # The mesh; there are 8 devices
+    "--config.mesh.data=3": [
+        "mesh.data=3, mesh.fsdp=1, mesh.tensor=1: must multiply to the 8 devices there are; set "
+        "one of them to -1 for the rest"
+    ],
+    "--config.mesh.fsdp=-1": [
+        "mesh.data=-1, mesh.fsdp=-1, mesh.tensor=1: at most one may be -1, the rest of the devices"
+    ],
+    "--config.mesh.tensor=4": [
+        "mesh.tensor=4: must divide policy.num_kv_heads=2; try 2",
+        "mesh.tensor=4: must divide the vocabulary of "
+        "tokenizer.path=mapo_jax/tasks/arithmetic.model, 22 pieces; try 2",
+    ],
+    "--config.mesh.fsdp=8 --config.policy.embed_dim=36": [
+        "mesh.fsdp=8: must divide policy.embed_dim=36; try 9"
+    ],
+    "--config.batch.prompts=12 --config.batch.minibatch_prompts=12 "
+    "--config.batch.microbatch=12,4": [
+        f"batch.prompts=12: must be a multiple of {SHARDS}; try 16",
+        f"batch.microbatch=(12, 4): its first number, prompts, must be a multiple of {SHARDS}; "
+        "try (16, 4)",
+    ],
+    "--config.warmup.batch=12": [f"warmup.batch=12: must be a multiple of {SHARDS}; try 16"],
+    "--config.eval.batch=12": [f"eval.batch=12: must be a multiple of {SHARDS}; try 16"],
+    "--config.rollout.chunks=4": [
+        f"rollout.chunks=4: must leave each chunk a multiple of {SHARDS}, but batch.prompts=16 / 4 "
+        "is 4; try rollout.chunks=1"
+    ],
+    # The task and its data
+    "--config.task.name=arithmetics": [
+        "task.name=arithmetics: no such task; did you mean arithmetic?"
+    ],
+    "--config.task.options.level=2": ["task.options.level=2: no such option; did you mean levels?"],
+    "--config.task.options.levels=0": ["task.options.levels=0: must be of type tuple"],
+    "--config.task.options.levels=0,1": [
+        "task.options.levels=(0, 1): must be numbers of operations, each from 1 to 8"
+    ],
+    "--config.data.path=x": ["data.path=x: arithmetic is generated; leave data.path empty"],
+    "--config.data.max_prompt_tokens=2": [
+        "data.max_prompt_tokens=2: all 9 prompts of arithmetic's set train are longer; set it to 4 "
+        "(the shortest) or more"
+    ],
+    "--config.data.max_prompt_tokens=5": [
+        "data.max_prompt_tokens=5: all 9 prompts of arithmetic's set hard are longer; set it to 6 "
+        "(the shortest) or more"
+    ],
+    "--config.rollout.max_new_tokens=2": [
+        "rollout.max_new_tokens=2: all 9 demonstrations of arithmetic are longer; set it to 12 "
+        "(the shortest) or more"
+    ],
+    f"{GSM8K} --config.data.path=nowhere": [
+        "data.path=nowhere: no train.jsonl and no test.jsonl there; give the directory that holds "
+        "GSM8K's train.jsonl and test.jsonl"
+    ],
+    f"{GSM8K} --config.data.path={{files}}/no_rows": [
+        "{files}/no_rows/train.jsonl: empty; one JSON object a line is needed"
+    ],
+    f"{GSM8K} --config.data.path={{files}}/gsm8k": [
+        '{files}/gsm8k/train.jsonl:2: not a row {"question": text, "answer": text}',
+        "{files}/gsm8k/test.jsonl:2: not JSON (Extra data at column 16); one JSON object a line is "
+        "needed",
+        "{files}/gsm8k/test.jsonl:1: the answer does not end in '#### number'",
+    ],
+    GSM8K: [
+        "data.path: GSM8K is missing: pass --config.data.path=DIR with train.jsonl and test.jsonl, "
+        "or run where tensorflow-datasets is installed and can download or has prepared it "
+        "(ModuleNotFoundError: import of tensorflow_datasets halted; None in sys.modules)"
+    ],
+    JSONL + " --config.warmup.steps=0": [f"data.path='': missing; {WAYS}"],
+    f"{JSONL} --config.data.path=nowhere": [
+        f"data.path=nowhere: no such file or directory; {WAYS}"
+    ],
+    f"{JSONL} --config.data.path={{files}}/rows": [
+        f"data.path={{files}}/rows: no evaluation set there; {WAYS}"
+    ],
+    f"{JSONL} --config.data.path={{files}}/rows.jsonl": [
+        "{files}/rows.jsonl:3: an empty line; one JSON object a line is needed",
+        '{files}/rows.jsonl:4: not a JSON object, as in {"question": "2+2=", "answer": "4"}',
+        "{files}/rows.jsonl:2: no field answer, which task.options names; the row has question",
+    ],
+    f"{JSONL} --config.data.path={{files}}/few.jsonl": [
+        "task.options.held_out=10: {files}/few.jsonl has 1 different prompts, so none would be "
+        "left for evaluation; lower it (2 at least) or add rows"
+    ],
+    f"{JSONL} --config.data.path={{files}}/few.jsonl --config.task.options.template={{qestion}}": [
+        "task.options.template='{qestion}': no row has a field qestion; did you mean question?"
+    ],
+    f"{JSONL} --config.data.path={{files}}/some.jsonl --config.task.options.held_out=2": [
+        "warmup.steps=20: task.name=jsonl has no demonstrations to warm up on; set it to 0, or "
+        "give task.options.demonstration"
+    ],
+    f"{JSONL} --config.data.path={{files}}/few.jsonl --config.task.options.held_out=1": [
+        "task.options.held_out=1: must be 2 or more"
+    ],
+    # Tokenizer and policy
+    "--config.tokenizer.path=": [f"tokenizer.path='': {NEEDS_A_MODEL}"],
+    "--config.tokenizer.path=x.model": [f"tokenizer.path=x.model: {NEEDS_A_MODEL}"],
+    "--config.tokenizer.path={files}/plain.txt": [
+        "tokenizer.path={files}/plain.txt: not a SentencePiece model; give a file such as "
+        "tokenizer.model"
+    ],
+    "--config.tokenizer.path={files}/no_eos.model": [
+        "tokenizer.path={files}/no_eos.model: the model has no end-of-sequence piece, so no "
+        "response could end; train it with eos_id >= 0"
+    ],
+    "--config.policy.init=Qwen/Qwen2.5-0.5B": [
+        "policy.init=Qwen/Qwen2.5-0.5B: not a work directory (it has no checkpoints/), and "
+        "pretrained weights cannot be loaded yet; give --config.policy.init=DIR, the work "
+        "directory of another run, or use the preset :tiny, which trains a small policy from "
+        "scratch"
+    ],
+    "--config.policy.init={files}/fresh": [
+        "policy.init={files}/fresh: holds no checkpoint yet; let that run save one first"
+    ],
+    # The work directory
+    "--workdir={files}/plain.txt/run": [
+        "--workdir={files}/plain.txt/run: cannot be written (Not a directory); choose another "
+        "directory"
+    ],
+    "--workdir={files}/another": [
+        "seed=0: the run in this work directory was started with 7; set it back, or start a new "
+        "run in another --workdir"
+    ],
+    "--workdir={files}/foreign": [
+        "--workdir={files}/foreign: holds files but no run (no config.json); choose an empty or a "
+        "new directory"
+    ],
+    # One's own reward
+    "--config.task.reward=my.py": ["task.reward=my.py: must look like path/to/file.py:function"],
+    "--config.task.reward=my.py:fn": [
+        "task.reward=my.py:fn: cannot read my.py: No such file or directory; give the path from "
+        "the current directory"
+    ],
+    "--config.task.reward={files}/reward.py:god": [
+        "task.reward={files}/reward.py:god: {files}/reward.py has no function god; did you mean "
+        f"good? its functions: {FUNCTIONS}"
+    ],
+    "--config.task.reward={files}/reward.py:GOOD": [
+        "task.reward={files}/reward.py:GOOD: GOOD is {'reward': 1.0, 'success': True, 'parts': "
+        f"{{}}}}, not a function; its functions: {FUNCTIONS}"
+    ],
+    "--config.task.reward={files}/syntax.py:fn": [
+        "task.reward={files}/syntax.py:fn: syntax error in {files}/syntax.py:1: expected ':'; mend "
+        "it"
+    ],
+    "--config.task.reward={files}/imports.py:fn": [
+        "task.reward={files}/imports.py:fn: {files}/imports.py:2 raised ModuleNotFoundError: No "
+        "module named 'nonexistent_module'; mend it"
+    ],
+    "--config.task.reward={files}/quits.py:fn": [
+        "task.reward={files}/quits.py:fn: {files}/quits.py:1 raised SystemExit: bye; mend it"
+    ],
+    "--config.task.reward={files}/reward.py:range_": [
+        "task.reward: range_.range=(1, 0): must be two finite numbers (low, high), low < high, as "
+        "in (0, 1)"
+    ],
+    "--config.task.reward={files}/reward.py:parses": [
+        "task.reward: parses raised JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
+        "({files}/reward.py:13) for the response ''; mend it and start the same command again: it "
+        "continues from the last checkpoint"
+    ],
+    "--config.task.reward={files}/reward.py:below": [
+        "algorithm.advantage=mapo: needs rewards >= 0, but this reward's range is (-1.0, 1.0): it "
+        "divides by the group's mean reward, and a negative mean turns the ranking upside down; "
+        "shift the reward to start at 0 or choose grpo or dr_grpo"
+    ],
+    # One's own advantage
+    "--config.algorithm.advantage=maop": [
+        "algorithm.advantage=maop: no such advantage; did you mean mapo? choose one of mapo, grpo, "
+        "dr_grpo, apd, or your own as path/to/file.py:function"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:two": [
+        "algorithm.advantage=two: fails on a group of 4 with TypeError: two() takes 2 positional "
+        "arguments but 3 were given; make it fn(rewards_G, success_G, mask_G, **options) -> "
+        "float[G] in jnp"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:branches": [
+        "algorithm.advantage=branches: fails on a group of 4 with TracerBoolConversionError: "
+        "Attempted boolean conversion of traced array with shape bool[].; make it fn(rewards_G, "
+        "success_G, mask_G, **options) -> float[G] in jnp"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:scalar": [
+        "algorithm.advantage=scalar: fails on a group of 4 with ValueError: it returned shape (), "
+        "not (4,); make it fn(rewards_G, success_G, mask_G, **options) -> float[G] in jnp"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:remax": [
+        "algorithm.advantage=remax: takes baseline, which no run has; take that parameter out"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:needs": [
+        "algorithm.advantage_options.scale: needs needs it; set a value"
+    ],
+    "--config.algorithm.advantage={files}/advantage.py:god": [
+        "algorithm.advantage={files}/advantage.py:god: {files}/advantage.py has no function god; "
+        f"did you mean good? its functions: {ADVANTAGES}"
+    ],
+    "--config.algorithm.advantage_options.epz=1": [
+        "algorithm.advantage_options.epz=1: mapo has no such option; did you mean eps?; its "
+        "options: eps, ddof"
+    ],
+    "--config.algorithm.advantage_options.eps=2": [
+        "algorithm.advantage_options.eps=2: must be from 0.0 to 1.0"
+    ],
+    "--config.algorithm.advantage_options.eps=x": [
+        "algorithm.advantage_options.eps=x: is str, must be float such as 1e-06"
+    ],
+    "--config.algorithm.advantage_options.key=1": [
+        "algorithm.advantage_options.key=1: the name of an input, not of an option; rename it"
+    ],
+}
+
+REPORT_CASES = {
+    "": ["the following arguments are required: DIR; see --help"],
+    "{files}/nowhere": ["{files}/nowhere: no such directory; give the work directory of a run"],
+    "{files}/fresh": ["{files}/fresh: has no metrics.jsonl; give the work directory of a run"],
+    "{files}/silent": ["{files}/silent/metrics.jsonl: is empty; the run has not done a step yet"],
+    "{files}/cut": [
+        "{files}/cut/metrics.jsonl: line 2 is not a JSON object; mend or delete that line"
+    ],
+}
+
+
+COUNTED = [
+    "train: 1 of 9 prompts are longer than data.max_prompt_tokens=6 and are left out",
+    "hard: 7 of 9 prompts are longer than data.max_prompt_tokens=6 and are left out",
+    "warm-up: 4 of 9 demonstrations are longer than rollout.max_new_tokens=16 and are left out",
+]
+
+
+def judge(name, responses=("19",)):
+    """Raises what a run would raise with the function of reward.py."""
+
+    def act(files):
+        fn = loading.load_function(f"{files}/reward.py:{name}", "task.reward")
+        rewards.judge(fn, responses, [{"answer": "19"}] * len(responses))
+
+    return act
+
+
+def raises(error):
+    def act(files):
+        raise error
+
+    return act
+
+
+def saves_on_a_full_disk(files):
+    checkpoints._save(lambda: raises(OSError(errno.ENOSPC, "No space left on device"))(files))
+
+
+def restores_another_policy(files):
+    workdir = files / "other_policy"
+    saved = checkpoints.Checkpoints(workdir / "checkpoints", keep=1)
+    state = {"params": {"embed": np.zeros((2, 3), np.float32)}, "step": np.zeros(1, np.int32)}
+    saved.save(1, state, {}, None)
+    saved.close()
+    checkpoints.restore_params(workdir, {"embed": np.zeros((4, 3), np.float32)})
+
+
+class JaxRuntimeError(Exception):
+    """By its name, as `_cli.main` knows JAX's."""
+
+
+RAISED = {
+    "a reward that raises": (
+        judge("parses", ["\n{19"]),
+        "task.reward: parses raised JSONDecodeError: Expecting property name enclosed in double "
+        "quotes: line 2 column 2 (char 2) ({files}/reward.py:13) for the response '\\n{19'; mend "
+        "it and start the same command again: it continues from the last checkpoint",
+    ),
+    "a reward of one argument": (
+        judge("one_argument"),
+        "task.reward: one_argument raised TypeError: one_argument() takes 1 positional argument "
+        "but 2 were given ({rewards}) for the response '19'; mend it and start the same command "
+        "again: it continues from the last checkpoint",
+    ),
+    "a reward that is no dict": (
+        judge("no_dict"),
+        "task.reward: no_dict returned 1.0: must be a dict with the keys reward, success and "
+        'parts, as in {"reward": 1.0, "success": True, "parts": {}}',
+    ),
+    "a reward without parts": (
+        judge("no_parts"),
+        "task.reward: no_parts returned {'reward': 1.0, 'success': True}: must be a dict with the "
+        'keys reward, success and parts, as in {"reward": 1.0, "success": True, "parts": {}}',
+    ),
+    "a reward that is text": (
+        judge("text"),
+        "task.reward: text returned {'reward': 'high', 'success': True, 'parts': {}}: the reward "
+        "must be a number",
+    ),
+    "a reward out of its range": (
+        judge("above"),
+        "task.reward: above returned {'reward': 1.5, 'success': True, 'parts': {}}: the reward is "
+        "outside [0, 1]; set above.range = (low, high)",
+    ),
+    "a success that is a number": (
+        judge("number"),
+        "task.reward: number returned {'reward': 1.0, 'success': 1, 'parts': {}}: success must be "
+        "True or False",
+    ),
+    "parts that are a list": (
+        judge("odd_parts"),
+        "task.reward: odd_parts returned {'reward': 1.0, 'success': True, 'parts': [1.0]}: parts "
+        "must be a dict of numbers by their names, {} for none",
+    ),
+    "parts that change": (
+        judge("other_parts", ["a", "b"]),
+        "task.reward: other_parts returned {'reward': 1.0, 'success': True, 'parts': {'b': 1.0}}: "
+        "every response must have the parts of the first: a",
+    ),
+    "another policy's checkpoint": (
+        restores_another_policy,
+        "policy.init={files}/other_policy: its policy has other shapes (1 of 1 arrays; first "
+        "params.embed is float32[2, 3] there and float32[4, 3] here); set the policy.* keys and "
+        "tokenizer.path to those in {files}/other_policy/config.json",
+    ),
+    "out of memory": (
+        raises(JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing\nand more")),
+        "out of memory (RESOURCE_EXHAUSTED: 9 GiB are missing); lower batch.microbatch, "
+        "rollout.lanes or compute.head_chunk, or raise rollout.chunks or mesh.fsdp",
+    ),
+    "a full disk": (
+        raises(OSError(errno.ENOSPC, "No space left on device")),
+        "--workdir: its disk is full; free some or choose another one",
+    ),
+    "a checkpoint on a full disk": (
+        saves_on_a_full_disk,
+        "checkpoint: the disk is full; free some, lower checkpoint.keep or choose another "
+        "--workdir, then the same command continues",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("files")
+    for name, text in FILES.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text(text, encoding="utf-8")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["0123456789"]),
+        model_writer=model,
+        model_type="char",
+        hard_vocab_limit=False,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    (directory / "no_eos.model").write_bytes(model.getvalue())
+    tree = arithmetic.get_config("tiny")
+    tree.seed = 7
+    tree.task.options.train_size = tree.task.options.eval_size = 9
+    (directory / "another").mkdir()
+    text = json.dumps(config_lib.to_dict(config_lib.from_config_dict(tree)))
+    (directory / "another" / "config.json").write_text(text, encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _in_root(monkeypatch):
+    monkeypatch.chdir(_cli.ROOT)
+
+
+def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
+    """Runs a launcher and compares what it says; {files} stands for a directory."""
+    monkeypatch.setattr(sys, "argv", ["x", *argv])
+    assert _cli.main(launcher) == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.replace(str(files), "{files}").splitlines() == expected
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_command(capsys, monkeypatch, tmp_path, files, command):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    argv = command.replace("{files}", str(files)).split()
+    if "--config=" not in command and command:
+        argv = ARITHMETIC.split() + argv
+    if "--workdir" not in command:
+        argv += [f"--workdir={tmp_path / 'run'}"]
+    check(capsys, monkeypatch, files, run.run, argv, CASES[command])
+
+
+@pytest.mark.parametrize("command", REPORT_CASES)
+def test_a_report(capsys, monkeypatch, tmp_path, files, command):
+    argv = [*command.replace("{files}", str(files)).split(), f"--output={tmp_path}"]
+    check(capsys, monkeypatch, files, report.run, argv, REPORT_CASES[command])
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
+    act, line = RAISED[name]
+
+    def launcher(argv):
+        try:
+            act(files)
+        except errors.UserError as error:  # a line of this project's own is named by its place
+            place = re.compile(rf"{re.escape(rewards.__file__)}:\d+")
+            raise errors.UserError(*(place.sub("{rewards}", x) for x in error.lines)) from None
+
+    check(capsys, monkeypatch, files, launcher, [], [line])
+
+
+def test_the_runs_own_guard(capsys, monkeypatch, files):
+    launcher = raises(errors.RunStopped("loss/total is nan at step 3"))
+    check(capsys, monkeypatch, files, launcher, [], ["loss/total is nan at step 3"], code=3)
+
+
+def test_what_is_left_out_is_counted(capsys, monkeypatch, tmp_path, files):
+    """Lines before the run starts, which here ends for another reason."""
+    argv = [*ARITHMETIC.split(), f"--workdir={tmp_path}", f"--config.policy.init={files}/fresh"]
+    argv += ["--config.data.max_prompt_tokens=6", "--config.rollout.max_new_tokens=16"]
+    monkeypatch.setattr(sys, "argv", ["x", *argv, "--config.task.options.levels=1,2"])
+    assert _cli.main(run.run) == 2
+    assert capsys.readouterr().out.splitlines() == COUNTED
+
+
+def test_there_are_forty_and_more():
+    lines = {
+        line
+        for lines in [*CASES.values(), *REPORT_CASES.values(), *([x] for _, x in RAISED.values())]
+        for line in lines
+    }
+    assert len(lines) >= 80
+    assert all(len(line.splitlines()) == 1 for line in lines)
