@@ -60,8 +60,8 @@ def evaluate(
       {"eval/SET/accuracy": greedy, "eval/SET/accuracy_sampled": ..., "eval/SET/reward_mean": mean
       reward of the sampled answers}, each with `_low` and `_high`. Accuracy is the mean of the
       reward's part of that name; where it has none, the share of successes. An answer that was cut
-      is wrong. Further "eval/SET/truncated" and "eval/SET/length_mean" (tokens) of the sampled
-      answers, and "time/eval" (seconds).
+      is judged as it stands. Further "eval/SET/truncated" and "eval/SET/length_mean" (tokens) of
+      the sampled answers, and "time/eval" (seconds).
     """
     start_time = time.perf_counter()
     values: dict[str, float] = {}
@@ -116,7 +116,7 @@ def _judge(reward, tokenizer, rollouts, examples) -> np.ndarray:
         sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.mask, rollouts.finished)
     )
     responses = decode(tokenizer, tokens, mask)
-    judged = rewards.judge(reward, responses, examples, finished[:, 0].tolist())
+    judged = rewards.judge(reward, responses, examples)
     right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
     return np.stack(
         [right, judged.rewards, ~finished[:, 0], mask.sum((1, 2))],

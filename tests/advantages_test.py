@@ -396,7 +396,7 @@ def test_wrong_shapes_fail():
         advantages.group_advantages("grpo", jnp.ones(4), jnp.ones(4, bool))
     with pytest.raises(AssertionError):
         advantages.group_advantages("grpo", jnp.ones((2, 4)), jnp.ones((2, 3), bool))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"returned shape \(\), not \(4,\)"):
         advantages.group_advantages(lambda r, s, m: r.sum(), jnp.ones((2, 4)), jnp.ones((2, 4)))
 
 
@@ -510,3 +510,23 @@ def test_check_refuses_a_function_whose_input_no_run_provides():
     assert line == (
         "algorithm.advantage=remax_like: takes baseline, which no run has; take that parameter out"
     )
+
+
+def test_success_count_metrics():
+    """Against a loop over the groups; a masked rollout is in no count, an empty group nowhere."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 4)).astype(np.float32)
+    success, mask = rng.random((40, 4)) < 0.5, rng.random((40, 4)) < 0.8
+    mask[3] = False
+    facts = jax.jit(advantages.success_count_metrics)(values, success, mask)
+    present = mask.any(1)
+    counts = (success & mask).sum(1)
+    for k in range(5):
+        at = present & (counts == k)
+        assert facts["success_count"][0][k] == at.sum()
+        for name, who in (("success", success), ("failure", ~success)):
+            chosen = values[at][(who & mask)[at]]
+            total, number = (x[k] for x in facts[f"advantage_of_{name}"])
+            assert number == len(chosen)
+            np.testing.assert_allclose(total, chosen.sum(), atol=1e-5)
+    assert facts["success_count"][1] == present.sum() == 39

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import _cli
+import jax
 import pytest
 import run
 
@@ -55,8 +56,8 @@ def mistakes(capsys, monkeypatch, *argv: str) -> list[str]:
         ("--workdri=x", "--workdri=x: no such argument; did you mean --workdir?; see --help"),
         ("extra", "extra: no such argument; see --help"),
         (
-            "--workdir=gs://bucket/run",
-            "--workdir=gs://bucket/run: only local directories can be written so far",
+            "--workdir=s3://bucket/run",
+            "--workdir=s3://bucket/run: must be a local directory or gs://BUCKET/...",
         ),
         ("--config.batch.epochs=0", "batch.epochs=0: must be >= 1"),
     ],
@@ -247,3 +248,54 @@ def test_from_another_process(tmp_path):
         "eval.every=0: must be >= 1",
     ]
     assert not (tmp_path / "run").exists()
+
+
+HAND = ["--coordinator=localhost:1234", "--num-processes=2", "--process-id=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--distributed", HAND[0]],
+            "--distributed: finds the processes by itself; leave out --coordinator",
+        ),
+        (
+            [HAND[0]],
+            "--coordinator=localhost:1234: needs --num-processes and --process-id as well",
+        ),
+        (
+            ["--coordinator=localhost", *HAND[1:]],
+            "--coordinator=localhost: must be HOST:PORT, as in localhost:9876",
+        ),
+        ([HAND[0], "--num-processes=0", HAND[2]], "--num-processes=0: must be an integer >= 1"),
+        ([*HAND[:2], "--process-id=2"], "--process-id=2: must be from 0 to 1"),
+        ([*HAND[:2], "--process-id=x"], "--process-id=x: must be from 0 to 1"),
+    ],
+)
+def test_processes_by_hand_are_checked_before_they_meet(capsys, monkeypatch, arguments, line):
+    assert mistakes(capsys, monkeypatch, *TINY, *arguments) == [line]
+
+
+def test_distributed_outside_of_a_cluster(capsys, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", _no_cluster)
+    (line,) = mistakes(capsys, monkeypatch, *TINY, "--distributed")
+    assert line.startswith("--distributed: neither a TPU pod nor a SLURM job was found here")
+
+
+def _no_cluster(*_):
+    raise ValueError("coordinator_address should be defined.")
+
+
+def test_processes_join_before_devices_are_counted(monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *flags: joined.append(flags))
+    _cli.parse([*TINY, *HAND], "", processes=True)
+    assert joined == [("localhost:1234", 2, 1)]
+    _cli.parse([*TINY, "--distributed"], "", processes=True)
+    assert joined[1:] == [()]
+
+
+def test_other_launchers_are_one_process(capsys, monkeypatch):
+    with pytest.raises(errors.UserError, match=r"--distributed: no such argument"):
+        _cli.parse([*TINY, "--distributed"], "")

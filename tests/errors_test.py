@@ -69,7 +69,7 @@ def remax(rewards_G, success_G, mask_G, *, baseline): return rewards_G - baselin
     "some.jsonl": '{"question": "q", "answer": "1"}\n{"question": "r", "answer": "2"}\n',
     "rows/train.jsonl": '{"question": "2+2=", "answer": "4"}\n',
     "plain.txt": "no tokenizer",
-    "foreign/notes.txt": "a file of somebody else",
+    "foreign/metrics.jsonl": "records of something else",
     "fresh/checkpoints/": "",
     "silent/metrics.jsonl": "",
     "cut/metrics.jsonl": '{"kind": "train", "phase": "rl", "step": 1}\n{"step"\n',

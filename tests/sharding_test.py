@@ -100,3 +100,15 @@ def test_constrain_leaves_manual_axes_alone():
     out = jax.jit(f)(jax.device_put(x, sharding.by_prompt(mesh)))
     assert out.sharding.shard_shape(x.shape) == (2, 2)
     np.testing.assert_array_equal(out, x)
+
+
+def test_rows_go_to_the_devices_and_come_back():
+    mesh = sharding.make_mesh(2, 2, 2)
+    np.testing.assert_array_equal(sharding.own_rows(mesh, 12), np.arange(12))
+    rows = {"a": np.arange(24.0).reshape(12, 2), "b": np.arange(12)}
+    put = sharding.put(rows, mesh)
+    assert put["a"].sharding == sharding.by_prompt(mesh)
+    assert put["a"].addressable_shards[0].data.shape == (3, 2)
+    np.testing.assert_array_equal(sharding.own(put["a"]), rows["a"])
+    np.testing.assert_array_equal(sharding.own(put["b"]), rows["b"])
+    np.testing.assert_array_equal(sharding.everyones(rows["a"], mesh), rows["a"])

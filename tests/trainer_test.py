@@ -306,3 +306,39 @@ def test_the_best_checkpoint_is_kept(undisturbed):
     assert saved.latest() == 10
     saved.close()
     assert jax.device_count() == 8  # the runs of this file were sharded over them
+
+
+@pytest.mark.parametrize("truncated", ["fail", "mask"])
+def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
+    """Every response is cut: none counts, or all of them fail."""
+    (tmp_path / "my.py").write_text(
+        "def right(response, example):\n"
+        "    return {'reward': 1.0, 'success': True, 'parts': {'accuracy': 1.0}}\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:right",
+        algorithm__truncated=truncated,
+        warmup__steps=0,
+        algorithm__beta=0.0,
+        rollout__max_new_tokens=1,
+        steps=1,
+    )
+    trainer.train(config, tmp_path / "run")
+    row = next(row for row in lines(tmp_path / "run") if row["kind"] == "train")
+    rows = lines(tmp_path / "run", "rollouts")
+    cut = row["rollout/truncated"]
+    assert 0.5 < cut <= 1  # one token, which may be the end
+    if truncated == "fail":
+        assert row["reward/mean"] == row["reward/accuracy"] == pytest.approx(1 - cut)
+        assert row["reward/success"] == pytest.approx(1 - cut)
+        assert {r["success"] for r in rows if not r["finished"]} == {False}
+    else:
+        assert row["reward/mean"] == (1 if cut < 1 else None)
+        assert {r["advantage"] for r in rows if not r["finished"]} == {0}
+        assert row["policy/grad_norm"] == 0  # the rest has equal rewards
+    assert row["reward/invalid"] == 0
+
+
+def test_a_trace_of_the_steps_asked_for(tmp_path):
+    trainer.train(micro(profile__steps="1:2", warmup__steps=0, steps=2), tmp_path)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
