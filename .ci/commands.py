@@ -1,9 +1,9 @@
 """Runs every command of README.md, CONTRIBUTING.md and docs/*.md: `python .ci/commands.py`.
 
 In a scratch copy of the tree, in the order of the pages, each distinct line once and each ```bash
-block as one script; ```python blocks whose first line is `# file.py` are written to that file. Stops
-at the first failure. Lines that match SKIPPED are not run, and lines that match SHORTENED get more
-arguments; both are printed.
+block as one script; ```python blocks whose first line is `# file.py` are written to that file.
+Stops at the first failure. Lines that match SKIPPED are not run, and lines that match SHORTENED
+get more arguments; both are printed.
 """
 
 import json
