@@ -42,7 +42,7 @@ def _run_lines():
                     yield from ((page, line) for line in commands.lines(text))
 
 
-@pytest.mark.parametrize(("page", "line"), _run_lines())
+@pytest.mark.parametrize(("page", "line"), list(_run_lines()))
 def test_command_is_run_or_skipped_for_a_reason(page, line):
     if commands.skipped(line):
         return
