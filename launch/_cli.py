@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # `python launch/NAME.py` puts launch/ there, not the root
 
+from etils import epath  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from mapo_jax import config as config_lib  # noqa: E402
@@ -41,7 +42,7 @@ class Arguments:
     """What a command line says."""
 
     config: Any  # what `read` returned
-    workdir: Path
+    workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
 
 
@@ -143,7 +144,7 @@ def parse(
     if lines:
         raise errors.UserError(*lines)
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
-    workdir = Path(flags.get("--workdir", f"runs/{name}"))
+    workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
     return Arguments(config, workdir, tuple(f"{key}={text}" for key, text in settings))
 
 

@@ -47,7 +47,9 @@ from mapo_jax.tasks import registry
 _INIT, _SAMPLING, _ADVANTAGES, _EVALUATION = range(4)
 
 
-def train(config: config_lib.Config, workdir: str | Path, overrides: Sequence[str] = ()) -> None:
+def train(
+    config: config_lib.Config, workdir: str | epath.PathLike, overrides: Sequence[str] = ()
+) -> None:
     """Runs warm-up and RL to their ends, or goes on from the newest checkpoint in `workdir`.
 
     With several processes, all of them call this; the first one writes the records.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from mapo_jax import errors
 from mapo_jax.config import Config, did_you_mean, show
 
@@ -293,7 +295,7 @@ def _resource_mistakes(config: Config) -> list[str]:
             lines += _divisor("mesh.tensor", config.mesh.tensor, size, why)
 
     init = config.policy.init
-    if init and not (Path(init) / "checkpoints").is_dir():
+    if init and not (epath.Path(init) / "checkpoints").is_dir():
         lines.append(
             f"policy.init={init}: not a work directory (it has no checkpoints/), and pretrained "
             "weights cannot be loaded yet; give --config.policy.init=DIR, the work directory of "

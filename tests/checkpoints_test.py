@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mapo_jax import checkpoints, errors
@@ -240,3 +241,9 @@ def test_orbax_is_silent(tmp_path, capfd, caplog):
     store.close()
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+
+
+def test_a_remote_directory_stays_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(checkpoints._absolute(epath.Path("gs://bucket/run"))) == "gs://bucket/run"
+    assert checkpoints._absolute(epath.Path("run")) == tmp_path / "run"

@@ -187,6 +187,7 @@ def test_workdir_follows_the_experiment():
     """No time stamp: the same command continues the same run."""
     assert str(_cli.parse(TINY, "").workdir) == "runs/arithmetic-tiny"
     assert str(_cli.parse([*TINY, "--workdir", "here"], "").workdir) == "here"
+    assert str(_cli.parse([*TINY, "--workdir=gs://b/run"], "").workdir) == "gs://b/run"
 
 
 def test_exit_codes(capsys, monkeypatch):

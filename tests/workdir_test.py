@@ -114,3 +114,12 @@ def test_a_run_and_its_continuation_leave_whole_records(no_appends, tmp_path):
     assert steps == [1, 2, 3, 4, 5, 1, 2, 3]
     assert list((no_appends / "tensorboard").rglob("events*"))
     assert (no_appends / "report.html").exists()
+
+
+def test_a_bucket_needs_its_package(monkeypatch):
+    def mkdir(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(epath.gpath.PosixGPath, "mkdir", mkdir)
+    with pytest.raises(errors.UserError, match=r"--workdir=gs://b/run: .* pip install gcsfs"):
+        check("gs://b/run")
