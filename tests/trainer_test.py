@@ -310,10 +310,11 @@ def test_the_best_checkpoint_is_kept(undisturbed):
 
 @pytest.mark.parametrize("truncated", ["fail", "mask"])
 def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
-    """Every response is cut: none counts, or all of them fail."""
+    """Nearly every response is cut: it counts nowhere, or it fails."""
     (tmp_path / "my.py").write_text(
         "def right(response, example):\n"
-        "    return {'reward': 1.0, 'success': True, 'parts': {'accuracy': 1.0}}\n"
+        "    reward = 1.0 if response else 0.5\n"  # nothing was said before the end
+        "    return {'reward': reward, 'success': True, 'parts': {'accuracy': 1.0}}\n"
     )
     config = micro(
         task__reward=f"{tmp_path}/my.py:right",
@@ -327,13 +328,14 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
     row = next(row for row in lines(tmp_path / "run") if row["kind"] == "train")
     rows = lines(tmp_path / "run", "rollouts")
     cut = row["rollout/truncated"]
-    assert 0.5 < cut <= 1  # one token, which may be the end
+    assert 0.5 < cut < 1  # one token, which may be the end
     if truncated == "fail":
-        assert row["reward/mean"] == row["reward/accuracy"] == pytest.approx(1 - cut)
-        assert row["reward/success"] == pytest.approx(1 - cut)
+        assert row["reward/mean"] == pytest.approx(0.5 * (1 - cut))
+        assert row["reward/success"] == row["reward/accuracy"] == pytest.approx(1 - cut)
         assert {r["success"] for r in rows if not r["finished"]} == {False}
     else:
-        assert row["reward/mean"] == (1 if cut < 1 else None)
+        assert row["reward/mean"] == 0.5  # of those that ended by themselves
+        assert row["reward/success"] == row["reward/accuracy"] == 1
         assert {r["advantage"] for r in rows if not r["finished"]} == {0}
         assert row["policy/grad_norm"] == 0  # the rest has equal rewards
     assert row["reward/invalid"] == 0
