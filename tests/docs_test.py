@@ -69,7 +69,8 @@ def test_knobs_that_a_page_names_exist(page):
 @pytest.mark.parametrize("page", commands.pages())
 def test_links_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)\s#]+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s#]+)", text) + re.findall(r'src="([^"]+)"', text)
     relative = [target for target in targets if "://" not in target]
     assert [to for to in relative if not (ROOT / page).parent.joinpath(to).exists()] == []
 

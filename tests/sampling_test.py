@@ -349,7 +349,8 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
     """Nothing crosses data or fsdp in a decode step, its condition included."""
     mesh = sharding.make_mesh(*shape)
     params = jax.device_put(small.params(), sharding.shardings(mesh, model.logical_axes(CONFIG)))
-    arrays = (prompts.prompt_tokens, prompts.prompt_lengths, LIMITS, np.arange(P, dtype=np.int32))
+    index = np.arange(P, dtype=np.int32)
+    arrays = (prompts.prompt_tokens, prompts.prompt_lengths, LIMITS, index, index)
     arrays = jax.device_put(arrays, sharding.by_prompt(mesh))
     key = jax.device_put(KEY, sharding.replicated(mesh))
     settings = small.replace(BASE, lanes=1, width=2)
