@@ -380,7 +380,6 @@ def time_by_phase(arm: Arm) -> Callable[[Any], bool]:
         axes.set_xlabel("RL step")
         axes.set_ylabel("seconds per step")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-        handles, labels = axes.get_legend_handles_labels()
         for shade, name in zip(shades, parts, strict=True):
             axes.plot([], [], "s", color=shade, label=name)
         handles, labels = axes.get_legend_handles_labels()
