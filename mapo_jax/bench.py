@@ -187,7 +187,15 @@ def measure(config: Config) -> dict[str, Phase]:
         train_step.make_train_step(
             config.policy,
             scoring_settings,
-            train_step.policy_loss(clip_low=0.2, clip_high=0.3, clip_dual=3.0, beta=0.0),
+            train_step.policy_loss(
+                surrogate="clipped",
+                clip_low=0.2,
+                clip_high=0.3,
+                clip_dual=3.0,
+                beta=0.0,
+                kl="k3",
+                entropy=0.0,
+            ),
             tx,
             mesh,
             aggregation="token_mean",

@@ -18,6 +18,7 @@ class ScoringConfig:
     remat: bool = True  # recompute each layer in the backward pass
     head_chunk: int = 0  # tokens per piece of the LM head; 0: all at once
     attention_chunk: int = 0  # queries per piece of attention; 0: all at once
+    entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
 
 
 def score(
@@ -27,7 +28,8 @@ def score(
 
     log p(token) under softmax(logits / temperature), without top-p or top-k. The prompt is computed
     once per group; the LM head runs on response positions only, in chunks that the backward pass
-    recomputes: no [tokens, V] array is ever alive. No gradient flows through the entropies.
+    recomputes: no [tokens, V] array is ever alive. Gradients flow through the entropies only with
+    `entropy_gradient`.
 
     Returns:
       logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 off the mask.
@@ -60,8 +62,8 @@ def _head(params, config, hidden_PGTD, tokens_PGT, settings):
     def piece(hidden, tokens):
         logits = model.head(params, config, hidden) / (settings.temperature or 1.0)
         logps = jax.nn.log_softmax(logits)
-        fixed = jax.lax.stop_gradient(logps)
-        entropies = -(jnp.exp(fixed) * fixed).sum(-1)
+        all_logps = logps if settings.entropy_gradient else jax.lax.stop_gradient(logps)
+        entropies = -(jnp.exp(all_logps) * all_logps).sum(-1)
         return jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropies
 
     out = jax.lax.map(lambda args: piece(*args), (cut(hidden_PGTD), cut(tokens_PGT)))

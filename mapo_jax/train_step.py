@@ -6,6 +6,7 @@ Metrics are (sum, count) pairs, exact under any split; maxima stand apart.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from mapo_jax import losses, model, scoring, sharding
+from mapo_jax import losses, masked, model, scoring, sharding
 from mapo_jax.rollouts import Batch, Rollouts, join, split
 
 # (logps, entropies, microbatch, weights, all [p, g, T]) -> (loss, metrics). See `Metrics`.
@@ -74,30 +75,50 @@ def state_shardings(
     return TrainState(replicated, replicated, params, opt_state)
 
 
-def policy_loss(*, clip_low: float, clip_high: float, clip_dual: float, beta: float) -> LossFn:
-    """GRPO's clipped surrogate with the batch's advantages, plus beta * KL to the reference.
+def policy_loss(
+    *,
+    surrogate: str,
+    clip_low: float,
+    clip_high: float,
+    clip_dual: float,
+    beta: float,
+    kl: str,
+    entropy: float,
+) -> LossFn:
+    """surrogate + beta * KL to the reference - entropy * mean entropy, with the batch's advantages.
 
-    arXiv 2509.18849, the objective of sec. 3, with `losses.clipped_surrogate` and `losses.kl_k3`.
-    On policy the ratio is 1, so the surrogate's value is minus the mean advantage, about 0 at
-    first: its gradient is not.
+    With "clipped" and "k3" it is the objective of arXiv 2509.18849 sec. 3. On policy the ratio is
+    1, so that surrogate's value is minus the mean advantage, about 0 at first: its gradient is not.
+
+    Args:
+      surrogate: a name of `losses.SURROGATES`.
+      clip_low: the ratio's bound below, as in `losses.clipped_surrogate`.
+      clip_high: its bound above.
+      clip_dual: its bound where the advantage is negative.
+      beta: weight of the KL, where the batch has a reference.
+      kl: a name of `losses.KLS`.
+      entropy: weight of the bonus; it trains only with `ScoringConfig.entropy_gradient`.
     """
+    surrogate_fn = functools.partial(
+        losses.SURROGATES[surrogate],
+        clip_low=clip_low,
+        clip_high=clip_high,
+        clip_dual=clip_dual,
+    )
+    kl_fn = losses.KLS[kl]
 
     def loss_fn(logps, entropies, batch, weights):
         mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
-        per_token, values = losses.clipped_surrogate(
-            logps,
-            batch.old_logps,
-            batch.advantages[..., None],
-            mask,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            clip_dual=clip_dual,
-        )
+        advantages = batch.advantages[..., None]
+        per_token, values = surrogate_fn(logps, batch.old_logps, advantages, mask)
         loss = (weights * per_token).sum()
         parts = {"loss/surrogate": loss}
         if batch.ref_logps is not None:
-            parts["loss/kl"] = (weights * losses.kl_k3(logps, batch.ref_logps, mask)).sum()
+            parts["loss/kl"] = (weights * kl_fn(logps, batch.ref_logps, mask)).sum()
             loss += beta * parts["loss/kl"]
+        if entropy:
+            parts["loss/entropy"] = -masked.sum(weights * entropies, mask)
+            loss += entropy * parts["loss/entropy"]
         gap = jnp.abs(logps - batch.rollouts.logps)
         values |= {"policy/entropy": entropies, "policy/logp_gap_mean": gap}
         means = {name: _sum_count(x, mask) for name, x in values.items()}

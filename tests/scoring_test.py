@@ -1,6 +1,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -60,12 +61,27 @@ def test_memory_knobs_change_nothing(settings):
     small.assert_trees_close(actual, expected, 1e-5)
 
 
-def test_no_gradient_through_entropies():
-    def entropy(params):
-        return scoring.score(params, CONFIG, rollouts, PLAIN)[1].sum()
+def entropy(params, settings):
+    return scoring.score(params, CONFIG, rollouts, settings)[1].sum()
 
-    for x in jax.tree.leaves(jax.jit(jax.grad(entropy))(small.params())):
+
+def test_no_gradient_through_entropies():
+    for x in jax.tree.leaves(jax.jit(jax.grad(entropy), static_argnums=1)(small.params(), PLAIN)):
         assert not np.any(x)
+
+
+def test_gradient_through_entropies():
+    """That of -sum p log p of the scaled logits, in chunks too."""
+
+    def expected(params):
+        logps = jax.nn.log_softmax(small.plain_logits(params, CONFIG, rollouts) / 0.7)
+        return jnp.where(rollouts.mask, -(jnp.exp(logps) * logps).sum(-1), 0).sum()
+
+    settings = ScoringConfig(temperature=0.7, head_chunk=150, entropy_gradient=True)
+    value, slopes = jax.jit(jax.value_and_grad(entropy), static_argnums=1)(small.params(), settings)
+    expected_value, expected_slopes = jax.jit(jax.value_and_grad(expected))(small.params())
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    small.assert_trees_close(slopes, expected_slopes, 1e-5)
 
 
 def test_padding_holds_anything():
@@ -101,6 +117,8 @@ def test_chunks_bound_the_largest_array():
     logits = lambda shape: shape[-1] == V  # noqa: E731
     assert largest(PLAIN, logits) >= P * G * T * V
     assert largest(chunks, logits) <= P * G * 2 * V
+    with_bonus = small.replace(chunks, entropy_gradient=True)
+    assert largest(with_bonus, logits) <= P * G * 2 * V
     scores = lambda shape: len(shape) >= 6 and shape[-1] in (S, T)  # noqa: E731
     assert largest(PLAIN, scores) >= P * G * N * T * T
     assert largest(chunks, scores) <= P * G * N * 2 * T

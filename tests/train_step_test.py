@@ -9,9 +9,9 @@ import oracles
 import pytest
 import small
 
-from mapo_jax import losses, sampling, scoring, sharding, train_step
+from mapo_jax import advantages, losses, sampling, scoring, sharding, train_step
 from mapo_jax.optimizer import OptimizerConfig, make_optimizer
-from mapo_jax.rollouts import Batch
+from mapo_jax.rollouts import Batch, split
 
 CONFIG = small.replace(small.CONFIG, qkv_bias=False, qk_norm=False, tie_embeddings=True)
 P, G, S, T = 8, 4, 5, 6
@@ -19,6 +19,14 @@ BETA = 0.1
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
 KEEP = optax.trace(decay=0.0)  # an optimizer whose state is the gradient, to the last bit
 SETTINGS = scoring.ScoringConfig(head_chunk=64)
+# Each surrogate, KL and aggregation once, with and without an entropy bonus.
+OBJECTIVES = {
+    "clipped": {"surrogate": "clipped", "kl": "k3", "entropy": 0.0},
+    "gspo": {"surrogate": "gspo", "kl": "k2", "entropy": 0.05},
+    "cispo": {"surrogate": "cispo", "kl": "k1", "entropy": 0.05},
+}
+TRIED = [("clipped", "token_mean"), ("clipped", "sequence_mean")]
+TRIED += [("gspo", "sequence_mean"), ("cispo", "constant")]
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 
 
@@ -44,16 +52,20 @@ def build(
     microbatch=(P, G),
     aggregation="token_mean",
     minibatch_prompts=P,
-    loss="policy",
+    loss="clipped",
     tx=KEEP,
     dtype="float32",
 ):
     mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[: math.prod(mesh_shape)])
-    policy_loss = train_step.policy_loss(**CLIP, beta=BETA)
+    settings, loss_fn = SETTINGS, train_step.cross_entropy_loss
+    if loss in OBJECTIVES:
+        options = OBJECTIVES[loss]
+        settings = small.replace(settings, entropy_gradient=options["entropy"] > 0)
+        loss_fn = train_step.policy_loss(**CLIP, beta=BETA, **options)
     step = train_step.make_train_step(
         CONFIG,
-        SETTINGS,
-        policy_loss if loss == "policy" else train_step.cross_entropy_loss,
+        settings,
+        loss_fn,
         tx,
         mesh,
         aggregation=aggregation,
@@ -79,9 +91,9 @@ def gradient(batch, index=0, **options):
 
 
 @functools.cache
-def whole(aggregation="token_mean"):
+def whole(loss="clipped", aggregation="token_mean"):
     """The reference of most tests: one device, one microbatch."""
-    return gradient(batch(), aggregation=aggregation)
+    return gradient(batch(), loss=loss, aggregation=aggregation)
 
 
 def assert_same(actual, expected):
@@ -103,11 +115,35 @@ def assert_same(actual, expected):
 # ---- the gradient is one, however it is computed ----
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_splits_into_microbatches(aggregation):
-    for microbatch in [(2, 2)] if aggregation == "sequence_mean" else [(2, G), (P, 1)]:
-        actual = gradient(batch(), microbatch=microbatch, aggregation=aggregation)
-        assert_same(actual, whole(aggregation))
+@pytest.mark.parametrize(("loss", "aggregation"), TRIED)
+def test_splits_into_microbatches(loss, aggregation):
+    for microbatch in [(2, G), (P, 1)] if aggregation == "token_mean" else [(2, 2)]:
+        actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
+        assert_same(actual, whole(loss, aggregation))
+
+
+@pytest.mark.parametrize("surrogate", losses.SURROGATES)
+@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+@pytest.mark.parametrize("entropy", [0.0, 0.05])
+def test_every_loss_splits(surrogate, aggregation, entropy):
+    """Its gradient by log-probs and entropies, from which that of the parameters follows.
+
+    The pieces have NaN behind the mask, which has no effect.
+    """
+    b, mask = batch(), batch().rollouts.mask
+    options = {"surrogate": surrogate, "kl": "k3", "entropy": entropy}
+    loss_fn = train_step.policy_loss(**CLIP, beta=BETA, **options)
+    total = jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0])
+    values = b.rollouts.logps, np.where(mask, -b.rollouts.logps, 0)
+    args = values, b, losses.AGGREGATIONS[aggregation](mask)
+    value, expected = total(*args)
+    junk = tuple(np.where(mask, x, np.nan) for x in values)
+    pieces = split((junk, *args[1:]), (P, G), (2, 2))
+    parts, actual = jax.vmap(total)(*pieces)
+    np.testing.assert_allclose(parts.sum(), value, rtol=1e-5, atol=1e-6)
+    for a, e in zip(actual, split(expected, (P, G), (2, 2)), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(expected[1] != 0, mask & (entropy > 0))
 
 
 def test_padding():
@@ -133,15 +169,21 @@ def test_order_of_groups_and_of_rollouts():
     assert_same(gradient(shuffled), whole())
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
-def test_meshes(shape, capfd):
+@pytest.mark.parametrize(
+    ("shape", "loss", "aggregation"),
+    [(shape, *TRIED[0]) for shape in MESHES] + [((1, 4, 2), *TRIED[2]), ((8, 1, 1), *TRIED[3])],
+    ids=str,
+)
+def test_meshes(shape, loss, aggregation, capfd):
     microbatch = {(8, 1, 1): (8, 2), (1, 4, 2): (4, 2)}
     options = {"microbatch": microbatch[shape]} if shape in microbatch else {}
+    options |= {"loss": loss, "aggregation": aggregation}
     step, mesh = build(shape, **options)
     b = jax.device_put(batch(), sharding.by_prompt(mesh))
     compiled = step.lower(fresh_state(mesh), b, jnp.int32(0)).compile()
     state, metrics = compiled(fresh_state(mesh), b, jnp.int32(0))
-    assert_same(jax.tree.map(np.asarray, (state.opt_state.trace, metrics)), whole())
+    actual = jax.tree.map(np.asarray, (state.opt_state.trace, metrics))
+    assert_same(actual, whole(loss, aggregation))
     assert "rematerialization" not in capfd.readouterr().err  # the partitioner's last resort
     text = compiled.as_text()
     assert (" all-gather(" in text) == (shape[1] > 1)  # stored split, used whole
@@ -182,42 +224,52 @@ def test_what_is_not_valid_counts_in_nothing():
 # ---- and it is the right one ----
 
 
-def test_values_equal_the_oracle():
+@pytest.mark.parametrize(("loss", "aggregation"), TRIED)
+def test_values_equal_the_oracle(loss, aggregation):
     """Loss and metrics a token at a time, from `model.apply` on whole rows."""
     b, r = batch(), batch().rollouts
     logits = np.asarray(small.plain_logits(small.params(CONFIG), CONFIG, r), float)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     logps = np.take_along_axis(log_probs, r.tokens[..., None], -1)[..., 0]
-    surrogate, kl = np.zeros((2, *r.mask.shape))
-    for at in zip(*np.nonzero(r.mask), strict=True):
-        advantage = b.advantages[at[:2]]
-        surrogate[at] = oracles.surrogate(logps[at], b.old_logps[at], advantage, 0.2, 0.3, 3.0)
-        kl[at] = oracles.k3(logps[at], b.ref_logps[at])
-    flat = lambda x: x.reshape(P * G, T)  # noqa: E731
-    ratio = np.exp(logps - b.old_logps)[r.mask]
+    surrogate, kl, ratio = np.zeros((3, *r.mask.shape))
+    for p, g in np.ndindex(P, G):
+        kept = r.mask[p, g]
+        new, old = logps[p, g, kept], b.old_logps[p, g, kept]
+        ratio[p, g, kept] = np.exp((new - old).mean() if loss == "gspo" else new - old)
+        clip = b.advantages[p, g], 0.2, 0.3, 3.0
+        if loss == "gspo":
+            surrogate[p, g, kept] = oracles.gspo(new, old, *clip)
+        else:
+            token = oracles.surrogate if loss == "clipped" else oracles.cispo
+            surrogate[p, g, kept] = [token(*x, *clip) for x in zip(new, old, strict=True)]
+        k = getattr(oracles, OBJECTIVES[loss]["kl"])
+        kl[p, g, kept] = [k(*x) for x in zip(new, b.ref_logps[p, g, kept], strict=True)]
+    entropy = -(np.exp(log_probs) * log_probs).sum(-1)
     gap = np.abs(logps - r.logps)[r.mask]
-    entropy = -(np.exp(log_probs) * log_probs).sum(-1)[r.mask]
-    for aggregation in ("token_mean", "sequence_mean"):
-        mean = getattr(oracles, aggregation)
-        parts = [mean(flat(x), flat(r.mask)) for x in (surrogate, kl)]
-        metrics = whole(aggregation)[1]
-        expected = {
-            "loss/surrogate": parts[0],
-            "loss/kl": parts[1],
-            "loss/total": parts[0] + BETA * parts[1],
-        }
-        for name, value in expected.items():
-            np.testing.assert_allclose(metrics.losses[name], value, rtol=1e-4, err_msg=name)
-        squares = sum((x.astype(float) ** 2).sum() for x in jax.tree.leaves(whole(aggregation)[0]))
-        np.testing.assert_allclose(metrics.losses["policy/grad_norm"], squares**0.5, rtol=1e-5)
-        means = {k: total / count for k, (total, count) in metrics.means.items()}
-        np.testing.assert_allclose(means["policy/ratio_mean"], ratio.mean(), rtol=1e-4)
-        np.testing.assert_allclose(means["policy/logp_gap_mean"], gap.mean(), rtol=1e-3)
-        np.testing.assert_allclose(means["policy/entropy"], entropy.mean(), rtol=1e-4)
-        np.testing.assert_allclose(metrics.maxima["policy/logp_gap_max"], gap.max(), rtol=1e-3)
-        for side in ("low", "high", "dual"):
-            assert 0 < means[f"policy/clip_fraction_{side}"] < 0.5
-        assert {int(count) for _, count in metrics.means.values()} == {r.mask.sum()}
+    mean = lambda x: getattr(oracles, aggregation)(x.reshape(-1, T), r.mask.reshape(-1, T))  # noqa: E731
+    trace, metrics = whole(loss, aggregation)
+    bonus = OBJECTIVES[loss]["entropy"]
+    expected = {
+        "loss/surrogate": mean(surrogate),
+        "loss/kl": mean(kl),
+        "loss/total": mean(surrogate) + BETA * mean(kl) - bonus * mean(entropy),
+    }
+    expected |= {"loss/entropy": -mean(entropy)} if bonus else {}
+    squares = sum((x.astype(float) ** 2).sum() for x in jax.tree.leaves(trace))
+    expected["policy/grad_norm"] = squares**0.5
+    assert metrics.losses.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics.losses[name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(metrics.losses["policy/grad_norm"], squares**0.5, rtol=1e-5)
+    means = {k: total / count for k, (total, count) in metrics.means.items()}
+    np.testing.assert_allclose(means["policy/ratio_mean"], ratio[r.mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(means["policy/logp_gap_mean"], gap.mean(), rtol=1e-3)
+    np.testing.assert_allclose(means["policy/entropy"], entropy[r.mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics.maxima["policy/logp_gap_max"], gap.max(), rtol=1e-3)
+    for side in ("low", "high", "dual"):
+        clipped = means[f"policy/clip_fraction_{side}"]
+        assert 0 < clipped < 0.5 or (loss, side, clipped) == ("cispo", "dual", 0)
+    assert {int(count) for _, count in metrics.means.values()} == {r.mask.sum()}
 
 
 @functools.cache
@@ -251,6 +303,59 @@ def test_on_policy_it_is_reinforce():
     assert "loss/kl" not in metrics.losses
     np.testing.assert_allclose(metrics.losses["loss/surrogate"], -weights.sum(), atol=1e-5)
     assert metrics.losses["loss/total"] == metrics.losses["loss/surrogate"]
+
+
+def test_entropy_bonus():
+    """Without advantages it is all there is: the entropies' gradient, from whole rows' logits."""
+    b = small.replace(on_policy(), advantages=np.zeros((P, G), np.float32))
+    actual, metrics = gradient(b, loss="gspo", aggregation="sequence_mean")
+    r = b.rollouts
+    weights = (r.mask / r.mask.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
+
+    def expected(params):
+        logps = jax.nn.log_softmax(small.plain_logits(params, CONFIG, r))
+        return 0.05 * (weights * (jnp.exp(logps) * logps).sum(-1)).sum()
+
+    value, slopes = jax.jit(jax.value_and_grad(expected))(small.params(CONFIG))
+    small.assert_trees_close(actual, slopes, 1e-5)
+    np.testing.assert_allclose(metrics.losses["loss/total"], value, rtol=1e-5)
+
+
+# One prompt, 12 rollouts, k of them right: each k of arXiv 2509.18849's certainty p = k / 12.
+
+
+@functools.cache
+def gradient_of_advantages():
+    """grad of the policy loss at the tiny policy, a function of the advantages [1, 12]."""
+    r = jax.tree.map(lambda x: x[:1], small.rollouts(2, 12, S, T))
+    params = small.params(CONFIG)
+    old = np.asarray(small.plain_logps(params, CONFIG, r))
+    old = old + 0.3 * np.random.default_rng(5).normal(size=old.shape).astype(np.float32)
+    loss_fn = train_step.policy_loss(**CLIP, beta=0.0, **OBJECTIVES["clipped"])
+
+    def loss(params, advantages_PG):
+        logps, entropies = scoring.score(params, CONFIG, r, SETTINGS)
+        weights = losses.token_mean(r.mask)
+        return loss_fn(logps, entropies, Batch(r, advantages_PG, old, None), weights)[0]
+
+    return functools.partial(jax.jit(jax.grad(loss)), params)
+
+
+@pytest.mark.parametrize("k", range(1, 12))
+def test_mapo_scales_the_gradient_of_grpo(k):
+    """By rho(p) = (1 - lambda) + lambda sqrt((1 - p) / p), eq. 7-8, lambda = 1 - 4 p (1 - p)."""
+    success = np.random.default_rng(k).permutation(12)[None] < k
+    mapo, grpo = (
+        gradient_of_advantages()(
+            advantages.group_advantages(name, success.astype(np.float32), success, eps=0.0)
+        )
+        for name in ("mapo", "grpo")
+    )
+    p = k / 12
+    certainty = 1 - 4 * p * (1 - p)
+    rho = (1 - certainty) + certainty * math.sqrt((1 - p) / p)
+    small.assert_trees_close(mapo, jax.tree.map(lambda x: rho * np.asarray(x), grpo), 1e-4)
+    assert gradient_of_advantages().func._cache_size() == 1
 
 
 def test_cross_entropy():
@@ -344,5 +449,8 @@ def test_metrics_merge():
     assert (both.losses, both.means, both.maxima) == ({"l": 6}, {"m": (8, 10)}, {"x": 4})
 
 
-def test_both_aggregations_are_tested():
-    assert losses.AGGREGATIONS.keys() == {"token_mean", "sequence_mean"}
+def test_everything_is_tested():
+    assert losses.AGGREGATIONS.keys() == {aggregation for _, aggregation in TRIED}
+    assert {loss for loss, _ in TRIED} == OBJECTIVES.keys()
+    for key, registry in (("surrogate", losses.SURROGATES), ("kl", losses.KLS)):
+        assert registry.keys() == {options[key] for options in OBJECTIVES.values()}
