@@ -1,42 +1,8 @@
-"""Advantages and losses again, in plain NumPy float64 loops from the papers; shares no code."""
+"""Losses again, in plain NumPy float64 loops from the papers; shares no code."""
 
 import math
 
 import numpy as np
-
-
-def advantages(name, rewards_PG, success_PG, mask_PG=None, eps=1e-6, ddof=0):
-    """Every group on its own: what is invalid is deleted, the formula applied, the rest is 0."""
-    rewards_PG = np.asarray(rewards_PG, np.float64)
-    out_PG = np.zeros_like(rewards_PG)
-    for row in range(rewards_PG.shape[0]):
-        kept = [
-            g
-            for g in range(rewards_PG.shape[1])
-            if (mask_PG is None or mask_PG[row][g]) and math.isfinite(rewards_PG[row, g])
-        ]
-        rewards = [float(rewards_PG[row, g]) for g in kept]
-        if len(kept) < 2 or len(set(rewards)) == 1:
-            continue
-        p = len([g for g in kept if success_PG[row][g]]) / len(kept)
-        for g, a in zip(kept, _group(name, rewards, p, eps, ddof), strict=True):
-            out_PG[row, g] = a
-    return out_PG
-
-
-def _group(name, rewards, p, eps, ddof):
-    mu = math.fsum(rewards) / len(rewards)
-    squares = math.fsum((r - mu) ** 2 for r in rewards)
-    sigma = math.sqrt(squares / (len(rewards) - ddof))
-    grpo = [(r - mu) / (sigma + eps) for r in rewards]
-    apd = [(r - mu) / (mu + eps) for r in rewards]
-    weight = 4 * p * (1 - p)
-    return {
-        "grpo": grpo,
-        "dr_grpo": [r - mu for r in rewards],
-        "apd": apd,
-        "mapo": [weight * a + (1 - weight) * b for a, b in zip(grpo, apd, strict=True)],
-    }[name]
 
 
 def surrogate(logp, old_logp, advantage, low, high, dual):
@@ -46,6 +12,27 @@ def surrogate(logp, old_logp, advantage, low, high, dual):
     if advantage < 0:
         objective = max(objective, dual * advantage)
     return -objective
+
+
+def gspo(logps, old_logps, advantage, low, high, dual):
+    """The loss of one sequence: the same of the geometric mean of its tokens' ratios."""
+    differences = [a - b for a, b in zip(logps, old_logps, strict=True)]
+    return surrogate(math.fsum(differences) / len(differences), 0.0, advantage, low, high, dual)
+
+
+def cispo(logp, old_logp, advantage, low, high, dual):
+    """The log-prob with a bounded weight."""
+    return -min(max(math.exp(logp - old_logp), 1 - low), 1 + high) * advantage * logp
+
+
+def k1(logp, ref_logp):
+    """The log-ratio."""
+    return logp - ref_logp
+
+
+def k2(logp, ref_logp):
+    """Half its square."""
+    return (logp - ref_logp) ** 2 / 2
 
 
 def k3(logp, ref_logp):
@@ -64,3 +51,9 @@ def sequence_mean(per_token_BT, mask_BT):
     """Mean over the rows that have tokens of each row's mean."""
     rows = [np.mean(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]
     return sum(rows) / len(rows) if rows else 0.0
+
+
+def constant(per_token_BT, mask_BT):
+    """Sum over all tokens over the longest a response can be, mean over the rows that have any."""
+    sums = [math.fsum(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]
+    return sum(sums) / len(mask_BT[0]) / len(sums) if sums else 0.0

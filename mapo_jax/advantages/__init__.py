@@ -1,0 +1,36 @@
+"""Advantages: what one rollout's reward says against the rewards of its group.
+
+Between rewards and update in the life of a batch: rewards[P, G] -> advantages[P, G]. Each
+advantage is a function of one group, `fn(rewards_G, success_G, mask_G, **options) -> [G]`, listed
+in `ADVANTAGES`; `group_advantages` runs it on all groups. In it groups never meet, so arrays that
+are sharded over P need no communication; the few entries that compare groups have a second stage,
+a function of the whole batch.
+
+To add one: write the function in `paper.py` or `family.py`, add its line to `registry.py`.
+"""
+
+from mapo_jax.advantages.checks import check
+from mapo_jax.advantages.facts import (
+    group_metrics,
+    success_count_metrics,
+    trajectory_certainty,
+)
+from mapo_jax.advantages.registry import (
+    ADVANTAGES,
+    Advantage,
+    group_advantages,
+    takes,
+    valid_rewards,
+)
+
+__all__ = [
+    "ADVANTAGES",
+    "Advantage",
+    "check",
+    "group_advantages",
+    "group_metrics",
+    "success_count_metrics",
+    "takes",
+    "trajectory_certainty",
+    "valid_rewards",
+]

@@ -1,0 +1,204 @@
+"""What can be wrong with a configured advantage: every mistake, a line each, nothing compiled."""
+
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+
+from mapo_jax import errors
+from mapo_jax.advantages.registry import (
+    ADVANTAGES,
+    INPUTS,
+    Advantage,
+    entry_of,
+    group_advantages,
+)
+
+# Allowed values of the registry's options, both ends included.
+OPTION_RANGES = {
+    "eps": (0.0, 1.0),
+    "ddof": (0, 1),
+    "k": (1, math.inf),
+    "K": (0.01, 0.99),
+    "a": (0.1, 100.0),
+    "b": (0.1, 100.0),
+    "alpha": (0.0, 100.0),
+    "threshold": (0.0, 1.0),
+    "gamma": (0.0, 100.0),
+    "pos": (0.0, 100.0),
+    "neg": (0.0, 100.0),
+    "temperature": (0.0, 1e6),
+    "virtual": (-1e6, 1e6),
+}
+
+
+def check(
+    advantage: str | Callable[..., Array],
+    options: Mapping[str, Any],
+    reward_range: tuple[float, float],
+    *,
+    group: int | None = None,
+    parts: Sequence[str] | None = None,
+) -> list[str]:
+    """The mistakes in a configured advantage, one line each; nothing is compiled.
+
+    Args:
+        advantage: `algorithm.advantage`, its name or the function loaded from the user's file.
+        options: `algorithm.advantage_options`.
+        reward_range: (low, high) that the reward declares.
+        group: rollouts per prompt; None: not looked at.
+        parts: the names of the reward's parts; None: not looked at.
+    """
+    try:
+        entry = entry_of(advantage)
+    except errors.UserError as error:
+        return list(error.lines)
+    name = advantage if isinstance(advantage, str) else getattr(advantage, "__name__", advantage)
+    lines: list[str] = []
+    if "base_G" in entry.parameters:
+        base, lines = _base(name, options)
+        if base is None:
+            return lines
+        own = {k: v for k, v in options.items() if k in entry.parameters}
+        rest = {k: v for k, v in options.items() if k not in own and k != "base"}
+        lines += check(base, rest, reward_range, group=group, parts=parts)
+        options = own
+    known = _options(entry)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in entry.parameters.values())
+    reserved = {*inspect.signature(group_advantages).parameters, *INPUTS}
+    for option, value in options.items():
+        where = f"algorithm.advantage_options.{option}={value}"
+        if option in reserved:
+            lines.append(f"{where}: the name of an input, not of an option; rename it")
+        elif option in known:
+            if isinstance(advantage, str):
+                lines += _check_value(where, option, value, known[option], group, parts)
+        elif not takes_any:
+            near = difflib.get_close_matches(option, known, n=1)
+            lines.append(
+                f"{where}: {name} has no such option"
+                + (f"; did you mean {near[0]}?" if near else "")
+                + f"; its options: {', '.join(known) or 'none'}"
+            )
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            lines.append(f"algorithm.advantage_options.{option}: {name} needs it; set a value")
+    if "components_GC" in entry.parameters and parts is not None and not parts:
+        lines.append(
+            f"algorithm.advantage={name}: takes the parts of the reward, and this reward has none; "
+            'return them, as in "parts": {"accuracy": 1.0, "format": 0.0}, or choose grpo'
+        )
+    if group == 1 < entry.fewest:
+        lines.append(
+            "batch.group=1: must be >= 2: the only rollout of a group is its own mean, so every "
+            "advantage would be 0"
+        )
+    lines += _check_range(name, entry, reward_range)
+    if not lines and not isinstance(advantage, str):
+        lines += _check_traces(advantage, name, options)
+    return lines
+
+
+def _options(entry: Advantage) -> dict[str, inspect.Parameter]:
+    """The options of an entry: of its function and of its stage."""
+    of_function = {
+        name: parameter
+        for name, parameter in entry.parameters.items()
+        if name not in INPUTS and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    return of_function | entry.stage_options
+
+
+def _base(name: object, options: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """A combinator's base, or the line that says what is wrong with it."""
+    bases = [base for base, entry in ADVANTAGES.items() if "base_G" not in entry.parameters]
+    where = "algorithm.advantage_options.base"
+    if "base" not in options:
+        return None, [f"{where}: {name} needs it: the advantage to change, one of {bases}"]
+    base = options["base"]
+    if base in bases:
+        return base, []
+    near = difflib.get_close_matches(str(base), bases, n=1)
+    return None, [
+        f"{where}={base}: no such advantage to change"
+        + (f"; did you mean {near[0]}?" if near else "")
+        + f"; choose one of {', '.join(bases)}"
+    ]
+
+
+def _check_value(
+    where: str,
+    option: str,
+    value: Any,
+    parameter: inspect.Parameter,
+    group: int | None,
+    parts: Sequence[str] | None,
+) -> list[str]:
+    kind = parameter.annotation
+    if option == "weights":
+        return _check_weights(where, value, parts)
+    allowed = (int, float) if kind is float else (kind,)
+    if type(value) not in allowed:
+        default = parameter.default
+        such = "" if default is inspect.Parameter.empty else f" such as {default}"
+        return [f"{where}: is {type(value).__name__}, must be {kind.__name__}{such}"]
+    low, high = OPTION_RANGES[option]
+    if option == "k" and group is not None:
+        high = group
+    return [] if low <= value <= high else [f"{where}: must be from {low} to {high}"]
+
+
+def _check_weights(where: str, value: Any, parts: Sequence[str] | None) -> list[str]:
+    numbers = isinstance(value, tuple | list) and all(type(x) in (int, float) for x in value)
+    if not numbers or not all(map(math.isfinite, value)):
+        return [f"{where}: must be numbers, one for each part of the reward, as in (1.0, 0.5)"]
+    if value and parts is not None and len(value) != len(parts):
+        named = ", ".join(sorted(parts)) or "none"
+        return [f"{where}: {len(value)} weights for {len(parts)} parts of the reward ({named})"]
+    return []
+
+
+def _check_range(name: object, entry: Advantage, reward_range: tuple[float, float]) -> list[str]:
+    (low, high), (least, most) = reward_range, entry.rewards
+    where = f"this reward's range is ({low}, {high})"
+    if low < least == 0 and most == math.inf:
+        return [
+            f"algorithm.advantage={name}: needs rewards >= 0, but {where}: it divides by the "
+            "group's mean reward, and a negative mean turns the ranking upside down; shift the "
+            "reward to start at 0 or choose grpo or dr_grpo"
+        ]
+    if low < least or high > most:
+        bounds = f"in [{least:g}, {most:g}]" if math.isfinite(least) else f"<= {most:g}"
+        return [
+            f"algorithm.advantage={name}: needs rewards {bounds}, but {where}: it takes the mean "
+            "reward for a probability; scale the reward or choose grpo or dr_grpo"
+        ]
+    return []
+
+
+def _check_traces(fn: Callable[..., Array], name: object, options: Mapping[str, Any]) -> list[str]:
+    """Runs a user's function on shapes alone, so that it fails here and not after sampling."""
+    float_PG, bool_PG, int_PG = (jax.ShapeDtypeStruct((2, 4), d) for d in ("f4", "bool", "i4"))
+    try:
+        jax.eval_shape(
+            functools.partial(group_advantages, fn, **options),
+            float_PG,
+            bool_PG,
+            bool_PG,
+            key=jax.eval_shape(lambda: jax.random.key(0)),
+            baseline_P=jax.ShapeDtypeStruct((2,), "f4"),
+            lengths_PG=int_PG,
+            components_PGC=jax.ShapeDtypeStruct((2, 4, 3), "f4"),
+        )
+    except Exception as error:  # whatever the user's code raises is the user's to mend
+        reason = next(iter(str(error).splitlines()), "")
+        return [
+            f"algorithm.advantage={name}: fails on a group of 4 with {type(error).__name__}: "
+            f"{reason}; make it fn(rewards_G, success_G, mask_G, **options) -> float[G] in jnp"
+        ]
+    return []
