@@ -92,13 +92,25 @@ class RolloutConfig:
 class AlgorithmConfig:
     advantage: str
     advantage_options: Options
-    beta: float
+    surrogate: str
     clip_low: float
     clip_high: float
     clip_dual: float
     aggregation: str
+    beta: float
+    kl: str
+    entropy: float
     old_logps: str
     truncated: str
+    overlong_penalty: float
+    overlong_buffer: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicConfig:
+    max_tries: int
+    low: float
+    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +173,7 @@ class Config:
     batch: BatchConfig
     rollout: RolloutConfig
     algorithm: AlgorithmConfig
+    dynamic: DynamicConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
     eval: EvalConfig

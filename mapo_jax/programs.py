@@ -24,6 +24,7 @@ from mapo_jax import (
     train_step,
 )
 from mapo_jax import config as config_lib
+from mapo_jax.rollouts import Experience
 
 
 class Programs:
@@ -42,8 +43,12 @@ class Programs:
         memory = {
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
-        settings = scoring.ScoringConfig(temperature=c.rollout.temperature, **memory)
-        names = ("clip_low", "clip_high", "clip_dual", "beta")
+        settings = scoring.ScoringConfig(
+            temperature=c.rollout.temperature,
+            entropy_gradient=c.algorithm.entropy > 0,
+            **memory,
+        )
+        names = ("surrogate", "clip_low", "clip_high", "clip_dual", "beta", "kl", "entropy")
         self.txs = {
             "warmup": optimizer.make_optimizer(
                 dataclasses.replace(
@@ -90,19 +95,29 @@ class Programs:
         advantage: str | Callable = c.algorithm.advantage
         if ".py:" in c.algorithm.advantage:
             advantage = loading.load_function(c.algorithm.advantage, "algorithm.advantage")
+        options = dict(c.algorithm.advantage_options)
+        by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
+        # Of one greedy response to each prompt, where the advantage compares with its reward.
+        self.greedy = None
+        if advantages.takes(advantage, options, "baseline"):
+            self.greedy = dataclasses.replace(self.sampling, group_size=1, temperature=0.0, width=1)
         self.advantages = jax.jit(
-            functools.partial(
-                _advantages,
-                advantage,
-                dict(c.algorithm.advantage_options),
-                c.algorithm.truncated,
-            ),
-            out_shardings=(*(sharding.by_prompt(mesh),) * 2, sharding.replicated(mesh)),
+            functools.partial(_advantages, advantage, options, c.algorithm.truncated),
+            out_shardings=(by_prompt, by_prompt, replicated),
         )
         # The chunks of a rollout batch, back in the order of its prompts.
         self.join = jax.jit(
             lambda *pieces: jax.tree.map(lambda *x: jnp.concatenate(x), *pieces),
-            out_shardings=sharding.by_prompt(mesh),
+            out_shardings=by_prompt,
+        )
+        # Some groups, to every process.
+        self.pick = jax.jit(
+            lambda tree, index: jax.tree.map(lambda x: x[index], tree), out_shardings=replicated
+        )
+        bounds = c.dynamic.low, c.dynamic.high
+        self.choose = jax.jit(
+            functools.partial(_choose, *bounds, c.algorithm.truncated),
+            out_shardings=(by_prompt, replicated),
         )
         # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase.
         axes = model.logical_axes(policy)
@@ -138,20 +153,32 @@ class Programs:
         )
 
 
-def _advantages(advantage, options, truncated, key, rollouts, rewards_PG, success_PG, parts):
+def _valid(truncated: str, experience: Experience) -> jax.Array:
+    """bool[P, G]: the rollouts that count."""
+    rollouts = experience.rollouts
+    valid_PG = advantages.valid_rewards(experience.rewards, rollouts.valid)
+    return valid_PG & rollouts.finished if truncated == "mask" else valid_PG
+
+
+def _advantages(advantage, options, truncated, key, experience):
     """(advantages f32[P, G], valid bool[P, G], facts), facts as `advantages.group_metrics`."""
+    rollouts, rewards_PG, success_PG = (
+        experience.rollouts,
+        experience.rewards,
+        experience.success,
+    )
     lengths_PG = rollouts.mask.sum(-1)
-    valid_PG = advantages.valid_rewards(rewards_PG, rollouts.valid)
-    if truncated == "mask":
-        valid_PG &= rollouts.finished
+    valid_PG = _valid(truncated, experience)
+    parts = {name: experience.parts[name] for name in sorted(experience.parts)}
     advantages_PG = advantages.group_advantages(
         advantage,
         rewards_PG,
         success_PG,
         valid_PG,
         key=key,
+        baseline_P=experience.baseline,
         lengths_PG=lengths_PG,
-        components_PGC=jnp.stack([parts[name] for name in sorted(parts)], -1)
+        components_PGC=jnp.stack([*parts.values()], -1)
         if parts
         else jnp.zeros((*rewards_PG.shape, 0)),
         **options,
@@ -172,3 +199,33 @@ def _advantages(advantage, options, truncated, key, rollouts, rewards_PG, succes
         **advantages.success_count_metrics(advantages_PG, success_PG, valid_PG),
     }
     return advantages_PG, valid_PG, facts
+
+
+def _choose(low, high, truncated, pool, fresh):
+    """Dynamic sampling: the groups that are kept come first, in the order of their draws.
+
+    DAPO (arXiv 2503.14476) sec. 3.2: a group is kept if low < its mean accuracy < high, accuracy
+    being the reward's part of that name, or success where it has none.
+
+    Args:
+        pool: (kept bool[P], Experience) of the tries before, or None.
+        fresh: Experience of this try.
+
+    Returns:
+        The new pool of P groups, and facts: how many of them are kept, the draws of all, and
+        (sum, number) of what this try sampled.
+    """
+    valid_PG = _valid(truncated, fresh)
+    right_PG = fresh.parts["accuracy"] if "accuracy" in fresh.parts else fresh.success
+    accuracy_P = masked.mean(right_PG, valid_PG, 1)
+    kept_P = (low < accuracy_P) & (accuracy_P < high)
+    facts = {
+        "groups/kept": (kept_P.sum(), jnp.any(valid_PG, 1).sum()),
+        "reward/mean_sampled": (masked.sum(fresh.rewards, valid_PG), valid_PG.sum()),
+    }
+    both = (kept_P, fresh)
+    if pool is not None:
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), pool, both)
+    order = jnp.argsort(~both[0], stable=True)[: len(kept_P)]
+    kept_P, experience = jax.tree.map(lambda x: x[order], both)
+    return (kept_P, experience), (kept_P.sum(), experience.draw, facts)

@@ -146,6 +146,26 @@ def judge(
     )
 
 
+def overlong(judged: Judged, share: np.ndarray, penalty: float, buffer: float) -> Judged:
+    """Takes a penalty for length off the rewards. DAPO (arXiv 2503.14476) eq. 13.
+
+    Nothing up to a share 1 - buffer of the allowed length, then rising evenly to `penalty` at the
+    full length. It becomes the part `overlong`, at most 0; success stays as it is.
+
+    Differs from the paper: its penalty is 1 beside rewards of -1 and 1; beside 0 and 1 the same is
+    0.5.
+
+    Args:
+        judged: of B responses.
+        share: f32[B], length / rollout.max_new_tokens.
+        penalty: of a response of full length, >= 0.
+        buffer: in (0, 1].
+    """
+    over = np.clip((share - (1 - buffer)) / buffer, 0, 1).astype(np.float32)
+    taken = 0 - penalty * over  # not -penalty * over, which would show as -0
+    return Judged(judged.rewards + taken, judged.success, {**judged.parts, "overlong": taken})
+
+
 def _has_accuracy(parts: Mapping[str, float]) -> bool:
     return "accuracy" in parts and parts["accuracy"] > 0
 

@@ -1,4 +1,4 @@
-"""What is handed along in the life of a batch: the sampler's `Rollouts`, the trainer's `Batch`.
+"""What is handed along in the life of a batch: `Rollouts`, `Experience`, `Batch`.
 
 The group is an axis: everything is [P, G, ...], prompts by rollouts. There are no ids.
 """
@@ -24,6 +24,19 @@ class Rollouts:
     logps: Array  # f32[P, G, T], of the temperature-scaled, untruncated distribution; 0 off mask
     finished: Array  # bool[P, G], stopped by itself rather than cut
     valid: Array  # bool[P, G], false: counts in nothing (padding)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Experience:
+    """Rollouts, and what the reward function found about them."""
+
+    rollouts: Rollouts
+    rewards: Array  # f32[P, G]; NaN where there is no reward
+    success: Array  # bool[P, G], right on every metric
+    parts: dict[str, Array]  # name -> f32[P, G]
+    baseline: Array | None  # f32[P], reward of the greedy response; None: nobody asks for it
+    draw: Array  # i32[P], the prompt's number among those that the step has drawn
 
 
 @jax.tree_util.register_dataclass

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +31,15 @@ from mapo_jax import (
     metrics,
     model,
     programs,
-    rewards,
-    sampling,
     sharding,
     tokenizers,
     train_step,
 )
 from mapo_jax import config as config_lib
+from mapo_jax import experience as experience_lib
 from mapo_jax import workdir as workdir_lib
 from mapo_jax.console import Console
-from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.rollouts import Batch, Experience, Rollouts
 from mapo_jax.tasks import registry
 
 # What a key is for, folded into the key of the step. Initialisation uses step 0.
@@ -113,6 +112,16 @@ class _Run:
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
         self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
+        self.collector = experience_lib.Collector(
+            c,
+            self.programs,
+            self.model,
+            self.mesh,
+            self.task,
+            self.prompts,
+            self.tokenizer,
+            self.reward,
+        )
         self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
         self.reference: model.Params | None = None
         self._start_or_continue()
@@ -163,6 +172,8 @@ class _Run:
     def _start_or_continue(self) -> None:
         c = self.config
         self.phase, self.done = ("warmup" if c.warmup.steps else "rl"), 0
+        self.drawn = 0  # prompts, in RL: the position in the data
+        self.first: list[int] = []  # draws of the groups of step 1 that are on record
         self.restored: tuple[str, int] | None = None
         index = self.saved.latest()
         abstract = self.programs.abstract_state(self.phase)
@@ -170,6 +181,8 @@ class _Run:
             self.phase = "rl" if index >= c.warmup.steps else "warmup"
             self.state, position = self.saved.restore(self.programs.abstract_state(self.phase))
             self.done = position["step"]
+            if self.phase == "rl":
+                self.drawn, self.first = position["drawn"], position["first"]
             self.restored = (self.phase, self.done)
             if self.phase == "rl" and c.algorithm.beta:
                 self.reference = self.saved.restore_reference(abstract.params)
@@ -269,8 +282,13 @@ class _Run:
         if self.restored is None or self.restored[0] != "rl":
             self._evaluate_and_save(0)
         for step in range(self.done + 1, c.steps + 1):
-            with self._profiled(step):
-                values = self._step(step)
+            try:
+                with self._profiled(step):
+                    values = self._step(step)
+            except errors.RunStopped:
+                if self.saved.latest() != c.warmup.steps + step - 1:
+                    self._save(step - 1, None)
+                raise
             self._record("train", "rl", step, values)
             if step == c.steps and c.log.rollouts_every:
                 self._sample_again(step)
@@ -296,9 +314,12 @@ class _Run:
             self._record("eval", "rl", step, values)
             accuracy = values[f"eval/{next(iter(self.eval_sets))}/accuracy_sampled"]
         if ends or step % c.checkpoint.every == 0:
-            position = {"phase": "rl", "step": step}
-            self.records.upload()
-            self.saved.save(c.warmup.steps + step, self.state, position, accuracy)
+            self._save(step, accuracy)
+
+    def _save(self, step: int, accuracy: float | None) -> None:
+        position = {"phase": "rl", "step": step, "drawn": self.drawn, "first": self.first}
+        self.records.upload()
+        self.saved.save(self.config.warmup.steps + step, self.state, position, accuracy)
 
     def _record(self, kind: str, phase: str, step: int, values: dict[str, float]) -> None:
         values = metrics.plain(values)
@@ -318,9 +339,12 @@ class _Run:
 
     def _step(self, step: int) -> dict[str, float]:
         c, start = self.config, time.perf_counter()
-        rollouts, found, texts, times = self._roll_out(step)
+        experience, draws, found, drawn = self.collector.collect(
+            self.programs.serve(self.state.params), self._key(step, _SAMPLING), step, self.drawn
+        )
+        self.drawn += drawn
         scoring = time.perf_counter()
-        batch, facts = jax.block_until_ready(self._make_batch(step, rollouts, found))
+        batch, facts = jax.block_until_ready(self._make_batch(step, experience))
         updating = time.perf_counter()
         reported = []
         for _ in range(c.batch.epochs):
@@ -331,14 +355,19 @@ class _Run:
         end = time.perf_counter()
         every = c.log.rollouts_every
         if every and (step % every == 0 or step in (1, c.steps)):
-            self._write_rollouts("train", step, texts, batch.advantages)
+            shown = range(min(c.log.rollouts_prompts, c.batch.prompts))
+            self.first = draws[shown].tolist() if step == 1 else self.first
+            groups = self._groups("train", experience, batch.advantages, shown)
+            self.records.write_rollouts("rl", step, [row for group in groups for row in group])
+            mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
+            self.console.group("rl", step, (mixed or groups)[0])
         facts = _facts(jax.device_get(facts))
         tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
         return (
             facts
             | values
             | {"policy/skipped": int(self.state.skipped)}
-            | times
+            | found
             | {
                 "time/score": updating - scoring,
                 "time/update": end - updating,
@@ -347,68 +376,12 @@ class _Run:
             }
         )
 
-    def _roll_out(self, step: int):
-        """Samples the step's prompts in chunks; judges each while the next ones are sampled.
-
-        Each process samples and judges its own prompts.
-
-        Returns the rollouts and what the reward found, on the devices; `_Texts`; the times.
-        """
-        c, start = self.config, time.perf_counter()
-        P, G = c.batch.prompts, c.batch.group
-        chosen = data.indices(len(self.prompts), c.seed, (step - 1) * P, P)
-        own = sharding.own_rows(self.mesh, P // c.rollout.chunks)
-        params, key = self.programs.serve(self.state.params), self._key(step, _SAMPLING)
-        pieces = []
-        for first in range(0, P, P // c.rollout.chunks):
-            rows = [self.prompts[i] for i in chosen[first + own]]
-            prompts = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
-            numbers = np.asarray([i for i, _ in rows], np.int32), (first + own).astype(np.int32)
-            tokens_PS, lengths_P, example_P, index_P = sharding.put((*prompts, *numbers), self.mesh)
-            rollouts = sampling.sample(
-                params,
-                self.model,
-                tokens_PS,
-                lengths_P,
-                key,
-                self.programs.sampling,
-                example_P=example_P,
-                prompt_index_P=index_P,
-                mesh=self.mesh,
-            )
-            pieces.append((rollouts, *numbers))
-        found, texts, judging = [], [], 0.0
-        noise_PG = np.random.default_rng((c.seed, step)).random((P, G))
-        for rollouts, example_P, index_P in pieces:
-            whole = (rollouts.tokens, rollouts.mask, rollouts.finished)
-            tokens, mask, finished = map(sharding.own, whole)
-            began = time.perf_counter()
-            responses = evaluation.decode(self.tokenizer, tokens, mask)
-            examples = [self.task.train[i] for i in np.repeat(example_P, G).tolist()]
-            fails = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
-            judged = rewards.judge(self.reward, responses, examples, fails)
-            if c.task.shuffle_rewards:
-                judged = _shuffle(judged, noise_PG[index_P])
-            judging += time.perf_counter() - began
-            found.append(
-                sharding.put(jax.tree.map(lambda x: x.reshape(-1, G), tuple(judged)), self.mesh)
-            )
-            texts.append(_Texts(example_P, responses, judged, mask.sum(-1), finished))
-        times = {
-            "time/sample": time.perf_counter() - start - judging,
-            "time/reward": judging,
-        }
-        rollouts, found = self.programs.join(
-            *zip([rollouts for rollouts, *_ in pieces], found, strict=True)
-        )
-        return rollouts, found, texts, times
-
-    def _make_batch(self, step: int, rollouts: Rollouts, found) -> tuple[Batch, Any]:
+    def _make_batch(self, step: int, experience: Experience) -> tuple[Batch, Any]:
         """Rewards become advantages; with what else the loss needs."""
         advantages_PG, valid_PG, facts = self.programs.advantages(
-            self._key(step, _ADVANTAGES), rollouts, *found
+            self._key(step, _ADVANTAGES), experience
         )
-        rollouts = dataclasses.replace(rollouts, valid=valid_PG)
+        rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
         old_logps, ref_logps = rollouts.logps, None
         if self.config.algorithm.old_logps == "rescored":
             old_logps = self.programs.score(self.state.params, rollouts)
@@ -417,60 +390,20 @@ class _Run:
         return Batch(rollouts, advantages_PG, old_logps, ref_logps), facts
 
     def _sample_again(self, step: int) -> None:
-        """Step 1's prompts with step 1's keys, by the policy after `step`: before and after."""
-        rollouts, found, texts, _ = self._roll_out(1)
-        advantages_PG, *_ = self.programs.advantages(self._key(1, _ADVANTAGES), rollouts, *found)
-        self._write_rollouts("after", step, texts, advantages_PG)
+        """The groups on record of step 1, with its keys, by the policy after `step`."""
+        params, P = self.programs.serve(self.state.params), self.config.batch.prompts
+        rows = []
+        for attempt in sorted({draw // P for draw in self.first}):
+            again, _ = self.collector.roll_out(params, self._key(1, _SAMPLING), 1, 0, attempt)
+            advantages_PG, *_ = self.programs.advantages(self._key(1, _ADVANTAGES), again)
+            positions = [draw % P for draw in self.first if draw // P == attempt]
+            rows += self._groups("after", again, advantages_PG, positions)
+        self.records.write_rollouts("rl", step, [row for group in rows for row in group])
 
-    def _write_rollouts(self, kind: str, step: int, texts, advantages_PG) -> None:
-        """Some groups of this process's first chunk; one of them, not all equal, is shown."""
-        G = self.config.batch.group
-        example_P, responses, judged, lengths, finished = texts[0]
-        advantages_PG = sharding.own(advantages_PG)
-        groups = []
-        for p in range(min(self.config.log.rollouts_prompts, len(example_P))):
-            example = self.task.train[example_P[p]]
-            groups.append(
-                [
-                    metrics.plain(
-                        {
-                            "kind": kind,
-                            "example": example_P[p],
-                            "prompt": self.task.prompt(example),
-                            "rollout": g,
-                            "response": responses[p * G + g],
-                            "reward": judged.rewards[p * G + g],
-                            "success": judged.success[p * G + g],
-                            "parts": {name: x[p * G + g] for name, x in judged.parts.items()},
-                            "advantage": advantages_PG[p, g],
-                            "tokens": lengths[p, g],
-                            "finished": finished[p, g],
-                        }
-                    )
-                    for g in range(G)
-                ]
-            )
-        self.records.write_rollouts("rl", step, [row for group in groups for row in group])
-        if kind == "train":
-            mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
-            self.console.group("rl", step, (mixed or groups)[0])
-
-
-class _Texts(NamedTuple):
-    """A chunk of this process's rollouts, on the host."""
-
-    example_P: np.ndarray
-    responses: list[str]  # P * G
-    judged: rewards.Judged  # P * G
-    lengths_PG: np.ndarray
-    finished_PG: np.ndarray
-
-
-def _shuffle(judged: rewards.Judged, noise_PG: np.ndarray) -> rewards.Judged:
-    """Permutes what was found within each group: a control that must not learn."""
-    order = np.argsort(noise_PG, -1)
-    order = (order + np.arange(len(order))[:, None] * order.shape[1]).reshape(-1)
-    return jax.tree.map(lambda x: x[order], judged)
+    def _groups(self, kind: str, experience: Experience, advantages_PG, positions: Sequence[int]):
+        return experience_lib.groups(
+            self.programs, experience, advantages_PG, positions, kind, self.task, self.tokenizer
+        )
 
 
 def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -46,10 +46,7 @@ _LIMITS: dict[str, Limit] = {
     "warmup.batch": _at_least(1),
     "warmup.schedule_steps": _at_least(0),
     "batch.prompts": _at_least(1),
-    "batch.group": (
-        ">= 2: the only rollout of a group is its own mean, so every advantage would be 0",
-        lambda value: value >= 2,
-    ),
+    "batch.group": _at_least(1),
     "batch.minibatch_prompts": _at_least(1),
     "batch.microbatch": ("(p, g) with p >= 1 and g >= 1", lambda value: min(value) >= 1),
     "batch.epochs": _at_least(1),
@@ -64,9 +61,15 @@ _LIMITS: dict[str, Limit] = {
     "rollout.lanes": (">= 0 (0: all)", lambda value: value >= 0),
     "rollout.width": (">= 0 (0: the group)", lambda value: value >= 0),
     "algorithm.beta": _at_least(0),
-    "algorithm.clip_low": _FRACTION,
+    "algorithm.clip_low": (">= 0 and <= 1 (1: no bound)", lambda value: 0 <= value <= 1),
     "algorithm.clip_high": _at_least(0),
-    "algorithm.clip_dual": _above(1),
+    "algorithm.clip_dual": ("> 1, or 0 for none", lambda value: value > 1 or value == 0),
+    "algorithm.entropy": _at_least(0),
+    "algorithm.overlong_penalty": _at_least(0),
+    "algorithm.overlong_buffer": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "dynamic.max_tries": (">= 0 (0: off)", lambda value: value >= 0),
+    "dynamic.low": _FRACTION,
+    "dynamic.high": ("> 0 and <= 1", lambda value: 0 < value <= 1),
     "optimizer.learning_rate": _at_least(0),
     "optimizer.schedule_steps": _at_least(0),
     "optimizer.b1": _FRACTION,
@@ -106,7 +109,11 @@ def validate(config: Config, device_count: int) -> list[str]:
     """
     from mapo_jax import losses  # imports jax, as `sharding` does: other mistakes need not wait
 
-    choices = _CHOICES | {"algorithm.aggregation": tuple(losses.AGGREGATIONS)}
+    choices = _CHOICES | {
+        "algorithm.surrogate": tuple(losses.SURROGATES),
+        "algorithm.aggregation": tuple(losses.AGGREGATIONS),
+        "algorithm.kl": tuple(losses.KLS),
+    }
     lines = []
     for key, (text, holds) in _LIMITS.items():
         value = operator.attrgetter(key)(config)
@@ -185,11 +192,16 @@ def _combination_mistakes(config: Config, device_count: int, broken: set[str]) -
         why = f"policy.num_heads={policy.num_heads}"
         lines += _divisor("policy.num_kv_heads", policy.num_kv_heads, policy.num_heads, why)
     if ok("algorithm.clip_high", "algorithm.clip_dual"):
-        if 1 + algorithm.clip_high > algorithm.clip_dual:
+        if algorithm.clip_dual and 1 + algorithm.clip_high > algorithm.clip_dual:
             lines.append(
                 f"algorithm.clip_dual={algorithm.clip_dual}: must be at least 1 + "
                 f"algorithm.clip_high={algorithm.clip_high}; try {1 + algorithm.clip_high}"
             )
+    if ok("dynamic.low", "dynamic.high") and config.dynamic.low >= config.dynamic.high:
+        lines.append(
+            f"dynamic.low={config.dynamic.low}: must be below dynamic.high={config.dynamic.high}, "
+            "since groups are kept whose accuracy is between the two; try dynamic.low=0"
+        )
     if ok("mesh.data", "mesh.fsdp", "mesh.tensor"):
         lines += _mesh_mistakes(config, device_count, ok)
     return lines
@@ -272,14 +284,26 @@ def _resource_mistakes(config: Config) -> list[str]:
     if config.task.reward:
         reward = attempt(loading.load_function, config.task.reward, "task.reward")
     reward_range = attempt(rewards.reward_range, reward) if reward else None
-    if config.task.reward and task and reward_range:  # once now, not after the first sampling
-        attempt(rewards.judge, reward, [""], [task.train[0]])
+    parts = None
+    if task and reward_range:  # once now, not after the first sampling
+        judged = attempt(rewards.judge, reward, [""], [task.train[0]])
+        parts = list(judged.parts) if judged else None
+    penalty = config.algorithm.overlong_penalty
+    if penalty > 0 and reward_range:
+        reward_range = (reward_range[0] - penalty, reward_range[1])
+        parts = [*parts, "overlong"] if parts is not None else None
     advantage: Any = config.algorithm.advantage
     if ".py:" in advantage:
         advantage = attempt(loading.load_function, advantage, "algorithm.advantage")
     if advantage:
         options = dict(config.algorithm.advantage_options)
-        lines += advantages.check(advantage, options, reward_range or (0.0, 1.0))
+        lines += advantages.check(
+            advantage,
+            options,
+            reward_range or (0.0, 1.0),
+            group=config.batch.group,
+            parts=parts,
+        )
 
     path = config.tokenizer.path
     if not Path(path).is_file():

@@ -24,6 +24,7 @@ def test_two_processes_train_as_one(tmp_path):
     reward = f"{tmp_path}/my.py:short"
     together = [
         f"--config.task.reward={reward}",
+        "--config.dynamic.max_tries=20",
         "--config.rollout.chunks=2",
         "--config.log.console=json",
     ]
@@ -44,7 +45,8 @@ def test_two_processes_train_as_one(tmp_path):
     assert '"event"' in outputs[0][0]
     assert '"event"' not in outputs[1][0]  # the first process alone speaks
 
-    trainer.train(micro(task__reward=reward), tmp_path / "one")  # 8 devices in this process
+    config = micro(task__reward=reward, dynamic__max_tries=20)
+    trainer.train(config, tmp_path / "one")  # 8 devices in this process
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     places = [(row["kind"], row["phase"], row["step"]) for row in one]
     assert [(row["kind"], row["phase"], row["step"]) for row in two] == places
@@ -53,7 +55,8 @@ def test_two_processes_train_as_one(tmp_path):
         for name in a:
             if name.startswith(("loss/", "reward/", "eval/", "success_count/", "policy/grad")):
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    # The first process writes of the prompts that it holds, which are the first ones.
+    assert max(row["groups/tries"] for row in two if "groups/tries" in row) > 1
+    # The first process writes of all: dynamic sampling may have taken prompts from any.
     texts = [
         [(row["kind"], row["step"], row["prompt"], row["response"]) for row in rows]
         for rows in (lines(tmp_path / "one", "rollouts"), lines(tmp_path / "two", "rollouts"))

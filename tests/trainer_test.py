@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, rewards, sampling, trainer
+from mapo_jax import checkpoints, errors, sampling, trainer
 from mapo_jax import console as console_lib
 from mapo_jax.config import from_config_dict
 
@@ -202,17 +202,6 @@ def test_without_learning_rate_nothing_moves(tmp_path):
     assert without([evaluations[0]], "step") == without([evaluations[1]], "step")
     assert not (tmp_path / "checkpoints" / "reference").exists()
     assert all("loss/kl" not in row for row in lines(tmp_path))
-
-
-def test_shuffled_rewards_stay_in_their_group_and_together():
-    rng = np.random.default_rng(0)
-    values = np.arange(24, dtype=np.float32)
-    judged = rewards.Judged(values, values % 2 == 0, {"accuracy": values * 2})
-    shuffled = trainer._shuffle(judged, rng.random((6, 4)))
-    assert not np.array_equal(shuffled.rewards, values)
-    np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
-    np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
-    np.testing.assert_array_equal(shuffled.parts["accuracy"], shuffled.rewards * 2)
 
 
 def test_own_reward_and_advantage_from_a_file(tmp_path):

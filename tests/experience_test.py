@@ -1,0 +1,235 @@
+"""The rollout phase: dynamic sampling, greedy baselines, the penalty for length."""
+
+import dataclasses
+import sys
+
+import _cli
+import jax
+import numpy as np
+import pytest
+import run
+import small
+from trainer_test import command, lines, micro, timeless
+
+from mapo_jax import experience, programs, rewards, trainer
+from mapo_jax.rollouts import Experience
+
+# A policy that knows nothing differs in its responses, so their checksums are coin tosses.
+REWARDS = """\
+from zlib import crc32
+
+def some(response, example):  # of 70% of the questions no response is right
+    coin = crc32(response.encode()) % 2 == 0
+    right = coin and crc32(example["question"].encode()) % 10 < 3
+    return {"reward": float(right), "success": right, "parts": {}}
+
+def none(response, example):
+    return {"reward": 0.5, "success": False, "parts": {"accuracy": 0.0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rewards") / "my.py"
+    path.write_text(REWARDS)
+    return f"{path}:some"
+
+
+def dynamic(reward, **changes):
+    settings = {"task__reward": reward, "dynamic__max_tries": 30, "warmup__steps": 1}
+    return micro(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reward, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("dynamic")
+    trainer.train(dynamic(reward), workdir)
+    return workdir
+
+
+def test_batches_are_filled_although_most_groups_are_degenerate(undisturbed):
+    steps = [r for r in lines(undisturbed) if (r["kind"], r["phase"]) == ("train", "rl")]
+    assert len(steps) == 5
+    for row in steps:
+        assert row["groups/degenerate"] == 0
+        assert "success_count/0" not in row or row["success_count/0"] == 0
+        assert row["success_count/4"] == 0
+        assert row["groups/kept"] < 0.4  # 0.3 * (1 - 2 / 2^4) on average
+        assert row["groups/tries"] >= 3
+        assert row["reward/mean_sampled"] < row["reward/mean"]
+    written = lines(undisturbed, "rollouts")
+    first = [r for r in written if r["kind"] == "train" and r["step"] == 1]
+    after = [r for r in written if r["kind"] == "after"]
+    assert [r["prompt"] for r in first] == [r["prompt"] for r in after]
+    for p in (0, 1):
+        assert 0 < sum(r["success"] for r in first[4 * p : 4 * p + 4]) < 4
+
+
+def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
+    """Stopped in step 4, it goes on after step 2, from the prompt that followed then."""
+    collect = experience.Collector.collect
+
+    def stops(self, params, key, step, start):
+        if step == 4:
+            raise KeyboardInterrupt
+        return collect(self, params, key, step, start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experience.Collector, "collect", stops)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(dynamic(reward), tmp_path)
+    trainer.train(dynamic(reward), tmp_path)
+    assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))
+    assert lines(tmp_path, "rollouts") == lines(undisturbed, "rollouts")
+
+
+def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatch, capsys):
+    """Exit code 3, a sentence, and the work so far saved."""
+    argv = command(tmp_path)[2:]
+    argv += [f"--config.task.reward={reward.replace('some', 'none')}"]
+    argv += ["--config.dynamic.max_tries=2", "--config.warmup.steps=3"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *argv])
+    assert _cli.main(run.run) == 3
+    said = capsys.readouterr().err
+    assert said == (
+        "step 1: 32 prompts, all that dynamic.max_tries=2 allows, gave 0 of the 16 groups of a "
+        "batch with a mean accuracy above dynamic.low=0 and below dynamic.high=1; take prompts "
+        "that are neither too easy nor too hard for the policy, raise batch.group or "
+        "dynamic.max_tries, or set dynamic.max_tries=0 to train on all groups\n"
+    )
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert [r["step"] for r in lines(tmp_path) if r["kind"] == "train"] == [1, 2, 3]
+
+
+def test_what_was_learnt_before_the_end_is_saved(reward, tmp_path, monkeypatch):
+    collect = experience.Collector.collect
+
+    def runs_dry(self, params, key, step, start):
+        if step == 4:
+            raise experience.errors.RunStopped("dry")
+        return collect(self, params, key, step, start)
+
+    monkeypatch.setattr(experience.Collector, "collect", runs_dry)
+    with pytest.raises(experience.errors.RunStopped):
+        trainer.train(micro(task__reward=reward, warmup__steps=1), tmp_path)
+    assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
+
+
+def fresh(successes, first_draw=0, **changes):
+    """Groups of 4 with these numbers of successes."""
+    rollouts = jax.tree.map(np.asarray, small.rollouts(P=len(successes), G=4))
+    success = np.arange(4) < np.asarray(successes)[:, None]
+    found = Experience(
+        rollouts,
+        rewards=success.astype(np.float32),
+        success=success,
+        parts={},
+        baseline=None,
+        draw=first_draw + np.arange(len(successes)),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def test_groups_are_kept_in_the_order_of_their_draws():
+    pool, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 2, 4, 1]))
+    assert (int(kept), draws.tolist()[:2]) == (2, [1, 3])
+    assert tuple(map(int, facts["groups/kept"])) == (2, 4)
+    assert tuple(map(float, facts["reward/mean_sampled"])) == (7, 16)
+    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([4, 3, 0, 1], 4))
+    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])
+    assert pool[1].success.sum(1).tolist() == [2, 1, 3, 1]
+    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([1, 1, 1, 1], 8))
+    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])  # what is full stays as it is
+
+
+def test_what_is_kept_is_strictly_between_the_bounds():
+    def kept(low, high, truncated="fail", **changes):
+        groups = fresh([0, 1, 2, 3], **changes)
+        return programs._choose(low, high, truncated, None, groups)[1][1].tolist()
+
+    def first(low, high, count, **options):
+        return kept(low, high, **options)[:count]
+
+    assert first(0.25, 0.75, 1) == [2]
+    assert first(0.0, 0.75, 2) == [1, 2]
+    assert first(0.2, 0.8, 3) == [1, 2, 3]
+    # The reward's part `accuracy` decides, where there is one; what is invalid counts in nothing.
+    accuracy = np.zeros((4, 4), np.float32)
+    accuracy[0, :2] = 1
+    assert first(0.0, 1.0, 1, parts={"accuracy": accuracy}) == [0]
+    lost = fresh([0, 1, 2, 3]).rewards.copy()
+    lost[3, 3] = np.nan  # three successes of three
+    lost[1] = np.nan
+    _, (count, draws, _) = programs._choose(
+        0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost)
+    )
+    assert (int(count), draws.tolist()[0]) == (1, 2)
+    cut = dataclasses.replace(
+        fresh([0, 1, 2, 3]).rollouts, finished=np.arange(4) < np.array([[4], [1], [4], [3]])
+    )
+    _, (count, draws, _) = programs._choose(
+        0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut)
+    )
+    assert (int(count), draws.tolist()[0]) == (1, 2)
+
+
+def test_remax_compares_with_the_greedy_response(tmp_path):
+    """A reward of the response alone, so that the baseline can be had from the records."""
+    (tmp_path / "my.py").write_text(
+        "def length(response, example):\n"
+        "    n = len(response)\n"
+        "    return {'reward': n / 100, 'success': False, 'parts': {}}\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:length",
+        algorithm__advantage="remax",
+        algorithm__truncated="mask",
+        rollout__chunks=2,
+        log__rollouts_prompts=16,
+        warmup__steps=1,
+        steps=1,
+        batch__epochs=1,
+    )
+    trainer.train(config, tmp_path / "run")
+    rows = [r for r in lines(tmp_path / "run", "rollouts") if r["kind"] == "train"]
+    baselines = [
+        {round(r["reward"] - r["advantage"], 5) for r in rows[4 * p : 4 * p + 4] if r["finished"]}
+        for p in range(16)
+    ]
+    assert all(len(values) <= 1 for values in baselines)  # one of each prompt
+    assert len(set().union(*baselines)) > 1  # which differ
+    whole = {round(x * 100, 3) for x in set().union(*baselines)}
+    assert all(abs(x - round(x)) < 1e-2 for x in whole)  # lengths of whole responses
+
+
+def test_shuffled_rewards_stay_in_their_group_and_together():
+    rng = np.random.default_rng(0)
+    values = np.arange(24, dtype=np.float32)
+    judged = rewards.Judged(values, values % 2 == 0, {"accuracy": values * 2})
+    shuffled = experience._shuffle(judged, rng.random((6, 4)))
+    assert not np.array_equal(shuffled.rewards, values)
+    np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
+    np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
+    np.testing.assert_array_equal(shuffled.parts["accuracy"], shuffled.rewards * 2)
+
+
+def test_long_responses_lose_reward(tmp_path):
+    """The penalty by length of DAPO eq. 13, on the records of a run."""
+    config = micro(
+        algorithm__advantage="grpo",
+        algorithm__overlong_penalty=0.5,
+        algorithm__overlong_buffer=0.5,
+        log__rollouts_prompts=16,
+        steps=1,
+        warmup__steps=1,
+    )
+    trainer.train(config, tmp_path)
+    rows = lines(tmp_path, "rollouts")
+    lengths = {row["tokens"] for row in rows}
+    assert max(lengths) == 16
+    assert min(lengths) <= 8
+    for row in rows:
+        expected = 0 if row["tokens"] <= 8 else -0.5 * (row["tokens"] - 8) / 8
+        assert row["parts"]["overlong"] == pytest.approx(expected)
+        plain = 0.9 * row["parts"]["accuracy"] + 0.1 * row["parts"]["format"]
+        assert row["reward"] == pytest.approx(plain + expected, abs=1e-6)
