@@ -1,10 +1,12 @@
 """Every knob of a run, with its unit and meaning. The other experiments start from this tree.
 
 An experiment is a file with `get_config(presets)` and `PRESETS`: name -> function that changes the
-config. It imports ml_collections and this file only: a config is data.
+config. It imports ml_collections and this file only: a config is data. The presets of published
+methods, which every experiment has, stand at the end of this file.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -74,13 +76,23 @@ def get_config() -> ConfigDict:
     config.algorithm = algorithm = ConfigDict()
     algorithm.advantage = "mapo"  # an entry of mapo_jax/advantages.py, or file.py:function
     algorithm.advantage_options = ConfigDict()  # open: keyword arguments of the advantage
-    algorithm.beta = 0.0  # weight of the KL to the reference policy; 0: no reference is kept
-    algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low
+    algorithm.surrogate = "clipped"  # or "gspo", "cispo": mapo_jax/losses.py
+    algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low; 1: no bound
     algorithm.clip_high = 0.3  # and above at 1 + clip_high
-    algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative
-    algorithm.aggregation = "token_mean"  # or "sequence_mean"
+    algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative; 0: none
+    algorithm.aggregation = "token_mean"  # or "sequence_mean", "constant"
+    algorithm.beta = 0.0  # weight of the KL to the reference policy; 0: no reference is kept
+    algorithm.kl = "k3"  # its estimator: "k1", "k2" or "k3"
+    algorithm.entropy = 0.0  # weight of the entropy bonus
     algorithm.old_logps = "sampler"  # what the ratio divides by; or "rescored", by the trainer
     algorithm.truncated = "fail"  # cut responses: no success, accuracy 0; or "mask": left out
+    algorithm.overlong_penalty = 0.0  # taken off the reward of a response of full length; 0: none
+    algorithm.overlong_buffer = 0.2  # last share of max_new_tokens, over which the penalty rises
+
+    config.dynamic = dynamic = ConfigDict()  # dynamic sampling: drop groups, sample more prompts
+    dynamic.max_tries = 0  # rollout batches sampled per step, at most, until one is full; 0: off
+    dynamic.low = 0.0  # groups are kept whose mean accuracy is strictly above this
+    dynamic.high = 1.0  # and strictly below this
 
     config.optimizer = optimizer = ConfigDict()  # AdamW, the same in warm-up and RL
     optimizer.learning_rate = 1e-6  # of RL, constant after its rise
@@ -122,3 +134,144 @@ def apply(config: ConfigDict, presets: str, functions: Mapping[str, Callable]) -
     for name in filter(None, presets.split(",")):
         functions[name](config)
     return config.lock()
+
+
+# Presets of published methods. NAME sets the method: all of `algorithm` and `dynamic`, whatever was
+# set before. NAME_paper sets the sizes of its paper as well: batch, rollout and optimizer; lengths
+# and batches of that size want many accelerators. Model and data stay those of the experiment.
+
+_METHOD = {
+    "algorithm.advantage": "grpo",
+    "algorithm.advantage_options": {},
+    "algorithm.surrogate": "clipped",
+    "algorithm.clip_low": 0.2,
+    "algorithm.clip_high": 0.2,
+    "algorithm.clip_dual": 0.0,
+    "algorithm.aggregation": "token_mean",
+    "algorithm.beta": 0.0,
+    "algorithm.kl": "k3",
+    "algorithm.entropy": 0.0,
+    "algorithm.old_logps": "sampler",
+    "algorithm.truncated": "fail",
+    "algorithm.overlong_penalty": 0.0,
+    "algorithm.overlong_buffer": 0.2,
+    "dynamic.max_tries": 0,
+    "dynamic.low": 0.0,
+    "dynamic.high": 1.0,
+}
+# Drops groups that are all right or all wrong; the penalty is DAPO's 1 beside rewards of -1 and 1,
+# which is 0.5 beside 0 and 1; its buffer 4,096 of 20,480 tokens.
+_DAPO_SAMPLING = {"algorithm.overlong_penalty": 0.5, "dynamic.max_tries": 20}
+
+_METHODS: dict[str, dict[str, Any]] = {
+    # arXiv 2509.18849 sec. 4.1, app. B.2; clip and dual clip from its released configuration.
+    "mapo": {
+        "algorithm.advantage": "mapo",
+        "algorithm.clip_high": 0.3,
+        "algorithm.clip_dual": 3.0,
+        "algorithm.beta": 0.01,
+    },
+    # DeepSeekMath, arXiv 2402.03300 sec. 4.2. It gives no clip: 0.2 is what libraries default to,
+    # and with its one update per batch never acts.
+    "grpo": {"algorithm.aggregation": "sequence_mean", "algorithm.beta": 0.04},
+    # arXiv 2503.14476 sec. 3, 4.1; the dual clip from its released script; at most 20 tries as in
+    # the MAPO paper's runs of it.
+    "dapo": {"algorithm.clip_high": 0.28, "algorithm.clip_dual": 10.0} | _DAPO_SAMPLING,
+    # arXiv 2507.18071 sec. 5.1.
+    "gspo": {
+        "algorithm.surrogate": "gspo",
+        "algorithm.clip_low": 3e-4,
+        "algorithm.clip_high": 4e-4,
+        "algorithm.aggregation": "sequence_mean",
+    },
+    # MiniMax-M1, arXiv 2506.13585 sec. 3: no lower bound, DAPO's sampling. It does not give its
+    # upper bound; a cap of 5 on the weight is ScaleRL's, arXiv 2510.13786.
+    "cispo": {
+        "algorithm.surrogate": "cispo",
+        "algorithm.clip_low": 1.0,
+        "algorithm.clip_high": 4.0,
+    }
+    | _DAPO_SAMPLING,
+    # arXiv 2503.20783 table 6 and its released scripts.
+    "dr_grpo": {"algorithm.advantage": "dr_grpo", "algorithm.aggregation": "constant"},
+    # arXiv 2602.02710, its released scripts.
+    "maxrl": {"algorithm.advantage": "maxrl"},
+}
+
+_ADAMW = {
+    "optimizer.learning_rate": 1e-6,
+    "optimizer.schedule_steps": 0,
+    "optimizer.b1": 0.9,
+    "optimizer.b2": 0.999,
+    "optimizer.eps": 1e-8,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.max_grad_norm": 1.0,
+    "rollout.temperature": 1.0,
+    "rollout.top_p": 1.0,
+    "rollout.top_k": 0,
+    "batch.epochs": 1,
+}
+
+
+def _sizes(prompts: int, group: int, minibatch: int, prompt: int, response: int) -> dict[str, Any]:
+    """Prompts and rollouts of a batch, prompts of an update, tokens of prompt and response."""
+    return {
+        "batch.prompts": prompts,
+        "batch.group": group,
+        "batch.minibatch_prompts": minibatch,
+        "batch.microbatch": (8, group),
+        "data.max_prompt_tokens": prompt,
+        "rollout.max_new_tokens": response,
+    }
+
+
+_PAPERS: dict[str, dict[str, Any]] = {
+    "mapo": _sizes(512, 12, 128, 2048, 2048) | {"rollout.top_p": 0.99},
+    "grpo": _sizes(
+        16, 64, 16, 1024, 1024
+    ),  # 1,024 rollouts, one update; length of the prompt: ours
+    # 16 updates per batch; the rate rises over 20 batches.
+    "dapo": _sizes(512, 16, 32, 2048, 20_480)
+    | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1},
+    # Four updates per batch; the rest is verl's script for it, which rises over 5% of 500 batches.
+    "gspo": _sizes(512, 16, 128, 2048, 8192)
+    | {"optimizer.schedule_steps": 100, "optimizer.weight_decay": 0.1},
+    # 16 updates per batch and the optimizer's betas and eps are given; rate, batch and group not:
+    # DAPO's, whose data its ablation uses.
+    "cispo": _sizes(512, 16, 32, 2048, 20_480) | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
+    "dr_grpo": _sizes(128, 8, 16, 1024, 3000)
+    | {"optimizer.b2": 0.95, "optimizer.weight_decay": 0.0},
+    "maxrl": _sizes(256, 16, 256, 1024, 4096) | {"optimizer.max_grad_norm": 0.3},
+}
+
+
+_TITLES = {
+    "mapo": "MAPO, arXiv 2509.18849",
+    "grpo": "GRPO, arXiv 2402.03300",
+    "dapo": "DAPO, arXiv 2503.14476",
+    "gspo": "GSPO, arXiv 2507.18071",
+    "cispo": "CISPO, arXiv 2506.13585",
+    "dr_grpo": "Dr. GRPO, arXiv 2503.20783",
+    "maxrl": "MaxRL, arXiv 2602.02710",
+}
+
+
+def _preset(doc: str, values: Mapping[str, Any]) -> Callable[[ConfigDict], None]:
+    def change(config: ConfigDict) -> None:
+        for key, value in values.items():
+            group, name = key.split(".")
+            config[group][name] = ConfigDict(value) if isinstance(value, dict) else value
+
+    change.__doc__ = doc
+    return change
+
+
+METHODS: dict[str, Callable[[ConfigDict], None]] = {
+    name: _preset(title, _METHOD | _METHODS[name]) for name, title in _TITLES.items()
+} | {
+    f"{name}_paper": _preset(
+        f"{title}, with its batch, lengths and optimizer",
+        _METHOD | _METHODS[name] | _ADAMW | _PAPERS[name],
+    )
+    for name, title in _TITLES.items()
+}

@@ -32,7 +32,7 @@ def tiny(config: ConfigDict) -> None:
     config.log.rollouts_every = 2
 
 
-PRESETS = {"tiny": tiny}
+PRESETS = {"tiny": tiny} | common.METHODS
 
 
 def get_config(presets: str = "") -> ConfigDict:

@@ -368,6 +368,7 @@ def _help(description: str, usage: str, path: str, module: Any) -> str:
     text = f"{description.strip()}\n\n{usage}\n"
     if module is None:
         return text + "\nGive --config as well to see its presets."
-    presets = {name: fn.__doc__ or "" for name, fn in getattr(module, "PRESETS", {}).items()}
-    listed = "\n".join(f"  :{name}  {doc.strip().splitlines()[0]}" for name, doc in presets.items())
+    presets = getattr(module, "PRESETS", {})
+    firsts = {name: next(iter((fn.__doc__ or "").splitlines()), "") for name, fn in presets.items()}
+    listed = "\n".join(f"  :{name:14} {first}".rstrip() for name, first in firsts.items())
     return text + f"\nPresets of {path}:\n{listed or '  none'}"

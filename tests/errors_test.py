@@ -91,6 +91,10 @@ FUNCTIONS = (
     "range_, below"
 )
 ADVANTAGES = "good, branches, scalar, needs, two, remax"
+PRESETS = (
+    "tiny, mapo, grpo, dapo, gspo, cispo, dr_grpo, maxrl, mapo_paper, grpo_paper, dapo_paper, "
+    "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper"
+)
 NEEDS_A_MODEL = (
     "no such file; give a SentencePiece model, which decides the vocabulary, as in "
     "--config.tokenizer.path=tokenizer.model"
@@ -122,7 +126,8 @@ CASES = {
         "--config={files}/dict_config.py: get_config returned dict, not a ConfigDict"
     ],
     "--config=experiments/arithmetic.py:tny": [
-        "--config=experiments/arithmetic.py:tny: no preset tny; did you mean tiny?; presets: tiny"
+        "--config=experiments/arithmetic.py:tny: no preset tny; did you mean tiny?; presets: "
+        f"{PRESETS}"
     ],
     "--workdri=x": ["--workdri=x: no such argument; did you mean --workdir?; see --help"],
     "--config.seed": ["--config.seed: a value is missing; give --config.seed=VALUE"],
@@ -153,8 +158,8 @@ CASES = {
     "--config.rollout.top_p=0": ["rollout.top_p=0.0: must be > 0 and <= 1"],
     "--config.policy.head_dim=3": ["policy.head_dim=3: must be >= 2 and even (RoPE turns pairs)"],
     "--config.algorithm.aggregation=token_maen": [
-        "algorithm.aggregation=token_maen: must be one of token_mean, sequence_mean; did you mean "
-        "token_mean?"
+        "algorithm.aggregation=token_maen: must be one of token_mean, sequence_mean, constant; did "
+        "you mean token_mean?"
     ],
     "--config.algorithm.old_logps=x": ["algorithm.old_logps=x: must be one of sampler, rescored"],
     "--config.log.console=x": ["log.console=x: must be one of auto, rich, plain, quiet, json"],
@@ -230,8 +235,8 @@ CASES = {
         "data.max_prompt_tokens=2: all 9 prompts of arithmetic's set train are longer; set it to 4 "
         "(the shortest) or more"
     ],
-    "--config.data.max_prompt_tokens=5": [
-        "data.max_prompt_tokens=5: all 9 prompts of arithmetic's set hard are longer; set it to 6 "
+    "--config.data.max_prompt_tokens=4": [
+        "data.max_prompt_tokens=4: all 9 prompts of arithmetic's set hard are longer; set it to 5 "
         "(the shortest) or more"
     ],
     "--config.rollout.max_new_tokens=2": [
@@ -357,7 +362,9 @@ CASES = {
     # One's own advantage
     "--config.algorithm.advantage=maop": [
         "algorithm.advantage=maop: no such advantage; did you mean mapo? choose one of mapo, grpo, "
-        "dr_grpo, apd, or your own as path/to/file.py:function"
+        "dr_grpo, gpg, tree_rpo, apd, maxrl, mapo_random, mapo_linear, rloo, reinforce_plus_plus, "
+        "reinforce_plus_plus_baseline, remax, beta_norm, pkpo, passk, gdpo, opo, quantile, ngrpo, "
+        "dgpo, sign_balance, focal, signed, or your own as path/to/file.py:function"
     ],
     "--config.algorithm.advantage={files}/advantage.py:two": [
         "algorithm.advantage=two: fails on a group of 4 with TypeError: two() takes 2 positional "
@@ -373,8 +380,27 @@ CASES = {
         "algorithm.advantage=scalar: fails on a group of 4 with ValueError: it returned shape (), "
         "not (4,); make it fn(rewards_G, success_G, mask_G, **options) -> float[G] in jnp"
     ],
-    "--config.algorithm.advantage={files}/advantage.py:remax": [
-        "algorithm.advantage=remax: takes baseline, which no run has; take that parameter out"
+    "--config.algorithm.advantage=gdpo --config.task.reward={files}/reward.py:good": [
+        "algorithm.advantage=gdpo: takes the parts of the reward, and this reward has none; return "
+        'them, as in "parts": {"accuracy": 1.0, "format": 0.0}, or choose grpo'
+    ],
+    "--config.algorithm.overlong_penalty=0.5": [
+        "algorithm.advantage=mapo: needs rewards >= 0, but this reward's range is (-0.5, 1.0): it "
+        "divides by the group's mean reward, and a negative mean turns the ranking upside down; "
+        "shift the reward to start at 0 or choose grpo or dr_grpo"
+    ],
+    "--config.algorithm.advantage=focal --config.algorithm.advantage_options.base=grop": [
+        "algorithm.advantage_options.base=grop: no such advantage to change; did you mean grpo?; "
+        "choose one of mapo, grpo, dr_grpo, gpg, tree_rpo, apd, maxrl, mapo_random, mapo_linear, "
+        "rloo, reinforce_plus_plus, reinforce_plus_plus_baseline, remax, beta_norm, pkpo, passk, "
+        "gdpo, opo, quantile, ngrpo, dgpo, sign_balance"
+    ],
+    "--config.algorithm.advantage=pkpo --config.algorithm.advantage_options.k=9": [
+        "algorithm.advantage_options.k=9: must be from 1 to 8"
+    ],
+    "--config.dynamic.low=0.5 --config.dynamic.high=0.5": [
+        "dynamic.low=0.5: must be below dynamic.high=0.5, since groups are kept whose accuracy is "
+        "between the two; try dynamic.low=0"
     ],
     "--config.algorithm.advantage={files}/advantage.py:needs": [
         "algorithm.advantage_options.scale: needs needs it; set a value"
