@@ -56,6 +56,8 @@ def training(step, p, rng):
             line[f"advantage_of_success/{k}"] = (GROUP - k) / k * 0.8 + rng.normal() / 50
         if counts[k] and k < GROUP:
             line[f"advantage_of_failure/{k}"] = -0.8 * bool(k) - k / 40 + rng.normal() / 50
+        if counts[k]:
+            line[f"advantage_magnitude/{k}"] = k * (GROUP - k) / 40
     noise = rng.normal() / 30
     seconds = {"sample": 0.5, "reward": 0.05, "score": 0.1, "update": 0.8 + 6 * (step == 1)}
     return {
@@ -189,6 +191,7 @@ def test_a_whole_run(tmp_path):
     page, pictures = write([workdir], workdir)
     assert pictures >= {"accuracy_test", "accuracy_hard", "reward", "success_counts", "kl", "time"}
     assert pictures >= {"advantage_by_successes", "length", "truncated", "warmup_loss", "clipping"}
+    assert pictures >= {"gradient_by_successes"}
     for words_ in (
         "arithmetic, mapo",
         "0.300 [0.270, 0.330]",  # before, with its interval
@@ -211,7 +214,7 @@ def only(lines, *kinds):
 
 
 def without_new_keys(lines):
-    new = re.compile(r"(success_count|advantage_of_\w+)/|length_|time/(score|eval)|truncated")
+    new = re.compile(r"(success_count|advantage_\w+)/|length_|time/(score|eval)|truncated")
     return [{k: v for k, v in line.items() if not new.match(k)} for line in lines]
 
 

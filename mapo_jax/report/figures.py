@@ -312,6 +312,43 @@ def advantage_by_successes(arms: Sequence[Arm]) -> Callable[[Any], bool]:
     return draw
 
 
+def gradient_by_successes(arms: Sequence[Arm]) -> Callable[[Any], bool]:
+    """Draws the share of all |advantage| that groups with K successes held, over the whole run."""
+
+    def draw(axes) -> bool:
+        found = False
+        for i, arm in enumerate(arms):
+            shares, magnitudes = (
+                _by_count(arm, name) for name in ("success_count", "advantage_magnitude")
+            )
+            held = {
+                count: np.nansum(
+                    curve.values * np.interp(curve.steps, shares[count].steps, shares[count].values)
+                )
+                for count, curve in magnitudes.items()
+                if count in shares
+            }
+            total = sum(held.values())
+            if not total > 0:
+                continue
+            found = True
+            color = ARMS[i % len(ARMS)]
+            heights = [part / total for part in held.values()]
+            label = _text(arm.label) if len(arms) > 1 else None
+            axes.plot(list(held), heights, "o-", color=color, ms=5, linewidth=1.2, label=label)
+        if not found:
+            return False
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+        axes.set_xlabel("successes in the group")
+        axes.set_ylabel("share of all |advantage|")
+        if len(arms) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        return True
+
+    return draw
+
+
 def _weighted(curve: Curve, shares: Curve) -> tuple[float, float, float]:
     """Mean over steps, each weighing what groups it had; and the range of 80% of the steps."""
     weights = np.interp(curve.steps, shares.steps, np.nan_to_num(shares.values))

@@ -131,6 +131,11 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
             "Advantage as it happened",
             figures.advantage_by_successes(compared),
         ),
+        figures.panel(
+            "gradient_by_successes",
+            "Where the gradient comes from, about",
+            figures.gradient_by_successes(compared),
+        ),
         curves(
             "certainty",
             "Certainty",
@@ -139,6 +144,13 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
             share=True,
         ),
         curves("degenerate", "Degenerate groups", "share", Line("groups/degenerate"), share=True),
+        curves(
+            "reward_sampled",
+            "Reward of all that was sampled",
+            "mean reward",
+            Line("reward/mean_sampled"),
+        ),
+        curves("kept", "Kept by dynamic sampling", "share", Line("groups/kept"), share=True),
     )
     limit = _common(runs, "optimizer.max_grad_norm")
     section(
@@ -146,7 +158,7 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
         "The surrogate is about 0 by construction (on policy the ratio is 1 and advantages sum to "
         "0): its gradient is not. docs/healthy.md says what each of these should look like.",
         curves("entropy", "Entropy", "nats per token", Line("policy/entropy"), zero=True),
-        curves("kl", "KL to the reference", "nats per token (k3)", Line("loss/kl"), zero=True),
+        curves("kl", "KL to the reference", "nats per token", Line("loss/kl"), zero=True),
         curves(
             "clipping",
             "Clipped tokens",
