@@ -1,6 +1,7 @@
 """Every entry of the registry: its oracle, and the invariants that its docstring states."""
 
 import functools
+import re
 
 import advantage_oracles
 import chex
@@ -302,6 +303,32 @@ def test_no_gradient_flows(case):
     arguments = rewards, jnp.ones(P) / 3, jnp.zeros((P, G, 2)).at[:, 1].set(1)
     for gradient in jax.grad(total, (0, 1, 2))(*arguments):
         assert not np.any(gradient)
+
+
+@every
+def test_sharded_over_prompts(case):
+    """The same as on one device; groups meet only where the entry has a second stage."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    rng = np.random.default_rng(0)
+    groups = {
+        "rewards_PG": rng.choice([0, 0.1, 0.9, 1], (16, 4)).astype(np.float32),
+        "success_PG": rng.random((16, 4)) < 0.5,
+        "mask_PG": rng.random((16, 4)) < 0.8,
+        "baseline_P": rng.random(16).astype(np.float32),
+        "lengths_PG": rng.integers(1, 9, (16, 4)),
+        "components_PGC": rng.choice([0, 1], (16, 4, 2)).astype(np.float32),
+    }
+    compiled = jitted(case)
+    program = compiled.lower(**jax.device_put(groups, sharding), key=KEY).compile()
+    np.testing.assert_allclose(
+        program(**jax.device_put(groups, sharding), key=KEY), compiled(**groups, key=KEY), atol=1e-5
+    )
+    name, options = CASES[case]
+    entry = advantages.ADVANTAGES[options.get("base", name)]
+    collectives = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    meets = bool(re.search(collectives, program.as_text()))
+    assert meets == (entry.stage is not None and not {"alpha"} & set(options) and case != "dgpo")
 
 
 # Equalities between entries, at eps=0

@@ -292,3 +292,59 @@ def test_validate_compiles_nothing():
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
     assert make() == []
     assert not [name for name in events if "compile" in name]
+
+
+@pytest.mark.parametrize("name", common.METHODS)
+def test_every_method_is_a_valid_configuration(name):
+    """Alone, after another one, and with tiny: a method sets all that another may have set."""
+    alone = config_lib.from_config_dict(arithmetic.get_config(name))
+    assert validation.validate(alone, 1) == []
+    after = config_lib.from_config_dict(arithmetic.get_config(f"cispo,{name}"))
+    assert (after.algorithm, after.dynamic) == (alone.algorithm, alone.dynamic)
+    if "_paper" in name:
+        assert (
+            alone.algorithm
+            == config_lib.from_config_dict(
+                arithmetic.get_config(name.replace("_paper", ""))
+            ).algorithm
+        )
+    else:
+        small = config_lib.from_config_dict(arithmetic.get_config(f"tiny,{name}"))
+        assert small == config_lib.from_config_dict(arithmetic.get_config(f"{name},tiny"))
+        assert validation.validate(small, 8) == []
+
+
+def test_methods_are_those_of_their_papers():
+    """The numbers that decide what a method is, typed again from the papers."""
+    get = {
+        name: config_lib.from_config_dict(arithmetic.get_config(name)) for name in common.METHODS
+    }
+    assert get["mapo"].algorithm.advantage == "mapo"
+    assert (get["mapo"].algorithm.beta, get["mapo"].algorithm.kl) == (0.01, "k3")
+    assert (get["mapo_paper"].batch.prompts, get["mapo_paper"].batch.minibatch_prompts) == (
+        512,
+        128,
+    )
+    assert get["grpo"].algorithm.beta == 0.04
+    clips = {name: (c.algorithm.clip_low, c.algorithm.clip_high) for name, c in get.items()}
+    assert clips["dapo"] == (0.2, 0.28)
+    assert clips["gspo"] == (3e-4, 4e-4)
+    assert clips["mapo"] == (0.2, 0.3)
+    assert clips["dr_grpo"] == (0.2, 0.2)
+    assert clips["cispo"][0] == 1  # no lower bound
+    assert {name for name, c in get.items() if c.dynamic.max_tries} == {
+        "dapo",
+        "cispo",
+        "dapo_paper",
+        "cispo_paper",
+    }
+    assert get["dapo"].algorithm.overlong_buffer * 20_480 == 4096
+    assert {name: c.algorithm.aggregation for name, c in get.items() if "_" not in name} == {
+        "mapo": "token_mean",
+        "grpo": "sequence_mean",
+        "dapo": "token_mean",
+        "gspo": "sequence_mean",
+        "cispo": "token_mean",
+        "maxrl": "token_mean",
+    }
+    assert get["dr_grpo"].algorithm.aggregation == "constant"

@@ -1,18 +1,14 @@
 """The rollout phase: dynamic sampling, greedy baselines, the penalty for length."""
 
-import dataclasses
 import sys
 
 import _cli
-import jax
 import numpy as np
 import pytest
 import run
-import small
 from trainer_test import command, lines, micro, timeless
 
-from mapo_jax import experience, programs, rewards, trainer
-from mapo_jax.rollouts import Experience
+from mapo_jax import experience, rewards, trainer
 
 # A policy that knows nothing differs in its responses, so their checksums are coin tosses.
 REWARDS = """\
@@ -113,64 +109,6 @@ def test_what_was_learnt_before_the_end_is_saved(reward, tmp_path, monkeypatch):
     with pytest.raises(experience.errors.RunStopped):
         trainer.train(micro(task__reward=reward, warmup__steps=1), tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
-
-
-def fresh(successes, first_draw=0, **changes):
-    """Groups of 4 with these numbers of successes."""
-    rollouts = jax.tree.map(np.asarray, small.rollouts(P=len(successes), G=4))
-    success = np.arange(4) < np.asarray(successes)[:, None]
-    found = Experience(
-        rollouts,
-        rewards=success.astype(np.float32),
-        success=success,
-        parts={},
-        baseline=None,
-        draw=first_draw + np.arange(len(successes)),
-    )
-    return dataclasses.replace(found, **changes)
-
-
-def test_groups_are_kept_in_the_order_of_their_draws():
-    pool, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 2, 4, 1]))
-    assert (int(kept), draws.tolist()[:2]) == (2, [1, 3])
-    assert tuple(map(int, facts["groups/kept"])) == (2, 4)
-    assert tuple(map(float, facts["reward/mean_sampled"])) == (7, 16)
-    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([4, 3, 0, 1], 4))
-    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])
-    assert pool[1].success.sum(1).tolist() == [2, 1, 3, 1]
-    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([1, 1, 1, 1], 8))
-    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])  # what is full stays as it is
-
-
-def test_what_is_kept_is_strictly_between_the_bounds():
-    def kept(low, high, truncated="fail", **changes):
-        groups = fresh([0, 1, 2, 3], **changes)
-        return programs._choose(low, high, truncated, None, groups)[1][1].tolist()
-
-    def first(low, high, count, **options):
-        return kept(low, high, **options)[:count]
-
-    assert first(0.25, 0.75, 1) == [2]
-    assert first(0.0, 0.75, 2) == [1, 2]
-    assert first(0.2, 0.8, 3) == [1, 2, 3]
-    # The reward's part `accuracy` decides, where there is one; what is invalid counts in nothing.
-    accuracy = np.zeros((4, 4), np.float32)
-    accuracy[0, :2] = 1
-    assert first(0.0, 1.0, 1, parts={"accuracy": accuracy}) == [0]
-    lost = fresh([0, 1, 2, 3]).rewards.copy()
-    lost[3, 3] = np.nan  # three successes of three
-    lost[1] = np.nan
-    _, (count, draws, _) = programs._choose(
-        0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost)
-    )
-    assert (int(count), draws.tolist()[0]) == (1, 2)
-    cut = dataclasses.replace(
-        fresh([0, 1, 2, 3]).rollouts, finished=np.arange(4) < np.array([[4], [1], [4], [3]])
-    )
-    _, (count, draws, _) = programs._choose(
-        0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut)
-    )
-    assert (int(count), draws.tolist()[0]) == (1, 2)
 
 
 def test_remax_compares_with_the_greedy_response(tmp_path):
