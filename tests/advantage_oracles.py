@@ -164,7 +164,7 @@ def _gdpo(g, o):
     for c in range(columns):
         column = [float(row[c]) for row in g["components"]]
         if not _constant(column):
-            scaled = _over(column, _std(column, o.get("ddof", 0)) + o.get("eps", 1e-4))
+            scaled = _over(column, _std(column, o.get("ddof", 0)) + o.get("eps", 1e-6))
             total = [t + weights[c] * a for t, a in zip(total, scaled, strict=True)]
     return total
 
@@ -248,7 +248,9 @@ def _whiten(out_PG, counted, rewards_PG, lengths_PG, o):
         if values.min() == values.max():
             out_PG[place] = 0
         else:
-            out_PG[place] = (out_PG[place] - values.mean()) / (values.std() + o.get("eps", 1e-4))
+            out_PG[place] = (out_PG[place] - values.mean()) / math.hypot(
+                values.std(), o.get("eps", 1e-4)
+            )
 
 
 def _question_weights(out_PG, counted, rewards_PG, lengths_PG, o):

@@ -2,6 +2,9 @@
 
 Functions of one group as in `paper.py`, and combinators: a function with the parameter `base_G`
 takes the advantages of another entry, the option `base`, and changes them.
+
+The formulas were compared with the papers or their authors' code, but those of `quantile`, `focal`
+and `sign_balance`, for which there were only detailed summaries.
 """
 
 import math
@@ -76,7 +79,7 @@ def gdpo(
     *,
     components_GC: Array,
     weights: tuple[float, ...] = (),
-    eps: float = 1e-4,
+    eps: float = 1e-6,
     ddof: int = 0,
 ) -> Array:
     """sum_c weight_c (r_ic - mu_c) / (sigma_c + eps), then `stages.whiten`. arXiv 2601.05242.

@@ -51,10 +51,10 @@ def whiten(
     *,
     eps: float = 1e-4,
 ) -> Array:
-    """(A_i - mean) / (std + eps) over all valid rollouts of the batch. arXiv 2601.05242.
+    """(A_i - mean) / sqrt(variance + eps^2) over all valid rollouts. GDPO, arXiv 2601.05242.
 
     A batch of one value gives 0. The batch sums to 0 and has variance 1 (eps=0); a group need not,
-    and a constant group is not 0: it is compared with the others. The authors' eps, 1e-4, also
+    and a constant group is not 0: it is compared with the others. The eps of verl and OpenRLHF also
     sees to it that advantages that cancel up to rounding are not blown up to size 1.
     """
     return _whiten(advantages_PG, mask_PG, mask_PG.astype(advantages_PG.dtype), eps)
@@ -68,10 +68,10 @@ def whiten_tokens(
     *,
     eps: float = 1e-4,
 ) -> Array:
-    """`whiten`, but a rollout counts with its length: each token has its advantage. 2501.03262.
+    """`whiten` over the tokens of all valid rollouts. REINFORCE++, arXiv 2501.03262.
 
-    So do OpenRLHF, verl and NeMo-RL. Where no lengths are given, all are taken to be equal. eps is
-    the square root of what OpenRLHF and verl guard the variance with.
+    A rollout counts with its length, since each of its tokens has its advantage: so do OpenRLHF,
+    verl and NeMo-RL. Where no lengths are given, all are taken to be equal.
     """
     lengths_PG = mask_PG if lengths_PG is None else lengths_PG
     weights_PG = jnp.where(mask_PG, lengths_PG, 0).astype(advantages_PG.dtype)
@@ -82,8 +82,8 @@ def _whiten(advantages_PG, mask_PG, weights_PG, eps):
     weights_PG /= jnp.maximum(weights_PG.sum(), 1)
     centred_PG = deviations(advantages_PG.ravel(), mask_PG.ravel()).reshape(mask_PG.shape)
     centred_PG -= jnp.sum(weights_PG * centred_PG)
-    std = jnp.sqrt(jnp.sum(weights_PG * jnp.square(centred_PG)))
-    return divide(centred_PG, std, eps)
+    variance = jnp.sum(weights_PG * jnp.square(centred_PG))
+    return divide(centred_PG, jnp.sqrt(variance + eps**2), 0.0)
 
 
 def question_weights(
