@@ -88,7 +88,7 @@ def mapo_random(
 def mapo_linear(
     rewards_G: Array, success_G: Array, mask_G: Array, *, eps: float = 1e-6, ddof: int = 0
 ) -> Array:
-    """`mapo` with lambda = 1 - 2 min(p, 1 - p). In the released code only.
+    """`mapo` with lambda = 1 - 2 min(p, 1 - p). In the released code of arXiv 2509.18849 only.
 
     w(p) = 2 min(p, 1 - p) / sqrt(p (1 - p)) + |1 - 2 p| / p. Invariants as those of `mapo`.
     """
