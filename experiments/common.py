@@ -6,7 +6,7 @@ methods, which every experiment has, stand at the end of this file.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -163,41 +163,6 @@ _METHOD = {
 # which is 0.5 beside 0 and 1; its buffer 4,096 of 20,480 tokens.
 _DAPO_SAMPLING = {"algorithm.overlong_penalty": 0.5, "dynamic.max_tries": 20}
 
-_METHODS: dict[str, dict[str, Any]] = {
-    # arXiv 2509.18849 sec. 4.1, app. B.2; clip and dual clip from its released configuration.
-    "mapo": {
-        "algorithm.advantage": "mapo",
-        "algorithm.clip_high": 0.3,
-        "algorithm.clip_dual": 3.0,
-        "algorithm.beta": 0.01,
-    },
-    # DeepSeekMath, arXiv 2402.03300 sec. 4.2. It gives no clip: 0.2 is what libraries default to,
-    # and with its one update per batch never acts.
-    "grpo": {"algorithm.aggregation": "sequence_mean", "algorithm.beta": 0.04},
-    # arXiv 2503.14476 sec. 3, 4.1; the dual clip from its released script; at most 20 tries as in
-    # the MAPO paper's runs of it.
-    "dapo": {"algorithm.clip_high": 0.28, "algorithm.clip_dual": 10.0} | _DAPO_SAMPLING,
-    # arXiv 2507.18071 sec. 5.1.
-    "gspo": {
-        "algorithm.surrogate": "gspo",
-        "algorithm.clip_low": 3e-4,
-        "algorithm.clip_high": 4e-4,
-        "algorithm.aggregation": "sequence_mean",
-    },
-    # MiniMax-M1, arXiv 2506.13585 sec. 3: no lower bound, DAPO's sampling. It does not give its
-    # upper bound; a cap of 5 on the weight is ScaleRL's, arXiv 2510.13786.
-    "cispo": {
-        "algorithm.surrogate": "cispo",
-        "algorithm.clip_low": 1.0,
-        "algorithm.clip_high": 4.0,
-    }
-    | _DAPO_SAMPLING,
-    # arXiv 2503.20783 table 6 and its released scripts.
-    "dr_grpo": {"algorithm.advantage": "dr_grpo", "algorithm.aggregation": "constant"},
-    # arXiv 2602.02710, its released scripts.
-    "maxrl": {"algorithm.advantage": "maxrl"},
-}
-
 _ADAMW = {
     "optimizer.learning_rate": 1e-6,
     "optimizer.schedule_steps": 0,
@@ -225,34 +190,77 @@ def _sizes(prompts: int, group: int, minibatch: int, prompt: int, response: int)
     }
 
 
-_PAPERS: dict[str, dict[str, Any]] = {
-    "mapo": _sizes(512, 12, 128, 2048, 2048) | {"rollout.top_p": 0.99},
-    "grpo": _sizes(
-        16, 64, 16, 1024, 1024
-    ),  # 1,024 rollouts, one update; length of the prompt: ours
-    # 16 updates per batch; the rate rises over 20 batches.
-    "dapo": _sizes(512, 16, 32, 2048, 20_480)
-    | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1},
-    # Four updates per batch; the rest is verl's script for it, which rises over 5% of 500 batches.
-    "gspo": _sizes(512, 16, 128, 2048, 8192)
-    | {"optimizer.schedule_steps": 100, "optimizer.weight_decay": 0.1},
-    # 16 updates per batch and the optimizer's betas and eps are given; rate, batch and group not:
-    # DAPO's, whose data its ablation uses.
-    "cispo": _sizes(512, 16, 32, 2048, 20_480) | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
-    "dr_grpo": _sizes(128, 8, 16, 1024, 3000)
-    | {"optimizer.b2": 0.95, "optimizer.weight_decay": 0.0},
-    "maxrl": _sizes(256, 16, 256, 1024, 4096) | {"optimizer.max_grad_norm": 0.3},
-}
+class _Paper(NamedTuple):
+    title: str
+    method: dict[str, Any]  # over _METHOD
+    sizes: dict[str, Any]  # over _ADAMW
 
 
-_TITLES = {
-    "mapo": "MAPO, arXiv 2509.18849",
-    "grpo": "GRPO, arXiv 2402.03300",
-    "dapo": "DAPO, arXiv 2503.14476",
-    "gspo": "GSPO, arXiv 2507.18071",
-    "cispo": "CISPO, arXiv 2506.13585",
-    "dr_grpo": "Dr. GRPO, arXiv 2503.20783",
-    "maxrl": "MaxRL, arXiv 2602.02710",
+_PAPERS = {
+    # Sec. 4.1, app. B.2; clip and dual clip from its released configuration.
+    "mapo": _Paper(
+        "MAPO, arXiv 2509.18849",
+        {
+            "algorithm.advantage": "mapo",
+            "algorithm.clip_high": 0.3,
+            "algorithm.clip_dual": 3.0,
+            "algorithm.beta": 0.01,
+        },
+        _sizes(512, 12, 128, 2048, 2048) | {"rollout.top_p": 0.99},
+    ),
+    # DeepSeekMath, sec. 4.2: 1,024 rollouts, one update. It gives no clip: 0.2 is what libraries
+    # default to, and never acts. The length of prompts is ours.
+    "grpo": _Paper(
+        "GRPO, arXiv 2402.03300",
+        {"algorithm.aggregation": "sequence_mean", "algorithm.beta": 0.04},
+        _sizes(16, 64, 16, 1024, 1024),
+    ),
+    # Sec. 3, 4.1: 16 updates per batch, the rate rises over 20 batches; the dual clip from its
+    # released script; at most 20 tries as in the MAPO paper's runs of it.
+    "dapo": _Paper(
+        "DAPO, arXiv 2503.14476",
+        {"algorithm.clip_high": 0.28, "algorithm.clip_dual": 10.0} | _DAPO_SAMPLING,
+        _sizes(512, 16, 32, 2048, 20_480)
+        | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1},
+    ),
+    # Sec. 5.1: four updates per batch; the rest is verl's script for it, whose rate rises over 5%
+    # of 500 batches.
+    "gspo": _Paper(
+        "GSPO, arXiv 2507.18071",
+        {
+            "algorithm.surrogate": "gspo",
+            "algorithm.clip_low": 3e-4,
+            "algorithm.clip_high": 4e-4,
+            "algorithm.aggregation": "sequence_mean",
+        },
+        _sizes(512, 16, 128, 2048, 8192)
+        | {"optimizer.schedule_steps": 100, "optimizer.weight_decay": 0.1},
+    ),
+    # MiniMax-M1, sec. 3: no lower bound, DAPO's sampling, 16 updates per batch, betas and eps. It
+    # does not give its upper bound: a cap of 5 on the weight is ScaleRL's, arXiv 2510.13786. Nor
+    # rate, batch and group: DAPO's, whose data its ablation uses.
+    "cispo": _Paper(
+        "CISPO, arXiv 2506.13585",
+        {
+            "algorithm.surrogate": "cispo",
+            "algorithm.clip_low": 1.0,
+            "algorithm.clip_high": 4.0,
+        }
+        | _DAPO_SAMPLING,
+        _sizes(512, 16, 32, 2048, 20_480) | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
+    ),
+    # Table 6 and its released scripts.
+    "dr_grpo": _Paper(
+        "Dr. GRPO, arXiv 2503.20783",
+        {"algorithm.advantage": "dr_grpo", "algorithm.aggregation": "constant"},
+        _sizes(128, 8, 16, 1024, 3000) | {"optimizer.b2": 0.95, "optimizer.weight_decay": 0.0},
+    ),
+    # Its released script for 1.7 billion parameters.
+    "maxrl": _Paper(
+        "MaxRL, arXiv 2602.02710",
+        {"algorithm.advantage": "maxrl"},
+        _sizes(256, 16, 256, 1024, 4096) | {"optimizer.max_grad_norm": 0.3},
+    ),
 }
 
 
@@ -267,11 +275,11 @@ def _preset(doc: str, values: Mapping[str, Any]) -> Callable[[ConfigDict], None]
 
 
 METHODS: dict[str, Callable[[ConfigDict], None]] = {
-    name: _preset(title, _METHOD | _METHODS[name]) for name, title in _TITLES.items()
+    name: _preset(paper.title, _METHOD | paper.method) for name, paper in _PAPERS.items()
 } | {
     f"{name}_paper": _preset(
-        f"{title}, with its batch, lengths and optimizer",
-        _METHOD | _METHODS[name] | _ADAMW | _PAPERS[name],
+        f"{paper.title}, with its batch, lengths and optimizer",
+        _METHOD | paper.method | _ADAMW | paper.sizes,
     )
-    for name, title in _TITLES.items()
+    for name, paper in _PAPERS.items()
 }
