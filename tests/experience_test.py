@@ -8,7 +8,7 @@ import pytest
 import run
 from trainer_test import command, lines, micro, timeless
 
-from mapo_jax import experience, rewards, trainer
+from mapo_jax import errors, experience, rewards, trainer
 
 # A policy that knows nothing differs in its responses, so their checksums are coin tosses.
 REWARDS = """\
@@ -32,7 +32,14 @@ def reward(tmp_path_factory):
 
 
 def dynamic(reward, **changes):
-    settings = {"task__reward": reward, "dynamic__max_tries": 30, "warmup__steps": 1}
+    settings = {
+        "task__reward": reward,
+        "algorithm__advantage": "grpo",
+        "algorithm__overlong_penalty": 0.5,
+        "algorithm__overlong_buffer": 0.5,
+        "dynamic__max_tries": 30,
+        "warmup__steps": 1,
+    }
     return micro(**(settings | changes))
 
 
@@ -61,19 +68,32 @@ def test_batches_are_filled_although_most_groups_are_degenerate(undisturbed):
         assert 0 < sum(r["success"] for r in first[4 * p : 4 * p + 4]) < 4
 
 
+def test_long_responses_lose_reward(undisturbed):
+    """The penalty by length of DAPO eq. 13; which groups are kept does not depend on it."""
+    rows = lines(undisturbed, "rollouts")
+    lengths = {row["tokens"] for row in rows}
+    assert max(lengths) == 16
+    assert min(lengths) <= 8
+    for row in rows:
+        expected = 0 if row["tokens"] <= 8 else -0.5 * (row["tokens"] - 8) / 8
+        assert row["parts"] == {"overlong": pytest.approx(expected)}
+        assert row["reward"] == pytest.approx(float(row["success"]) + expected)
+
+
 def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
-    """Stopped in step 4, it goes on after step 2, from the prompt that followed then."""
+    """Stopped by itself in step 4, it has saved step 3 and goes on from the prompt after it."""
     collect = experience.Collector.collect
 
-    def stops(self, params, key, step, start):
+    def runs_dry(self, params, key, step, start):
         if step == 4:
-            raise KeyboardInterrupt
+            raise errors.RunStopped("dry")
         return collect(self, params, key, step, start)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experience.Collector, "collect", stops)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(experience.Collector, "collect", runs_dry)
+        with pytest.raises(errors.RunStopped):
             trainer.train(dynamic(reward), tmp_path)
+    assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
     trainer.train(dynamic(reward), tmp_path)
     assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))
     assert lines(tmp_path, "rollouts") == lines(undisturbed, "rollouts")
@@ -95,20 +115,6 @@ def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatc
     )
     assert (tmp_path / "checkpoints" / "3").is_dir()
     assert [r["step"] for r in lines(tmp_path) if r["kind"] == "train"] == [1, 2, 3]
-
-
-def test_what_was_learnt_before_the_end_is_saved(reward, tmp_path, monkeypatch):
-    collect = experience.Collector.collect
-
-    def runs_dry(self, params, key, step, start):
-        if step == 4:
-            raise experience.errors.RunStopped("dry")
-        return collect(self, params, key, step, start)
-
-    monkeypatch.setattr(experience.Collector, "collect", runs_dry)
-    with pytest.raises(experience.errors.RunStopped):
-        trainer.train(micro(task__reward=reward, warmup__steps=1), tmp_path)
-    assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
 
 
 def test_remax_compares_with_the_greedy_response(tmp_path):
@@ -149,25 +155,3 @@ def test_shuffled_rewards_stay_in_their_group_and_together():
     np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
     np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
     np.testing.assert_array_equal(shuffled.parts["accuracy"], shuffled.rewards * 2)
-
-
-def test_long_responses_lose_reward(tmp_path):
-    """The penalty by length of DAPO eq. 13, on the records of a run."""
-    config = micro(
-        algorithm__advantage="grpo",
-        algorithm__overlong_penalty=0.5,
-        algorithm__overlong_buffer=0.5,
-        log__rollouts_prompts=16,
-        steps=1,
-        warmup__steps=1,
-    )
-    trainer.train(config, tmp_path)
-    rows = lines(tmp_path, "rollouts")
-    lengths = {row["tokens"] for row in rows}
-    assert max(lengths) == 16
-    assert min(lengths) <= 8
-    for row in rows:
-        expected = 0 if row["tokens"] <= 8 else -0.5 * (row["tokens"] - 8) / 8
-        assert row["parts"]["overlong"] == pytest.approx(expected)
-        plain = 0.9 * row["parts"]["accuracy"] + 0.1 * row["parts"]["format"]
-        assert row["reward"] == pytest.approx(plain + expected, abs=1e-6)
