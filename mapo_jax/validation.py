@@ -291,6 +291,11 @@ def _resource_mistakes(config: Config) -> list[str]:
     penalty = config.algorithm.overlong_penalty
     if penalty > 0 and reward_range:
         reward_range = (reward_range[0] - penalty, reward_range[1])
+        if parts is not None and "overlong" in parts:
+            lines.append(
+                f"algorithm.overlong_penalty={penalty}: becomes the part overlong of the reward, "
+                "which has one of that name; rename that, or set the penalty to 0"
+            )
         parts = [*parts, "overlong"] if parts is not None else None
     advantage: Any = config.algorithm.advantage
     if ".py:" in advantage:

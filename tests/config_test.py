@@ -296,11 +296,28 @@ def test_validate_compiles_nothing():
 
 @pytest.mark.parametrize("name", common.METHODS)
 def test_every_method_is_a_valid_configuration(name):
-    """Alone, after another one, and with tiny: a method sets all that another may have set."""
+    """Alone, over any other setting, and with tiny."""
     alone = config_lib.from_config_dict(arithmetic.get_config(name))
     assert validation.validate(alone, 1) == []
-    after = config_lib.from_config_dict(arithmetic.get_config(f"cispo,{name}"))
+    tree = arithmetic.get_config()
+    with tree.unlocked():
+        for group in (
+            tree.algorithm,
+            tree.dynamic,
+            *([tree.optimizer] if "_paper" in name else []),
+        ):
+            for key, value in group.items():
+                other = {str: "other", float: 0.125, int: 7, bool: True}
+                group[key] = other[type(value)] if type(value) in other else ConfigDict({"x": 1})
+        if "_paper" in name:
+            tree.rollout.temperature, tree.rollout.top_p, tree.rollout.top_k = 0.5, 0.5, 9
+            tree.batch.epochs = 3
+        common.METHODS[name](tree)
+    after = config_lib.from_config_dict(tree)
     assert (after.algorithm, after.dynamic) == (alone.algorithm, alone.dynamic)
+    if "_paper" in name:
+        assert (after.optimizer, after.rollout) == (alone.optimizer, alone.rollout)
+        assert (after.batch, after.data) == (alone.batch, alone.data)
     if "_paper" in name:
         assert (
             alone.algorithm
@@ -321,10 +338,33 @@ def test_methods_are_those_of_their_papers():
     }
     assert get["mapo"].algorithm.advantage == "mapo"
     assert (get["mapo"].algorithm.beta, get["mapo"].algorithm.kl) == (0.01, "k3")
-    assert (get["mapo_paper"].batch.prompts, get["mapo_paper"].batch.minibatch_prompts) == (
-        512,
-        128,
-    )
+    sizes = {  # prompts, group, updates per batch, tokens of a response
+        name.removesuffix("_paper"): (
+            c.batch.prompts,
+            c.batch.group,
+            c.batch.prompts // c.batch.minibatch_prompts,
+            c.rollout.max_new_tokens,
+        )
+        for name, c in get.items()
+        if "_paper" in name
+    }
+    assert sizes == {
+        "mapo": (512, 12, 4, 2048),
+        "grpo": (16, 64, 1, 1024),
+        "dapo": (512, 16, 16, 20_480),
+        "gspo": (512, 16, 4, 8192),
+        "cispo": (512, 16, 16, 20_480),
+        "dr_grpo": (128, 8, 8, 3000),
+        "maxrl": (256, 16, 1, 4096),
+    }
+    optimizers = {name: c.optimizer for name, c in get.items() if "_paper" in name}
+    assert {o.learning_rate for o in optimizers.values()} == {1e-6}
+    assert {name: o.schedule_steps for name, o in optimizers.items() if o.schedule_steps} == {
+        "dapo_paper": 20 * 16,
+        "gspo_paper": 25 * 4,
+    }
+    assert (optimizers["dr_grpo_paper"].b2, optimizers["dr_grpo_paper"].weight_decay) == (0.95, 0)
+    assert (get["dapo"].algorithm.clip_dual, get["mapo"].algorithm.clip_dual) == (10, 3)
     assert get["grpo"].algorithm.beta == 0.04
     clips = {name: (c.algorithm.clip_low, c.algorithm.clip_high) for name, c in get.items()}
     assert clips["dapo"] == (0.2, 0.28)

@@ -44,6 +44,7 @@ def other_parts(response, example): return {**GOOD, "parts": {response: 1.0}}
 def parses(response, example): return json.loads(response)
 def range_(response, example): return GOOD
 range_.range = (1, 0)
+def long(response, example): return {**GOOD, "parts": {"overlong": 1.0}}
 def below(response, example): return GOOD
 below.range = (-1.0, 1.0)
 """,
@@ -88,7 +89,7 @@ WAYS = (
 )
 FUNCTIONS = (
     "good, one_argument, no_dict, no_parts, text, above, number, odd_parts, other_parts, parses, "
-    "range_, below"
+    "range_, long, below"
 )
 ADVANTAGES = "good, branches, scalar, needs, two, remax"
 PRESETS = (
@@ -388,6 +389,11 @@ CASES = {
         "algorithm.advantage=mapo: needs rewards >= 0, but this reward's range is (-0.5, 1.0): it "
         "divides by the group's mean reward, and a negative mean turns the ranking upside down; "
         "shift the reward to start at 0 or choose grpo or dr_grpo"
+    ],
+    "--config.algorithm.advantage=grpo --config.algorithm.overlong_penalty=0.5 "
+    "--config.task.reward={files}/reward.py:long": [
+        "algorithm.overlong_penalty=0.5: becomes the part overlong of the reward, which has one of "
+        "that name; rename that, or set the penalty to 0"
     ],
     "--config.algorithm.advantage=focal --config.algorithm.advantage_options.base=grop": [
         "algorithm.advantage_options.base=grop: no such advantage to change; did you mean grpo?; "

@@ -62,6 +62,9 @@ def test_what_is_kept_is_strictly_between_the_bounds():
         0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost)
     )
     assert (int(count), draws.tolist()[0]) == (1, 2)
+    _, (_, _, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost))
+    assert tuple(map(int, facts["groups/kept"])) == (1, 3)  # of the groups that there are
+    assert tuple(map(float, facts["reward/mean_sampled"])) == (5, 11)
     cut = dataclasses.replace(
         fresh([0, 1, 2, 3]).rollouts, finished=np.arange(4) < np.array([[4], [1], [4], [3]])
     )

@@ -380,6 +380,17 @@ def test_a_check_is_looked_at_outside_its_range(tmp_path):
         assert [f.check.name for f in health.examine(run) if not f.ok] == [name]
 
 
+def test_steps_that_teach_nothing_are_no_spike(tmp_path):
+    lines = metrics_of(20)
+    for line in lines:
+        if line["phase"] == "rl" and line["kind"] == "train" and line["step"] > 4:
+            line["policy/grad_norm"] = 0.0
+    (run,) = runs.read([make_run(tmp_path / "run", lines, config=config(steps=20))])
+    (found,) = [f for f in health.examine(run) if f.check.name == "Gradient norm"]
+    assert found.ok
+    assert 1 <= found.value < 20
+
+
 def test_the_page_of_the_docs_has_every_check_with_its_range():
     page = (ROOT / "docs" / "healthy.md").read_text()
     for check in health.CHECKS:

@@ -91,7 +91,8 @@ def _growth(key: str) -> Callable[[Run], float]:
 
 def _spike(run: Run) -> float:
     values = _values(run, "policy/grad_norm")
-    return float(values.max() / np.median(values)) if values.any() else math.nan
+    values = values[values > 0]  # 0: all groups of the step were degenerate
+    return float(values.max() / np.median(values)) if len(values) else math.nan
 
 
 def _first_ratio(run: Run) -> float:
