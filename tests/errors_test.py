@@ -395,6 +395,11 @@ CASES = {
         "algorithm.overlong_penalty=0.5: becomes the part overlong of the reward, which has one of "
         "that name; rename that, or set the penalty to 0"
     ],
+    "--config.algorithm.advantage=gdpo --config.algorithm.overlong_penalty=0.5 "
+    "--config.algorithm.advantage_options.weights=1,0.5": [
+        "algorithm.advantage_options.weights=(1, 0.5): 2 weights for 3 parts of the reward "
+        "(accuracy, format, overlong)"
+    ],
     "--config.algorithm.advantage=focal --config.algorithm.advantage_options.base=grop": [
         "algorithm.advantage_options.base=grop: no such advantage to change; did you mean grpo?; "
         "choose one of mapo, grpo, dr_grpo, gpg, tree_rpo, apd, maxrl, mapo_random, mapo_linear, "
