@@ -497,6 +497,7 @@ def test_check_accepts(name):
         ("sign_balance", {}, (-1, 2), ["needs rewards <= 1, but this"]),
         ("tree_rpo", {}, (-1, 1), [r"needs rewards in \[0, 1\], but this"]),
         ("gdpo", {"weights": "1,2"}, (0, 1), ["weights=1,2: must be numbers, one for each part"]),
+        ("gdpo", {"weights": (1, float("nan"))}, (0, 1), ["must be numbers, one for each part"]),
         ("reinforce_plus_plus", {"eps": 2}, (-1, 1), ["eps=2: must be from 0.0 to 1.0"]),
         ("gpg", {"alfa": 1.0}, (0, 1), ["alfa=1.0: gpg .* did you mean alpha?; .* alpha, thresh"]),
         ("focal", {"gamma": 1.0}, (0, 1), ["options.base: focal needs it: the advantage to"]),

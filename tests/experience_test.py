@@ -3,12 +3,14 @@
 import sys
 
 import _cli
+import jax
 import numpy as np
 import pytest
 import run
+import small
 from trainer_test import command, lines, micro, timeless
 
-from mapo_jax import errors, experience, rewards, trainer
+from mapo_jax import console, data, errors, experience, programs, rewards, sharding, trainer
 
 # A policy that knows nothing differs in its responses, so their checksums are coin tosses.
 REWARDS = """\
@@ -155,3 +157,51 @@ def test_shuffled_rewards_stay_in_their_group_and_together():
     np.testing.assert_array_equal(np.sort(shuffled.rewards.reshape(6, 4)), values.reshape(6, 4))
     np.testing.assert_array_equal(shuffled.success, shuffled.rewards % 2 == 0)
     np.testing.assert_array_equal(shuffled.parts["accuracy"], shuffled.rewards * 2)
+
+
+def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, monkeypatch):
+    """No prompt is sampled twice, no random number used twice; the next step goes on after them."""
+    noises, shuffle = [], experience._shuffle
+
+    def seen(judged, noise_PG):
+        noises.append(noise_PG)
+        return shuffle(judged, noise_PG)
+
+    monkeypatch.setattr(experience, "_shuffle", seen)
+    config = dynamic(reward, task__shuffle_rewards=True, warmup__steps=0)
+    with console.Console("quiet") as quiet:
+        started = trainer._Run(config, tmp_path, quiet)
+    started.records.close()
+    started.saved.close()
+    order = data.indices(len(started.prompts), config.seed, 0, 10_000)
+    examples = np.array([i for i, _ in started.prompts])[order]
+    params = started.programs.serve(started.state.params)
+    start = 0
+    for step in (1, 2):
+        noises.clear()
+        found, draws, facts, drawn = started.collector.collect(
+            params, jax.random.key(step), step, start
+        )
+        tries = facts["groups/tries"]
+        assert tries > 1
+        assert drawn == 16 * tries
+        assert len(np.unique(draws)) == 16
+        assert draws.max() >= 16  # some of a later try
+        np.testing.assert_array_equal(found.draw, draws)
+        np.testing.assert_array_equal(found.rollouts.example, examples[start + draws])
+        assert len({noise.tobytes() for noise in noises}) == tries
+        assert all(noise.shape == (16, 4) for noise in noises)
+        start += drawn
+
+
+@pytest.mark.parametrize(("advantage", "base"), [("remax", ""), ("signed", "remax"), ("mapo", "")])
+def test_a_greedy_response_is_sampled_for_who_asks(advantage, base):
+    options = {"base": base, "pos": 1.0, "neg": 1.0} if base else {}
+    config = micro(algorithm__advantage=advantage, algorithm__advantage_options=options)
+    mesh = sharding.make_mesh(-1, 1, 1)
+    compiled = programs.Programs(config, small.CONFIG, (2,), mesh)
+    if advantage == "mapo":
+        assert compiled.greedy is None
+    else:
+        assert (compiled.greedy.group_size, compiled.greedy.temperature) == (1, 0.0)
+        assert compiled.greedy.max_new_tokens == config.rollout.max_new_tokens
