@@ -157,11 +157,11 @@ def overlong(judged: Judged, share: np.ndarray, penalty: float, buffer: float) -
 
     Args:
         judged: of B responses.
-        share: f32[B], length / rollout.max_new_tokens.
+        share: f32[B], length / rollout.max_new_tokens, at most 1.
         penalty: of a response of full length, >= 0.
         buffer: in (0, 1].
     """
-    over = np.clip((share - (1 - buffer)) / buffer, 0, 1).astype(np.float32)
+    over = np.maximum((share - (1 - buffer)) / buffer, 0).astype(np.float32)
     taken = 0 - penalty * over  # not -penalty * over, which would show as -0
     return Judged(judged.rewards + taken, judged.success, {**judged.parts, "overlong": taken})
 

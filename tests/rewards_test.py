@@ -192,3 +192,23 @@ def test_parts_come_in_alphabetical_order():
         return {**GOOD, "parts": {"z": 1.0, "b": 2.0, "accuracy": 0.0}}
 
     assert list(rewards.judge(mine, ["a"], [{}]).parts) == ["accuracy", "b", "z"]
+
+
+def test_overlong_is_the_penalty_of_dapo():
+    """Its numbers: 20,480 tokens, of which the last 4,096 cost up to 1."""
+    lengths = np.array([1, 16_384, 17_408, 18_432, 20_480])
+    judged = rewards.Judged(
+        np.array([1, -1, 1, np.nan, -1], np.float32),
+        np.array([True, False, True, False, False]),
+        {"accuracy": np.ones(5, np.float32)},
+    )
+    found = rewards.overlong(judged, lengths / 20_480, penalty=1.0, buffer=0.2)
+    np.testing.assert_allclose(found.parts["overlong"], [0, 0, -0.25, -0.5, -1], atol=1e-6)
+    np.testing.assert_allclose(found.rewards, [1, -1, 0.75, np.nan, -2], atol=1e-6)
+    assert not np.any(np.signbit(found.parts["overlong"][:2]))  # -0 would be shown as such
+    assert found.rewards.dtype == found.parts["overlong"].dtype == np.float32
+    np.testing.assert_array_equal(found.success, judged.success)
+    np.testing.assert_array_equal(found.parts["accuracy"], judged.parts["accuracy"])
+    assert set(judged.parts) == {"accuracy"}
+    half = rewards.overlong(judged, lengths / 20_480, penalty=0.5, buffer=1.0)
+    np.testing.assert_allclose(half.parts["overlong"], -0.5 * lengths / 20_480, atol=1e-6)
