@@ -138,7 +138,7 @@ def apply(config: ConfigDict, presets: str, functions: Mapping[str, Callable]) -
 
 # Presets of published methods. NAME sets the method: all of `algorithm` and `dynamic`, whatever was
 # set before. NAME_paper sets the sizes of its paper as well: batch, rollout and optimizer; lengths
-# and batches of that size want many accelerators. Model and data stay those of the experiment.
+# and batches of that size want many accelerators. Policy and task stay those of the experiment.
 
 _METHOD = {
     "algorithm.advantage": "grpo",
@@ -238,7 +238,7 @@ _PAPERS = {
     ),
     # MiniMax-M1, sec. 3: no lower bound, DAPO's sampling, 16 updates per batch, betas and eps. It
     # does not give its upper bound: a cap of 5 on the weight is ScaleRL's, arXiv 2510.13786. Nor
-    # rate, batch and group: DAPO's, whose data its ablation uses.
+    # rate, decay, batch and group: DAPO's, whose data its ablation uses.
     "cispo": _Paper(
         "CISPO, arXiv 2506.13585",
         {
@@ -247,7 +247,9 @@ _PAPERS = {
             "algorithm.clip_high": 4.0,
         }
         | _DAPO_SAMPLING,
-        _sizes(512, 16, 32, 2048, 20_480) | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
+        _sizes(512, 16, 32, 2048, 20_480)
+        | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1}
+        | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
     ),
     # Table 6 and its released scripts.
     "dr_grpo": _Paper(

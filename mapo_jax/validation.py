@@ -289,14 +289,13 @@ def _resource_mistakes(config: Config) -> list[str]:
         judged = attempt(rewards.judge, reward, [""], [task.train[0]])
         parts = list(judged.parts) if judged else None
     penalty = config.algorithm.overlong_penalty
-    if penalty > 0 and reward_range:
-        reward_range = (reward_range[0] - penalty, reward_range[1])
-        if parts is not None and "overlong" in parts:
+    if penalty > 0 and parts is not None:
+        if "overlong" in parts:
             lines.append(
                 f"algorithm.overlong_penalty={penalty}: becomes the part overlong of the reward, "
                 "which has one of that name; rename that, or set the penalty to 0"
             )
-        parts = [*parts, "overlong"] if parts is not None else None
+        parts.append("overlong")
     advantage: Any = config.algorithm.advantage
     if ".py:" in advantage:
         advantage = attempt(loading.load_function, advantage, "algorithm.advantage")
@@ -306,6 +305,7 @@ def _resource_mistakes(config: Config) -> list[str]:
             advantage,
             options,
             reward_range or (0.0, 1.0),
+            penalty=penalty,
             group=config.batch.group,
             parts=parts,
         )

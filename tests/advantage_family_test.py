@@ -129,6 +129,40 @@ def test_equals_oracle(case, groups, lost):
     np.testing.assert_allclose(compute(case, groups), oracle(case, groups), **close)
 
 
+ROUGH = {
+    "tree_rpo": {},
+    "grpo": {"ddof": 1},
+    "dgpo": {},
+    "sign_balance": {},
+    "apd": {},
+    "mapo": {"ddof": 1},
+    "beta_norm": {"a": 1.3, "b": 3.0},
+    "passk": {"k": 2},
+    "quantile": {"K": 0.4, "ddof": 1},
+    "ngrpo": {"virtual": 2.0, "ddof": 1},
+    "gdpo": {"ddof": 1},
+    "reinforce_plus_plus": {},
+    "reinforce_plus_plus_baseline": {},
+}
+
+
+@pytest.mark.parametrize("name", ROUGH)
+def test_eps_and_ddof_stand_where_they_should(name):
+    """With an eps that shows: 1e-6 is below every tolerance."""
+    rng = np.random.default_rng(0)
+    rewards = rng.choice([0, 0.1, 0.9, 1], (5, G)).astype(np.float32)
+    success = rewards == 1
+    more = {
+        "lengths_PG": rng.integers(1, 9, (5, G)),
+        "components_PGC": np.stack([rewards, success], -1).astype(np.float32),
+        "eps": 0.5,
+        **ROUGH[name],
+    }
+    result = advantages.group_advantages(name, rewards, success, **more)
+    expected = advantage_oracles.advantages(name, rewards, success, **more)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
 class VariantsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     def test_same_under_every_variant(self):
@@ -405,6 +439,31 @@ def test_quantile_is_a_gate():
         else:
             assert not np.any(right)
             assert np.all(wrong < 0)
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_the_quantile_of_whole_numbers_is_exact(tenths):
+    """K n may round to just above a whole number, as 0.7 * 10 does in float32."""
+    sizes = np.arange(2, 41)
+    rewards = np.tile(np.arange(40.0, dtype=np.float32), (len(sizes), 1))
+    mask = np.arange(40) < sizes[:, None]
+    result = advantages.group_advantages(
+        "quantile", rewards, np.zeros_like(mask), mask, K=tenths / 10
+    )
+    at = np.asarray(result == 0) & mask
+    np.testing.assert_array_equal(at.argmax(1), -(-tenths * sizes // 10) - 1)
+    assert np.all(at.sum(1) == 1)
+
+
+def test_without_lengths_all_tokens_count_the_same():
+    rewards = jnp.array([[1.0, 0, 0, 0.5], [0, 0, 1, jnp.nan]])
+    whiten = functools.partial(
+        advantages.group_advantages, "reinforce_plus_plus", rewards, rewards == 1
+    )
+    np.testing.assert_allclose(whiten(), whiten(lengths_PG=jnp.full((2, 4), 3)), rtol=1e-6)
+    assert not np.allclose(
+        whiten(), whiten(lengths_PG=jnp.arange(8, 0, -1).reshape(2, 4)), atol=0.1
+    )
 
 
 def test_ngrpo_trains_groups_that_all_fail():

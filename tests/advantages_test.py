@@ -491,6 +491,8 @@ def test_check_accepts(name):
         ("maxlr", {}, (0, 1), ["advantage=maxlr: no such advantage; did you mean maxrl?"]),
         ("pkpo", {}, (0, 1), ["options.k: pkpo needs it; set a value"]),
         ("pkpo", {"k": 0}, (0, 1), ["k=0: must be from 1"]),
+        ("dgpo", {"temperature": 1e-38}, (0, 1), [r"must be 0 \(no weights\) or at least 0.001"]),
+        ("beta_norm", {"a": 100.0, "b": 1.0}, (0, 1), ["a=100.0: must be from 0.1 to 10.0"]),
         ("quantile", {"K": 1.0}, (0, 1), ["K=1.0: must be from 0.01 to 0.99"]),
         ("beta_norm", {"a": 2, "c": 1}, (0, 1), ["c=1: beta_norm has no", "b: beta_norm needs"]),
         ("beta_norm", {"a": 2.0, "b": 1.0}, (0, 2), [r"needs rewards in \[0, 1\], but .*\(0, 2\)"]),

@@ -361,6 +361,7 @@ def test_methods_are_those_of_their_papers():
     assert {o.learning_rate for o in optimizers.values()} == {1e-6}
     assert {name: o.schedule_steps for name, o in optimizers.items() if o.schedule_steps} == {
         "dapo_paper": 20 * 16,
+        "cispo_paper": 20 * 16,
         "gspo_paper": 25 * 4,
     }
     assert (optimizers["dr_grpo_paper"].b2, optimizers["dr_grpo_paper"].weight_decay) == (0.95, 0)

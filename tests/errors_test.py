@@ -386,9 +386,12 @@ CASES = {
         'them, as in "parts": {"accuracy": 1.0, "format": 0.0}, or choose grpo'
     ],
     "--config.algorithm.overlong_penalty=0.5": [
-        "algorithm.advantage=mapo: needs rewards >= 0, but this reward's range is (-0.5, 1.0): it "
-        "divides by the group's mean reward, and a negative mean turns the ranking upside down; "
-        "shift the reward to start at 0 or choose grpo or dr_grpo"
+        "algorithm.overlong_penalty=0.5: takes rewards below 0, where algorithm.advantage=mapo "
+        "makes no sense: it divides by the group's mean reward, and a negative mean turns the "
+        "ranking upside down; set it to 0, or choose grpo or dr_grpo"
+    ],
+    "--config.algorithm.advantage=passk --config.algorithm.advantage_options.k=8": [
+        "algorithm.advantage_options.k=8: must be from 1 to 7"
     ],
     "--config.algorithm.advantage=grpo --config.algorithm.overlong_penalty=0.5 "
     "--config.task.reward={files}/reward.py:long": [

@@ -202,6 +202,11 @@ def test_without_learning_rate_nothing_moves(tmp_path):
     assert without([evaluations[0]], "step") == without([evaluations[1]], "step")
     assert not (tmp_path / "checkpoints" / "reference").exists()
     assert all("loss/kl" not in row for row in lines(tmp_path))
+    rows = lines(tmp_path, "rollouts")
+    first = [row for row in rows if row["kind"] == "train" and row["step"] == 1]
+    again = [row for row in rows if row["kind"] == "after"]
+    assert len(first) == 8
+    assert without(again, "kind", "step") == without(first, "kind", "step")
 
 
 def test_own_reward_and_advantage_from_a_file(tmp_path):

@@ -11,6 +11,7 @@ import jax
 from jax import Array
 
 from mapo_jax import errors
+from mapo_jax.advantages import family
 from mapo_jax.advantages.registry import (
     ADVANTAGES,
     INPUTS,
@@ -25,8 +26,8 @@ OPTION_RANGES = {
     "ddof": (0, 1),
     "k": (1, math.inf),
     "K": (0.01, 0.99),
-    "a": (0.1, 100.0),
-    "b": (0.1, 100.0),
+    "a": (0.1, 10.0),  # beyond, 1 / density leaves float32
+    "b": (0.1, 10.0),
     "alpha": (0.0, 100.0),
     "threshold": (0.0, 1.0),
     "gamma": (0.0, 100.0),
@@ -42,6 +43,7 @@ def check(
     options: Mapping[str, Any],
     reward_range: tuple[float, float],
     *,
+    penalty: float = 0.0,
     group: int | None = None,
     parts: Sequence[str] | None = None,
 ) -> list[str]:
@@ -51,6 +53,7 @@ def check(
         advantage: `algorithm.advantage`, its name or the function loaded from the user's file.
         options: `algorithm.advantage_options`.
         reward_range: (low, high) that the reward declares.
+        penalty: `algorithm.overlong_penalty`, which comes off the reward.
         group: rollouts per prompt; None: not looked at.
         parts: the names of the reward's parts; None: not looked at.
     """
@@ -66,7 +69,7 @@ def check(
             return lines
         own = {k: v for k, v in options.items() if k in entry.parameters}
         rest = {k: v for k, v in options.items() if k not in own and k != "base"}
-        lines += check(base, rest, reward_range, group=group, parts=parts)
+        lines += check(base, rest, reward_range, penalty=penalty, group=group, parts=parts)
         options = own
     known = _options(entry)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in entry.parameters.values())
@@ -77,7 +80,9 @@ def check(
             lines.append(f"{where}: the name of an input, not of an option; rename it")
         elif option in known:
             if isinstance(advantage, str):
-                lines += _check_value(where, option, value, known[option], group, parts)
+                # With k = G every mixed group holds a success among its only k-subset.
+                largest_k = group and group - (entry.fn is family.passk)
+                lines += _check_value(where, option, value, known[option], largest_k, parts)
         elif not takes_any:
             near = difflib.get_close_matches(option, known, n=1)
             lines.append(
@@ -98,7 +103,7 @@ def check(
             "batch.group=1: must be >= 2: the only rollout of a group is its own mean, so every "
             "advantage would be 0"
         )
-    lines += _check_range(name, entry, reward_range)
+    lines += _check_range(name, entry, reward_range, penalty)
     if not lines and not isinstance(advantage, str):
         lines += _check_traces(advantage, name, options)
     return lines
@@ -136,7 +141,7 @@ def _check_value(
     option: str,
     value: Any,
     parameter: inspect.Parameter,
-    group: int | None,
+    largest_k: int | None,
     parts: Sequence[str] | None,
 ) -> list[str]:
     kind = parameter.annotation
@@ -148,35 +153,49 @@ def _check_value(
         such = "" if default is inspect.Parameter.empty else f" such as {default}"
         return [f"{where}: is {type(value).__name__}, must be {kind.__name__}{such}"]
     low, high = OPTION_RANGES[option]
-    if option == "k" and group is not None:
-        high = group
+    if option == "k" and largest_k is not None:
+        high = largest_k
+    if option == "temperature" and 0 < value < 1e-3:
+        return [f"{where}: must be 0 (no weights) or at least 0.001"]
     return [] if low <= value <= high else [f"{where}: must be from {low} to {high}"]
 
 
 def _check_weights(where: str, value: Any, parts: Sequence[str] | None) -> list[str]:
     numbers = isinstance(value, tuple | list) and all(type(x) in (int, float) for x in value)
     if not numbers or not all(map(math.isfinite, value)):
-        return [f"{where}: must be numbers, one for each part of the reward, as in (1.0, 0.5)"]
+        return [
+            f"{where}: must be numbers, one for each part of the reward, as in 1,0.5; leave it out "
+            "where there is one part"
+        ]
     if value and parts is not None and len(value) != len(parts):
         named = ", ".join(sorted(parts)) or "none"
         return [f"{where}: {len(value)} weights for {len(parts)} parts of the reward ({named})"]
     return []
 
 
-def _check_range(name: object, entry: Advantage, reward_range: tuple[float, float]) -> list[str]:
+def _check_range(
+    name: object, entry: Advantage, reward_range: tuple[float, float], penalty: float
+) -> list[str]:
     (low, high), (least, most) = reward_range, entry.rewards
-    where = f"this reward's range is ({low}, {high})"
-    if low < least == 0 and most == math.inf:
-        return [
-            f"algorithm.advantage={name}: needs rewards >= 0, but {where}: it divides by the "
-            "group's mean reward, and a negative mean turns the ranking upside down; shift the "
-            "reward to start at 0 or choose grpo or dr_grpo"
-        ]
+    if most == math.inf:
+        needs, fix = f">= {least:g}", "shift the reward to start at 0"
+        reason = (
+            "it divides by the group's mean reward, and a negative mean turns the ranking upside "
+            "down"
+        )
+    else:
+        needs = f"in [{least:g}, {most:g}]" if math.isfinite(least) else f"<= {most:g}"
+        reason, fix = "it takes the mean reward for a probability", "scale the reward"
     if low < least or high > most:
-        bounds = f"in [{least:g}, {most:g}]" if math.isfinite(least) else f"<= {most:g}"
         return [
-            f"algorithm.advantage={name}: needs rewards {bounds}, but {where}: it takes the mean "
-            "reward for a probability; scale the reward or choose grpo or dr_grpo"
+            f"algorithm.advantage={name}: needs rewards {needs}, but this reward's range is "
+            f"({low}, {high}): {reason}; {fix} or choose grpo or dr_grpo"
+        ]
+    if penalty > 0 and low - penalty < least:
+        return [
+            f"algorithm.overlong_penalty={penalty}: takes rewards below {least:g}, where "
+            f"algorithm.advantage={name} makes no sense: {reason}; set it to 0, or choose grpo or "
+            "dr_grpo"
         ]
     return []
 

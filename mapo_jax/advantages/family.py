@@ -52,8 +52,8 @@ def pkpo(rewards_G: Array, success_G: Array, mask_G: Array, *, k: int) -> Array:
     n, c = jnp.sum(mask_G), jnp.sum(success_G & mask_G)
     weight = choose_ratio(n - c, n - 1, k - 1)
     scores_G = jnp.where(success_G & mask_G, weight, 0)
-    usable = (n >= k) & ~is_constant(rewards_G, mask_G)
-    return jnp.where(usable, deviations(scores_G, mask_G) * n / jnp.maximum(n - 1, 1), 0)
+    advantages_G = deviations(scores_G, mask_G) * n / jnp.maximum(n - 1, 1)
+    return jnp.where(is_constant(rewards_G, mask_G), 0, advantages_G)
 
 
 def passk(rewards_G: Array, success_G: Array, mask_G: Array, *, k: int, eps: float = 1e-6) -> Array:
@@ -62,14 +62,14 @@ def passk(rewards_G: Array, success_G: Array, mask_G: Array, *, k: int, eps: flo
     With f failures, R = 1 - C(f, k) / C(G, k) the share of k-subsets that hold a success and
     s = sqrt(R (1 - R)): a success gets (1 - R) / s, a failure
     (1 - R - C(f-1, k-1) / C(G-1, k-1)) / s. k=1 is `grpo` with 0/1 rewards (eps=0). Sums to 0; 0
-    for a constant group, for fewer than k failures and for fewer than k valid rollouts. Of
-    `rewards_G` only whether they are all equal matters.
+    for a constant group, for fewer than k failures (at k = G always) and for fewer than k valid
+    rollouts. Of `rewards_G` only whether they are all equal matters.
     """
     n, f = jnp.sum(mask_G), jnp.sum(~success_G & mask_G)
     miss = choose_ratio(f, n, k)
     scores_G = miss - jnp.where(success_G, 0, choose_ratio(f - 1, n - 1, k - 1))
-    usable = (n >= k) & (f >= 1) & (f < n) & ~is_constant(rewards_G, mask_G)
-    return jnp.where(usable, divide(scores_G, jnp.sqrt(miss * (1 - miss)), eps), 0)
+    advantages_G = divide(scores_G, jnp.sqrt(miss * (1 - miss)), eps)
+    return jnp.where(is_constant(rewards_G, mask_G), 0, advantages_G)
 
 
 def gdpo(
@@ -87,10 +87,12 @@ def gdpo(
     Each part of the reward is normalised by itself, so that a rare one is not drowned by a common
     one. `components_GC` are the reward's parts in alphabetical order, `weights` theirs, () all 1.
     Before whitening it sums to 0 and is 0 where every component is constant; whitening shifts it.
-    Parts that oppose each other cancel: (1, 1, 0) and (0, 0, 1) give 0. `rewards_G` and `success_G`
-    are not used.
+    Parts that oppose each other cancel, up to rounding: (1, 1, 0) and (0, 0, 1). `eps` set here is
+    that of the whitening too. `rewards_G` and `success_G` are not used.
 
-    Differs from the authors' code: the population sigma (ddof=1 is theirs).
+    Differs from the authors' code: the population sigma (ddof=1 is theirs); whitening over
+    rollouts, as in their TRL, where their verl whitens over tokens; a rollout with a part that is
+    not finite counts in nothing, where their TRL takes the part for 0.
     """
     total_G = jnp.zeros_like(rewards_G)
     for c in range(components_GC.shape[1]):
@@ -187,9 +189,11 @@ def focal(
 ) -> Array:
     """A_i = (1 - mu)^gamma A_i of the base: less weight for easy groups. F-GRPO, arXiv 2602.06717.
 
-    mu stands for the success rate: rewards lie in [0, 1]. gamma=0 is the base, the paper's is 0.5
-    or 1; sums to 0 and is 0 for a constant group where the
-    base is. `success_G` is not used.
+    Needs rewards in [0, 1]. gamma=0 is the base, the paper's is 0.5 or 1. Sums to 0 and is 0 for a
+    constant group where the base is. `success_G` is not used.
+
+    Differs from the paper: the mean reward stands for its success rate; they are the same for 0/1
+    rewards.
     """
     mu = masked.mean(rewards_G, mask_G)
     return jnp.clip(1 - mu, 0, 1) ** gamma * base_G
