@@ -525,6 +525,21 @@ def test_check_names_every_mistake(advantage, options, reward_range, expected):
         assert re.search(pattern.replace("?", r"\?"), line), line
 
 
+def doubled(rewards_G, success_G, mask_G, base_G, *, times=2.0):
+    return times * base_G
+
+
+def test_an_own_combinator():
+    rewards = jnp.array([[1.0, 0, 0, 1], [0, 0, 0, 1]])
+    options = {"base": "grpo", "times": 3.0, "ddof": 1}
+    result = advantages.group_advantages(doubled, rewards, rewards == 1, **options)
+    plain = advantages.group_advantages("grpo", rewards, rewards == 1, ddof=1)
+    np.testing.assert_allclose(result, 3 * plain, rtol=1e-6)
+    assert advantages.check(doubled, options, (0.0, 1.0), group=4, parts=[]) == []
+    (line,) = advantages.check(doubled, {"times": 3.0}, (0.0, 1.0))
+    assert line.startswith("algorithm.advantage_options.base: doubled needs it")
+
+
 def test_check_looks_at_group_and_parts():
     check = functools.partial(advantages.check, reward_range=(0.0, 1.0))
     (line,) = check("gdpo", {}, group=4, parts=[])

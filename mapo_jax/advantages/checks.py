@@ -63,6 +63,7 @@ def check(
         return list(error.lines)
     name = advantage if isinstance(advantage, str) else getattr(advantage, "__name__", advantage)
     lines: list[str] = []
+    everything = options
     if "base_G" in entry.parameters:
         base, lines = _base(name, options)
         if base is None:
@@ -105,7 +106,7 @@ def check(
         )
     lines += _check_range(name, entry, reward_range, penalty)
     if not lines and not isinstance(advantage, str):
-        lines += _check_traces(advantage, name, options)
+        lines += _check_traces(advantage, name, everything)
     return lines
 
 
