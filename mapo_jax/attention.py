@@ -6,7 +6,9 @@ positions alone: `key position <= query position` is causality, padding and ring
 because an absent key has position `ABSENT`.
 """
 
+import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import chex
@@ -29,9 +31,37 @@ class Segment(NamedTuple):
     positions: Array  # i32[P, S] or i32[P, G, S]; ABSENT where there is no key
 
 
-def rope_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Longer contexts by slower rotations.
+
+    With `original_length` 0 all frequencies are divided by `factor` (linear). Else, as Llama 3.1
+    does: those that turn less than `low_freq_factor` times in the original length are, those that
+    turn more than `high_freq_factor` times stay, and between the two it goes over evenly.
+    """
+
+    factor: float
+    low_freq_factor: float = 0.0  # turns
+    high_freq_factor: float = 0.0  # turns
+    original_length: int = 0  # tokens; 0: linear
+
+    def __call__(self, frequencies: Array) -> Array:
+        """Scales frequencies f32[H/2], radians a token."""
+        if not self.original_length:
+            return frequencies / self.factor
+        turns = self.original_length * frequencies / (2 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = jnp.clip(kept, 0.0, 1.0)
+        return kept * frequencies + (1 - kept) * frequencies / self.factor
+
+
+def rope_angles(
+    positions: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Array, Array]:
     """Cosine and sine f32[..., H/2] of rotary positions i32[...] (RoFormer, arXiv 2104.09864)."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequencies = scaling(frequencies)
     angles = positions[..., None].astype(jnp.float32) * frequencies.reshape(
         (1,) * positions.ndim + (-1,)
     )
@@ -45,7 +75,16 @@ def rotate(x: Array, rope: tuple[Array, Array]) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
-def attend(q_PGTNH: Array, positions_PGT: Array, segments: list[Segment], chunk: int = 0) -> Array:
+def attend(
+    q_PGTNH: Array,
+    positions_PGT: Array,
+    segments: list[Segment],
+    chunk: int = 0,
+    *,
+    scale: float | None = None,
+    window: Array | int | None = None,
+    softcap: float = 0.0,
+) -> Array:
     """Softmax attention over the union of the segments, in float32.
 
     Args:
@@ -54,35 +93,47 @@ def attend(q_PGTNH: Array, positions_PGT: Array, segments: list[Segment], chunk:
       segments: keys and values, shared or own.
       chunk: queries at a time, recomputed in the backward pass, so that scores are never
         [T, S + T] for all heads at once; 0: all of them together.
+      scale: of the queries; None: H ** -0.5.
+      window: i32[] or int, how many positions back a query sees, its own included; None: all.
+      softcap: scores become softcap * tanh(scores / softcap) (Gemma 2); 0: they stay.
 
     Returns:
       [P, G, T, N, H], of the queries' dtype.
     """
     chex.assert_rank([q_PGTNH, positions_PGT], [5, 3])
     T = q_PGTNH.shape[2]
+    scale = q_PGTNH.shape[-1] ** -0.5 if scale is None else scale
+    attention = functools.partial(
+        _attend, segments=segments, scale=scale, window=window, softcap=softcap
+    )
     if chunk <= 0 or T <= chunk:
-        return _attend(q_PGTNH, positions_PGT, segments)
+        return attention(q_PGTNH, positions_PGT)
     n = -(-T // chunk)
 
     def cut(x):  # [P, G, T, ...] -> [n, P, G, chunk, ...]; a padding query is at position 0
         x = jnp.pad(x, [(0, 0), (0, 0), (0, n * chunk - T)] + [(0, 0)] * (x.ndim - 3))
         return jnp.moveaxis(x.reshape(*x.shape[:2], n, chunk, *x.shape[3:]), 2, 0)
 
-    one = jax.checkpoint(lambda args: _attend(args[0], args[1], segments))
+    one = jax.checkpoint(lambda args: attention(*args))
     out = jnp.moveaxis(jax.lax.map(one, (cut(q_PGTNH), cut(positions_PGT))), 0, 2)
     return out.reshape(*out.shape[:2], n * chunk, *out.shape[4:])[:, :, :T]
 
 
-def _attend(q_PGTNH, positions_PGT, segments):
+def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
     P, G, T, N, H = q_PGTNH.shape
     K = segments[0].k.shape[1]
     # In this order of axes no product below needs its operands or its result transposed.
-    q = q_PGTNH.reshape(P, G, T, K, N // K, H).transpose(0, 3, 1, 2, 4, 5) * H**-0.5
+    q = q_PGTNH.reshape(P, G, T, K, N // K, H).transpose(0, 3, 1, 2, 4, 5) * scale
     scores = []
     for k, _, k_positions in segments:
         s = jnp.einsum(f"pkgtrh,{_axes(k)}->pkgtrs", q, k, preferred_element_type=jnp.float32)
+        if softcap:
+            s = softcap * jnp.tanh(s / softcap)
         k_positions = k_positions if k.ndim == 5 else k_positions[:, None]
-        seen = k_positions[:, :, None, :] <= positions_PGT[..., None]  # [P, G, T, S]
+        k_positions, positions = k_positions[:, :, None, :], positions_PGT[..., None]
+        seen = k_positions <= positions  # [P, G, T, S]
+        if window is not None:
+            seen &= positions - k_positions < window
         scores.append(jnp.where(seen[:, None, :, :, None], s, _MASKED))
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]

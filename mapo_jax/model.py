@@ -1,13 +1,16 @@
-"""The policy: one Flax Linen decoder for the Llama and Qwen2/2.5/3 families.
+"""The policy: one Flax Linen decoder for the Llama, Mistral, Qwen2/2.5/3 and Gemma 2/3 families.
 
 Flax stays in this file, behind pure functions; elsewhere parameters are nested dicts of arrays.
 The layers' are stacked, [L, ...]: scoring scans over them, decoding takes them apart once, outside
 its loop. A pass returns its keys and values; the prompt pass's are the response pass's prefix.
+
+With LoRA (arXiv 2106.09685) each adapted matrix `q` has a pair `q_lora` beside it, and a run trains
+those alone: `split` parts them from the frozen base.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
-from mapo_jax.attention import ABSENT, Segment, attend, rope_angles, rotate
+from mapo_jax.attention import ABSENT, RopeScaling, Segment, attend, rope_angles, rotate
 
 Params = Any  # nested dict of arrays
 
@@ -35,12 +38,93 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = True  # the head is the transposed embedding
     qkv_bias: bool = False  # Qwen2, Qwen2.5
-    qk_norm: bool = False  # Qwen3
+    qk_norm: bool = False  # Qwen3, Gemma 3
+    rope_scaling: RopeScaling | None = None  # Llama 3.1 and later; Gemma 3, in layers that see all
+    windows: tuple[int, ...] = ()  # tokens each layer sees, the own included, 0: all; (): all do
+    local_rope_theta: float = 0.0  # rope_theta, unscaled, of layers with a window; 0: as the others
+    activation: str = "silu"  # or "gelu_tanh": Gemma
+    post_norms: bool = False  # Gemma: norms after attention and MLP as well
+    norm_offset: bool = False  # Gemma: norms multiply by 1 + scale
+    scale_embeddings: bool = False  # Gemma: embeddings are multiplied by sqrt(D)
+    query_scale: float = 0.0  # queries are divided by its root; 0: head_dim
+    attention_softcap: float = 0.0  # Gemma 2: cap * tanh(scores / cap); 0: none
+    logits_softcap: float = 0.0  # Gemma 2, the same of logits
+    lora_rank: int = 0  # 0: no adapters
+    lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
+    lora_targets: tuple[str, ...] = ()  # of LORA_TARGETS
+
+
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
 
 def _init(scale: float, *names: str):
     init = nn.initializers.variance_scaling(scale, "fan_in", "normal")
     return nn.with_logical_partitioning(init, names)
+
+
+class Norm(nn.Module):
+    """RMSNorm over the last axis (arXiv 1910.07467), in float32."""
+
+    config: ModelConfig
+    axis: str
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
+        init = nn.with_logical_partitioning(init, (self.axis,))
+        scale: Any = self.param("scale", init, x.shape[-1:])
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
+        scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        scale = 1 + scale if self.config.norm_offset else scale
+        return (wide * (inverse * scale)).astype(x.dtype)
+
+
+class Lora(nn.Module):
+    """x A B alpha / rank: what is trained of a frozen matrix. B is 0 at first."""
+
+    config: ModelConfig
+    axes: tuple[str, ...]  # logical, of what goes in and what comes out
+    features: tuple[int, ...]  # sizes of what comes out
+
+    @nn.compact
+    def __call__(self, x):
+        c, n_in = self.config, len(self.axes) - len(self.features)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, *self.axes[n_in:]))
+        x = nn.DenseGeneral(
+            c.lora_rank,
+            axis=tuple(range(-n_in, 0)),
+            use_bias=False,
+            kernel_init=_init(1.0, *self.axes[:n_in], None),
+            name="a",
+        )(x)
+        x = nn.DenseGeneral(self.features, use_bias=False, kernel_init=zeros, name="b")(x)
+        return x * (c.lora_alpha / c.lora_rank)
+
+
+class Kind(NamedTuple):
+    """What differs between layers besides their weights."""
+
+    rope: tuple[Array, Array]
+    window: Array | None  # i32[]
+
+
+def kinds(config: ModelConfig, positions: Array) -> Any:
+    """A function from a layer's entry of `config.windows`, traced or not, to its `Kind`."""
+    rope = rope_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    local = rope
+    if config.local_rope_theta:
+        local = rope_angles(positions, config.head_dim, config.local_rope_theta)
+
+    def kind(window):
+        if not config.windows:
+            return Kind(rope, None)
+        has_window = jnp.asarray(window) > 0
+        chosen = jax.tree.map(lambda a, b: jnp.where(has_window, a, b), local, rope)
+        return Kind(chosen, jnp.where(has_window, window, ABSENT))
+
+    return kind
 
 
 def _norm(config: ModelConfig, name: str, axis: str) -> nn.RMSNorm:
@@ -49,7 +133,7 @@ def _norm(config: ModelConfig, name: str, axis: str) -> nn.RMSNorm:
 
 
 class Block(nn.Module):
-    """One layer: attention over the prefix and the own segment, then SwiGLU."""
+    """One layer: attention over the prefix and the own segment, then the gated MLP."""
 
     config: ModelConfig
     attention_chunk: int = 0  # queries at a time; 0: all
@@ -59,13 +143,14 @@ class Block(nn.Module):
         self,
         x_PGTD: Array,
         positions_PGT: Array,
-        rope: tuple[Array, Array],
+        kind: Kind,
         prefix: Segment | None = None,
         cache: Segment | None = None,
         write_at: Array | int = 0,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's."""
         c = self.config
+        residual_scale = 1.0 / (2 * c.num_layers)  # of the variance: the stream keeps its size
 
         # Matrix products see [tokens, features]: over [P, G, T, features] a weight's gradient is a
         # product with three contracted axes, for which XLA:CPU transposes the activations first.
@@ -74,23 +159,34 @@ class Block(nn.Module):
         def flat(y):
             return y.reshape(-1, y.shape[-1])
 
-        def heads(y, n, name, axis):
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_dim"))
-            return nn.DenseGeneral(
-                (n, c.head_dim),
-                use_bias=c.qkv_bias,
-                kernel_init=_init(1.0, "embed", axis, "head_dim"),
-                bias_init=zeros,
-                name=name,
-            )(flat(y)).reshape(*rows, n, c.head_dim)
+        def norm(y, name, axis="embed"):
+            return Norm(c, axis, name=name)(y)
 
-        h = _norm(c, "attention_norm", "embed")(x_PGTD)
+        def linear(y, name, axes, *features, scale=1.0, bias=False):
+            n_in = len(axes) - len(features)
+            out = nn.DenseGeneral(
+                features,
+                axis=tuple(range(-n_in, 0)),
+                use_bias=bias,
+                kernel_init=_init(scale, *axes),
+                bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[n_in:]),
+                name=name,
+            )(y)
+            if name in c.lora_targets:
+                out += Lora(c, axes, features, name=f"{name}_lora")(y)
+            return out
+
+        def heads(y, n, name, axis):
+            out = linear(y, name, ("embed", axis, "head_dim"), n, c.head_dim, bias=c.qkv_bias)
+            return out.reshape(*rows, n, c.head_dim)
+
+        h = flat(norm(x_PGTD, "attention_norm"))
         q = heads(h, c.num_heads, "q", "heads")
         k = heads(h, c.num_kv_heads, "k", "kv_heads")
         v = heads(h, c.num_kv_heads, "v", "kv_heads")
         if c.qk_norm:
-            q, k = _norm(c, "q_norm", "head_dim")(q), _norm(c, "k_norm", "head_dim")(k)
-        q, k = rotate(q, rope), rotate(k, rope)
+            q, k = norm(q, "q_norm", "head_dim"), norm(k, "k_norm", "head_dim")
+        q, k = rotate(q, kind.rope), rotate(k, kind.rope)
         k, v = (y.transpose(0, 3, 1, 2, 4) for y in (k, v))
         own = Segment(k, v, positions_PGT)
         if cache is not None:
@@ -100,25 +196,27 @@ class Block(nn.Module):
                 write(cache.v, own.v, write_at, 3),
                 cache.positions,
             )
-        segments = [own] if prefix is None else [prefix, own]
-        out = attend(q, positions_PGT, segments, self.attention_chunk)
-        residual_scale = 1.0 / (2 * c.num_layers)  # of the variance: the stream keeps its size
-        x = x_PGTD + nn.DenseGeneral(
-            c.embed_dim,
-            axis=(-2, -1),
-            use_bias=False,
-            kernel_init=_init(residual_scale, "heads", "head_dim", "embed"),
-            name="o",
-        )(out.reshape(-1, c.num_heads, c.head_dim)).reshape(x_PGTD.shape)
+        out = attend(
+            q,
+            positions_PGT,
+            [own] if prefix is None else [prefix, own],
+            self.attention_chunk,
+            scale=(c.query_scale or c.head_dim) ** -0.5,
+            window=kind.window,
+            softcap=c.attention_softcap,
+        ).reshape(-1, c.num_heads, c.head_dim)
+        axes = ("heads", "head_dim", "embed")
+        out = linear(out, "o", axes, c.embed_dim, scale=residual_scale).reshape(x_PGTD.shape)
+        x = x_PGTD + (norm(out, "attention_post_norm") if c.post_norms else out)
 
-        def dense(y, n, name, scale, *names):
-            return nn.Dense(n, use_bias=False, kernel_init=_init(scale, *names), name=name)(y)
-
-        h = flat(_norm(c, "mlp_norm", "embed")(x))
-        gate = dense(h, c.mlp_dim, "gate", 1.0, "embed", "mlp")
-        up = dense(h, c.mlp_dim, "up", 1.0, "embed", "mlp")
-        down = dense(nn.silu(gate) * up, c.embed_dim, "down", residual_scale, "mlp", "embed")
-        return x + down.reshape(x.shape), (own.k, own.v)
+        h = flat(norm(x, "mlp_norm"))
+        gate = linear(h, "gate", ("embed", "mlp"), c.mlp_dim)
+        up = linear(h, "up", ("embed", "mlp"), c.mlp_dim)
+        h = ACTIVATIONS[c.activation](gate) * up
+        down = linear(h, "down", ("mlp", "embed"), c.embed_dim, scale=residual_scale)
+        out = down.reshape(x.shape)
+        x = x + (norm(out, "mlp_post_norm") if c.post_norms else out)
+        return x, (own.k, own.v)
 
 
 class Ends(nn.Module):
@@ -130,7 +228,7 @@ class Ends(nn.Module):
         c = self.config
         embed = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.embedding: Any = self.param("embedding", embed, (c.vocab_size, c.embed_dim))
-        self.norm = _norm(c, "norm", "embed")
+        self.norm = Norm(c, "embed")
         if not c.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
             self.head_kernel: Any = self.param("head", head, (c.embed_dim, c.vocab_size))
@@ -139,20 +237,24 @@ class Ends(nn.Module):
         return self.head(self.encode(tokens))
 
     def encode(self, tokens):
-        return self.embedding[tokens]
+        x = self.embedding[tokens]
+        return x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype) if self.config.scale_embeddings else x
 
     def head(self, x):
-        kernel = self.embedding.T if self.config.tie_embeddings else self.head_kernel
-        return jnp.einsum("...d,dv->...v", self.norm(x), kernel, preferred_element_type=jnp.float32)
+        c = self.config
+        kernel = self.embedding.T if c.tie_embeddings else self.head_kernel
+        x = self.norm(x)
+        logits = jnp.einsum("...d,dv->...v", x, kernel, preferred_element_type=jnp.float32)
+        cap = c.logits_softcap
+        return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def _boxed_params(key: Array, config: ModelConfig) -> Params:
     ends_key, layers_key = jax.random.split(key)
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
     x = jnp.zeros((1, 1, 1, config.embed_dim))
-    rope = rope_angles(tokens, config.head_dim, config.rope_theta)
-    block = Block(config)
-    layers = jax.vmap(lambda k: block.init(k, x, tokens, rope)["params"])(
+    block, kind = Block(config), kinds(config, tokens)(0)
+    layers = jax.vmap(lambda k: block.init(k, x, tokens, kind)["params"])(
         jax.random.split(layers_key, config.num_layers)
     )
     layers = jax.tree.map(
@@ -222,19 +324,22 @@ def forward(
     axes = logical_axes(config)["layers"]
     axes = jax.tree.map(lambda names: names[1:], axes, is_leaf=lambda x: isinstance(x, tuple))
     block = Block(config, attention_chunk)
-    rope = rope_angles(positions_PGT, config.head_dim, config.rope_theta)
+    kind = kinds(config, positions_PGT)
+    windows_L = jnp.asarray(config.windows) if config.windows else None
 
     def body(x, layer):
-        weights, kv = layer
+        weights, kv, window = layer
         weights = _gather(weights, axes)  # a layer at a time
         shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
-        out: Any = block.apply({"params": weights}, x, positions_PGT, rope, shared)
+        out: Any = block.apply({"params": weights}, x, positions_PGT, kind(window), shared)
         return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
 
     x = embed(params, config, tokens_PGT)
     x = sharding.constrain(x, ("batch", None, None, None))
     shared = None if prefix is None else (prefix.k, prefix.v)
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, x, (params["layers"], shared))
+    return jax.lax.scan(
+        jax.checkpoint(body) if remat else body, x, (params["layers"], shared, windows_L)
+    )
 
 
 def encode_prompts(

@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from mapo_jax import model, sharding
-from mapo_jax.attention import ABSENT, Segment, rope_angles
+from mapo_jax.attention import ABSENT, Segment
 from mapo_jax.rollouts import Rollouts
 
 _BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF
@@ -131,7 +131,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
         jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
     ]
     prefix_keys = [(prefixes.k[i], prefixes.v[i]) for i in range(config.num_layers)]
-    block = model.Block(config)
+    block, windows = model.Block(config), config.windows or (0,) * config.num_layers
 
     def take_prefix(lane_Q):
         if Q == P:  # every prompt has its lane for good
@@ -145,16 +145,18 @@ def _sample_shard(params, prompts, key, *, config, settings):
         written_ago = (at - jnp.arange(T)) % T  # steps since each ring cell was written
         alive = written_ago[None, None] <= state["age"][..., None]
         cell_positions = jnp.where(alive, positions - written_ago[None, None], ABSENT)
-        rope = rope_angles(positions, config.head_dim, config.rope_theta)
+        kind = model.kinds(config, positions)
         prefix, prefix_positions = state["prefix"]
         x = model.embed(params, config, state["token"][..., None])
         caches = []
-        for layer, (k, v), cache in zip(layers, prefix, state["caches"], strict=True):
+        for layer, (k, v), cache, window in zip(
+            layers, prefix, state["caches"], windows, strict=True
+        ):
             x, cache = block.apply(
                 {"params": layer},
                 x,
                 positions,
-                rope,
+                kind(window),
                 Segment(k, v, prefix_positions),
                 Segment(cache[0], cache[1], cell_positions),
                 at,
