@@ -25,13 +25,17 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.path = ""  # directory of the task's files; "": made or downloaded by the task
-    data.max_prompt_tokens = 256  # tokens; examples with longer prompts are dropped
+    data.max_prompt_tokens = 256  # tokens, the chat template's included
+    data.too_long = "drop"  # longer prompts; or "truncate": their last tokens are kept
 
     config.tokenizer = tokenizer = ConfigDict()
-    tokenizer.path = ""  # SentencePiece model file; it decides the vocabulary size
+    tokenizer.path = ""  # SentencePiece model, tokenizer.json or folder; "": that of policy.init
+    tokenizer.template = ""  # "chat": prompts as a user's turn in its chat template; or FILE.jinja
 
     config.policy = policy = ConfigDict()
-    policy.init = ""  # work directory whose newest parameters to start from; "": random
+    # A work directory (its newest parameters), a Hugging Face folder or hub id to start from, with
+    # its architecture; "": random parameters, of the architecture that follows.
+    policy.init = ""
     policy.num_layers = 2
     policy.embed_dim = 128  # width of the residual stream
     policy.num_heads = 4  # query heads
@@ -43,6 +47,11 @@ def get_config() -> ConfigDict:
     policy.tie_embeddings = True  # the LM head is the embedding
     policy.qkv_bias = False  # as Qwen2 and Qwen2.5
     policy.qk_norm = False  # as Qwen3
+
+    config.lora = lora = ConfigDict()  # train low-rank adapters beside frozen weights
+    lora.rank = 0  # of the adapters; 0: all weights are trained
+    lora.alpha = 32.0  # adapters are multiplied by alpha / rank
+    lora.targets = "q,k,v,o,gate,up,down"  # matrices of each layer that have one
 
     config.compute = compute = ConfigDict()
     compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
@@ -111,7 +120,11 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     evaluation.every = 10  # RL steps; also before the first and after the last
     evaluation.problems = 512  # at most, of each set
-    evaluation.batch = 512  # rows per call
+    evaluation.batch = 512  # problems per call
+    evaluation.samples = 1  # sampled answers per problem; more give pass@k, maj@k and mean@k
+    evaluation.temperature = 1.0  # of these
+    evaluation.top_p = 1.0  # of these
+    evaluation.sets = ""  # further sets, out of domain: "svamp=svamp.json,multiarith=DIR"
 
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 10  # steps of either phase; also after the last of each

@@ -28,11 +28,13 @@ class TaskConfig:
 class DataConfig:
     path: str
     max_prompt_tokens: int
+    too_long: str
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     path: str
+    template: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,13 @@ class PolicyConfig:
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    rank: int
+    alpha: float
+    targets: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +145,10 @@ class EvalConfig:
     every: int
     problems: int
     batch: int
+    samples: int
+    temperature: float
+    top_p: float
+    sets: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +181,7 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     policy: PolicyConfig
+    lora: LoraConfig
     compute: ComputeConfig
     warmup: WarmupConfig
     batch: BatchConfig
