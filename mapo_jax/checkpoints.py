@@ -121,13 +121,20 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_params(workdir: epath.Path, abstract: T) -> T:
-    """Restores the parameters of another run's newest checkpoint, for `policy.init`.
+def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int]:
+    """Restores the parameters of a run's newest checkpoint.
+
+    Args:
+        workdir: of the run.
+        abstract: the parameters with jax.ShapeDtypeStruct leaves that carry shardings.
+        where: begins the line of a mistake, as in policy.init=DIR.
+
+    Returns:
+        The parameters and the checkpoint's index.
 
     Raises:
-        UserError: there is no checkpoint, or its policy has other shapes.
+        UserError: there is no checkpoint, or it does not fit.
     """
-    where = f"policy.init={workdir}"
     directory = _absolute(workdir / "checkpoints")
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
@@ -139,14 +146,15 @@ def restore_params(workdir: epath.Path, abstract: T) -> T:
     saved = manager.item_metadata(index)["params"].tree
     if differences := _differences(saved, flat):
         raise errors.UserError(
-            f"{where}: its policy has other shapes ({len(differences)} of {len({*saved, *flat})} "
-            f"arrays; first {differences[0]} here); set the policy.* keys and tokenizer.path to "
-            f"those in {workdir}/config.json"
+            f"{where}: its checkpoint is not of the policy that {workdir}/policy describes "
+            f"({len(differences)} of {len({*saved, *flat})} arrays; first {differences[0]} by "
+            "that); give a work directory that nobody has changed"
         )
     args = ocp.args.Composite(params=ocp.args.StandardRestore(flat))
     restored = manager.restore(index, args=args)["params"]
     manager.close()
-    return _unflatten(abstract, {path.removeprefix("params."): x for path, x in restored.items()})
+    flat = {path.removeprefix("params."): x for path, x in restored.items()}
+    return _unflatten(abstract, flat), index
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -55,6 +55,7 @@ class ModelConfig:
 
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+_LORA = "_lora"  # q_lora is the adapter of q
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
 
@@ -91,12 +92,13 @@ class Lora(nn.Module):
     @nn.compact
     def __call__(self, x):
         c, n_in = self.config, len(self.axes) - len(self.features)
+        into = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, *self.axes[n_in:]))
         x = nn.DenseGeneral(
             c.lora_rank,
             axis=tuple(range(-n_in, 0)),
             use_bias=False,
-            kernel_init=_init(1.0, *self.axes[:n_in], None),
+            kernel_init=nn.with_logical_partitioning(into, (*self.axes[:n_in], None)),
             name="a",
         )(x)
         x = nn.DenseGeneral(self.features, use_bias=False, kernel_init=zeros, name="b")(x)
@@ -173,7 +175,7 @@ class Block(nn.Module):
                 name=name,
             )(y)
             if name in c.lora_targets:
-                out += Lora(c, axes, features, name=f"{name}_lora")(y)
+                out += Lora(c, axes, features, name=name + _LORA)(y)
             return out
 
         def heads(y, n, name, axis):
@@ -275,6 +277,42 @@ def logical_axes(config: ModelConfig) -> Params:
     """The tree of `init_params` with a tuple of logical axis names for each array."""
     boxed = jax.eval_shape(lambda: _boxed_params(jax.random.key(0), config))
     return jax.tree.map(lambda b: b.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """Parts the tree of a policy (or of its axes) in what is trained and what is frozen.
+
+    The adapters and the rest; where there are no adapters, everything and {}.
+    """
+    layers = params["layers"]
+    adapters = {name: layers[name] for name in layers if name.endswith(_LORA)}
+    if not adapters:
+        return params, {}
+    rest = {name: layers[name] for name in layers if name not in adapters}
+    return {"layers": adapters}, {**params, "layers": rest}
+
+
+def join(trained: Params, frozen: Params | None) -> Params:
+    """The inverse of `split`."""
+    if not frozen:
+        return trained
+    return {**frozen, "layers": {**frozen["layers"], **trained["layers"]}}
+
+
+def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """The policy without adapters that computes the same: W + A B alpha / rank, in W's dtype."""
+    adapters, frozen = split(params)
+    if not frozen:
+        return params, config
+    layers = dict(frozen["layers"])
+    for name, ab in adapters["layers"].items():
+        name, kernel = name.removesuffix(_LORA), layers[name.removesuffix(_LORA)]["kernel"]
+        a, b = (ab[x]["kernel"].astype(jnp.float32) for x in "ab")
+        change = jnp.einsum("l...r,lrx->l...x", a, b.reshape(*b.shape[:2], -1))
+        change = change.reshape(kernel.shape) * (config.lora_alpha / config.lora_rank)
+        layers[name] = {**layers[name], "kernel": (kernel + change).astype(kernel.dtype)}
+    plain = dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets=())
+    return {**frozen, "layers": layers}, plain
 
 
 def _gather(params: Params, axes: Params) -> Params:

@@ -119,20 +119,29 @@ class Programs:
             functools.partial(_choose, *bounds, c.algorithm.truncated),
             out_shardings=(by_prompt, replicated),
         )
-        # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase.
-        axes = model.logical_axes(policy)
+        # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase. Of
+        # what is frozen once per run, without a copy where the layout is the same.
+        trained, frozen = (
+            sharding.shardings(mesh, axes, sharding.GATHERED)
+            for axes in model.split(model.logical_axes(policy))
+        )
         self.serve = jax.jit(
-            lambda params: train_step.cast(params, c.compute.dtype),
-            out_shardings=sharding.shardings(mesh, axes, sharding.GATHERED),
+            lambda params: train_step.cast(params, c.compute.dtype), out_shardings=trained
+        )
+        self.serve_frozen = lambda params: jax.device_put(
+            train_step.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
             phase: train_step.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
         }
 
-    def init_params(self, key: jax.Array, phase: str) -> model.Params:
-        """Random parameters, each array where it belongs."""
-        init = functools.partial(model.init_params, config=self.policy)
-        return jax.jit(init, out_shardings=self.shardings[phase].params)(key)
+    def init_trained(self, key: jax.Array) -> model.Params:
+        """Random parameters, of what is trained, each array where it belongs."""
+
+        def init(key):
+            return model.split(model.init_params(key, self.policy))[0]
+
+        return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
     def fresh_state(self, phase: str, params: model.Params) -> train_step.TrainState:
         """A state with a new optimizer. One jit for the whole: it keeps every array's sharding."""
@@ -143,7 +152,8 @@ class Programs:
         """Shapes, dtypes and shardings of a phase's state, to restore it by."""
         shapes = jax.eval_shape(
             lambda: train_step.init_state(
-                model.init_params(jax.random.key(0), self.policy), self.txs[phase]
+                model.split(model.init_params(jax.random.key(0), self.policy))[0],
+                self.txs[phase],
             )
         )
         return jax.tree.map(

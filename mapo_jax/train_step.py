@@ -47,7 +47,7 @@ class TrainState:
 
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
     skipped: Array  # i32[], steps left out because the loss or a gradient was not finite
-    params: model.Params  # float32
+    params: model.Params  # float32, what is trained: all parameters, or the adapters alone
     opt_state: Any
 
 
@@ -61,13 +61,13 @@ def state_shardings(
 ) -> TrainState:
     """The state's tree with a sharding for each array: moments lie where their parameters do."""
     replicated: Any = sharding.replicated(mesh)
-    params = sharding.shardings(mesh, model.logical_axes(config))
+    params = sharding.shardings(mesh, model.split(model.logical_axes(config))[0])
     initable: Any = tx
     opt_state = optax.tree_utils.tree_map_params(
         initable,
         lambda _, s: s,
         jax.eval_shape(
-            lambda: tx.init(model.init_params(jax.random.key(0), config)),
+            lambda: tx.init(model.split(model.init_params(jax.random.key(0), config))[0]),
         ),
         params,
         transform_non_params=lambda _: replicated,
@@ -155,12 +155,13 @@ def make_train_step(
     minibatch_prompts: int,
     microbatch: tuple[int, int],
     dtype: str,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
-    """Builds the jitted step `(state, batch, index) -> (state, metrics)`.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds the jitted step `(state, batch, index, frozen) -> (state, metrics)`.
 
-    It takes the index-th `minibatch_prompts` prompts of the batch. The state is donated. Where the
-    loss or the gradient is not finite, parameters and optimizer state stay as they were and
-    `skipped` goes up by one.
+    It takes the index-th `minibatch_prompts` prompts of the batch. `frozen` is what the state does
+    not hold of the policy, see `model.split`; it may be left out where that is nothing. The state
+    is donated. Where the loss or the gradient is not finite, parameters and optimizer state stay as
+    they were and `skipped` goes up by one.
 
     Args:
       config: the architecture.
@@ -178,18 +179,19 @@ def make_train_step(
     """
     shardings = state_shardings(config, tx, mesh)
 
-    def loss(params, batch, weights):
-        logps, entropies = scoring.score(cast(params, dtype), config, batch.rollouts, settings)
+    def loss(params, frozen, batch, weights):
+        whole = cast(model.join(params, frozen), dtype)
+        logps, entropies = scoring.score(whole, config, batch.rollouts, settings)
         return loss_fn(logps, entropies, batch, weights)
 
-    def gradient(params, batch):
+    def gradient(params, frozen, batch):
         """The minibatch's gradient and metrics, summed in float32 over its microbatches."""
         trained = batch.rollouts.mask & batch.rollouts.valid[..., None]
         weights = losses.AGGREGATIONS[aggregation](trained)
         pieces = split((batch, weights), batch.advantages.shape, microbatch)
 
         def one(piece):
-            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, *piece)
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, frozen, *piece)
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
         def add(total, piece):
@@ -200,10 +202,10 @@ def make_train_step(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, pieces)[0]
 
-    def step(state, batch, index):
+    def step(state, batch, index, frozen=None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             batch = _take(batch, index, minibatch_prompts)
-            gradients, metrics = gradient(state.params, batch)
+            gradients, metrics = gradient(state.params, frozen, batch)
             norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

@@ -30,9 +30,9 @@ from mapo_jax import (
     loading,
     metrics,
     model,
+    policy,
     programs,
     sharding,
-    tokenizers,
     train_step,
 )
 from mapo_jax import config as config_lib
@@ -92,7 +92,8 @@ class _Run:
         c = self.config = config
         self.console = console
         self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
-        self.tokenizer = tokenizers.load(c.tokenizer.path)
+        self.source = policy.find(c)
+        self.model, self.tokenizer = self.source.model, self.source.tokenizer
         self.reward = self.task.reward
         if c.task.reward:
             self.reward = loading.load_function(c.task.reward, "task.reward")
@@ -105,10 +106,6 @@ class _Run:
             )
         if c.warmup.steps:
             self.demonstrations = self._encode_demonstrations()
-        policy: dict[str, Any] = {
-            k: v for k, v in dataclasses.asdict(c.policy).items() if k != "init"
-        }
-        self.model = model.ModelConfig(vocab_size=self.tokenizer.vocab_size, **policy)
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
         self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
@@ -129,6 +126,7 @@ class _Run:
         self.profile = None
         if jax.process_index() == 0:
             # No sooner: until here a mistake can be mended.
+            policy.save_description(workdir, self.model, self.tokenizer)
             workdir_lib.write_json(workdir / "config.json", config_lib.to_dict(c))
             run_id = workdir_lib.add_start(workdir, overrides, self.restored)
             mirror = workdir_lib.Mirror(workdir, metrics.RECORDS)
@@ -175,6 +173,10 @@ class _Run:
         self.drawn = 0  # prompts, in RL: the position in the data
         self.first: list[int] = []  # draws of the groups of step 1 that are on record
         self.restored: tuple[str, int] | None = None
+        self.frozen: model.Params = {}  # what adapters are beside
+        if c.lora.rank:
+            self.frozen = policy.start(self.source, self.key, self.mesh, c.compute.dtype)
+        self.served = self.programs.serve_frozen(self.frozen)
         index = self.saved.latest()
         abstract = self.programs.abstract_state(self.phase)
         if index is not None:
@@ -191,11 +193,19 @@ class _Run:
             )
             self.console.print(f"continued after step {self.done} of {self.phase}{left}")
             return
-        if c.policy.init:
-            params = checkpoints.restore_params(epath.Path(c.policy.init), abstract.params)
+        key = self._key(0, _INIT)
+        if c.lora.rank:
+            params = self.programs.init_trained(key)
         else:
-            params = self.programs.init_params(self._key(0, _INIT), self.phase)
+            params = policy.start(self.source, key, self.mesh, "float32")
         self.state = self.programs.fresh_state(self.phase, params)
+
+    def _whole(self, params: model.Params) -> model.Params:
+        return model.join(params, self.frozen)
+
+    def _serving(self) -> model.Params:
+        """The policy as the sampler wants it."""
+        return model.join(self.programs.serve(self.state.params), self.served)
 
     def _key(self, step: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(self.key, step), purpose)
@@ -204,10 +214,14 @@ class _Run:
         """The rows of the start table: what follows from the configuration."""
         c, (p, g) = self.config, self.config.batch.microbatch
         minibatches = c.batch.prompts // c.batch.minibatch_prompts
-        count = sum(x.size for x in jax.tree.leaves(self.state.params))
+        count, frozen = (
+            sum(x.size for x in jax.tree.leaves(tree)) for tree in (self.state.params, self.frozen)
+        )
+        vocabulary = f"{self.model.vocab_size} pieces of vocabulary"
         shape = " x ".join(f"{name} {n}" for name, n in self.mesh.shape.items())
         rows = [
-            ("parameters", f"{count:,}", f"{self.model.vocab_size} pieces of vocabulary"),
+            ("parameters", f"{count + frozen:,}", vocabulary),
+            *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
             ("mesh", shape, jax.devices()[0].device_kind),
             ("examples", f"{len(self.prompts):,}", f"of {c.task.name}"),
             ("prompts", c.batch.prompts, "per rollout batch"),
@@ -243,7 +257,9 @@ class _Run:
             )
             own = sharding.own_rows(self.mesh, c.warmup.batch)
             batch = self._demonstration_batch([pairs[i] for i in positions[own]])
-            self.state, reported = self.programs.warmup_step(self.state, batch, np.int32(0))
+            self.state, reported = self.programs.warmup_step(
+                self.state, batch, np.int32(0), self.frozen
+            )
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", "warmup", step, values)
@@ -300,7 +316,7 @@ class _Run:
         ends, accuracy = step in (0, c.steps), None
         if ends or step % c.eval.every == 0:
             values = evaluation.evaluate(
-                self.programs.serve(self.state.params),
+                self._serving(),
                 self.model,
                 self.tokenizer,
                 self.reward,
@@ -340,7 +356,7 @@ class _Run:
     def _step(self, step: int) -> dict[str, float]:
         c, start = self.config, time.perf_counter()
         experience, draws, found, drawn = self.collector.collect(
-            self.programs.serve(self.state.params), self._key(step, _SAMPLING), step, self.drawn
+            self._serving(), self._key(step, _SAMPLING), step, self.drawn
         )
         self.drawn += drawn
         scoring = time.perf_counter()
@@ -349,7 +365,9 @@ class _Run:
         reported = []
         for _ in range(c.batch.epochs):
             for index in range(c.batch.prompts // c.batch.minibatch_prompts):
-                self.state, values = self.programs.update(self.state, batch, np.int32(index))
+                self.state, values = self.programs.update(
+                    self.state, batch, np.int32(index), self.frozen
+                )
                 reported.append(values)
         values = _values(jax.device_get(reported))
         end = time.perf_counter()
@@ -384,14 +402,14 @@ class _Run:
         rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
         old_logps, ref_logps = rollouts.logps, None
         if self.config.algorithm.old_logps == "rescored":
-            old_logps = self.programs.score(self.state.params, rollouts)
+            old_logps = self.programs.score(self._whole(self.state.params), rollouts)
         if self.reference is not None:
-            ref_logps = self.programs.score(self.reference, rollouts)
+            ref_logps = self.programs.score(self._whole(self.reference), rollouts)
         return Batch(rollouts, advantages_PG, old_logps, ref_logps), facts
 
     def _sample_again(self, step: int) -> None:
         """The groups on record of step 1, with its keys, by the policy after `step`."""
-        params, P = self.programs.serve(self.state.params), self.config.batch.prompts
+        params, P = self._serving(), self.config.batch.prompts
         rows = []
         for attempt in sorted({draw // P for draw in self.first}):
             again, _ = self.collector.roll_out(params, self._key(1, _SAMPLING), 1, 0, attempt)

@@ -1,14 +1,12 @@
 """What can be wrong with a configuration: every mistake, a line each, before anything compiles."""
 
+import functools
 import importlib.util
 import math
 import operator
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from etils import epath
 
 from mapo_jax import errors
 from mapo_jax.config import Config, did_you_mean, show
@@ -113,7 +111,7 @@ def validate(config: Config, device_count: int) -> list[str]:
         config: what `from_config_dict` returned.
         device_count: of all processes together.
     """
-    from mapo_jax import losses  # imports jax, as `sharding` does: other mistakes need not wait
+    from mapo_jax import losses, policy  # import jax: mistakes elsewhere need not wait
 
     choices = _CHOICES | {
         "algorithm.surrogate": tuple(losses.SURROGATES),
@@ -141,9 +139,50 @@ def validate(config: Config, device_count: int) -> list[str]:
                 f"profile.steps={show(config.profile.steps)}: must be A:B with 1 <= A < B, as in "
                 "10:12, which traces steps 10 and 11"
             )
+    lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
-    lines += _combination_mistakes(config, device_count, broken)
+    found: list[str] = []
+    source = _attempt(found, policy.find, config)
+    numbers = config.policy
+    if config.policy.init:  # it brings its own
+        numbers = source.model if source else None
+    lines += _combination_mistakes(config, numbers, device_count, broken)
     lines += _resource_mistakes(config)
+    if source and config.mesh.tensor > 1:
+        size = source.model.vocab_size
+        why = f"the vocabulary of the policy, {size} tokens"
+        found += _divisor("mesh.tensor", config.mesh.tensor, size, why)
+    return lines + found
+
+
+def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
+    """What `make` returns, or None and its mistakes in `lines`."""
+    try:
+        return make(*args)
+    except errors.UserError as error:
+        lines.extend(error.lines)
+        return None
+
+
+def _lora_mistakes(config: Config) -> list[str]:
+    from mapo_jax import model
+
+    if config.lora.rank <= 0:
+        return []
+    lines = []
+    targets = config.lora.targets.split(",")
+    for name in targets:
+        if name not in model.LORA_TARGETS:
+            lines.append(
+                f"lora.targets={show(config.lora.targets)}: no matrix {show(name)}"
+                f"{did_you_mean(name, model.LORA_TARGETS)}; give some of "
+                f"{','.join(model.LORA_TARGETS)}"
+            )
+    if not config.policy.init:
+        lines.append(
+            f"lora.rank={config.lora.rank}: adapters need a pretrained policy; give policy.init, "
+            "or set it to 0"
+        )
     return lines
 
 
@@ -163,14 +202,14 @@ def _divisor(key: str, value: int, total: int, why: str, shown: Any = None) -> l
     return [f"{key}={value if shown is None else shown}: must divide {why}; try {near}"]
 
 
-def _combination_mistakes(config: Config, device_count: int, broken: set[str]) -> list[str]:
-    """The mistakes between numbers, where the numbers by themselves are in range."""
-    batch, policy, rollout, algorithm = (
-        config.batch,
-        config.policy,
-        config.rollout,
-        config.algorithm,
-    )
+def _combination_mistakes(
+    config: Config, numbers: Any, device_count: int, broken: set[str]
+) -> list[str]:
+    """The mistakes between numbers, where the numbers by themselves are in range.
+
+    `numbers` are the policy's, None where it could not be found.
+    """
+    batch, rollout, algorithm = config.batch, config.rollout, config.algorithm
     p, g = batch.microbatch
     lines = []
 
@@ -194,9 +233,9 @@ def _combination_mistakes(config: Config, device_count: int, broken: set[str]) -
         lines.append(
             f"rollout.width={rollout.width}: must be at most batch.group={batch.group}, or 0 for it"
         )
-    if ok("policy.num_kv_heads", "policy.num_heads"):
-        why = f"policy.num_heads={policy.num_heads}"
-        lines += _divisor("policy.num_kv_heads", policy.num_kv_heads, policy.num_heads, why)
+    if numbers and ok("policy.num_kv_heads", "policy.num_heads"):
+        why = f"policy.num_heads={numbers.num_heads}"
+        lines += _divisor("policy.num_kv_heads", numbers.num_kv_heads, numbers.num_heads, why)
     if ok("algorithm.clip_high", "algorithm.clip_dual"):
         if algorithm.clip_dual and 1 + algorithm.clip_high > algorithm.clip_dual:
             lines.append(
@@ -209,14 +248,16 @@ def _combination_mistakes(config: Config, device_count: int, broken: set[str]) -
             "since groups are kept whose accuracy is between the two; try dynamic.low=0"
         )
     if ok("mesh.data", "mesh.fsdp", "mesh.tensor"):
-        lines += _mesh_mistakes(config, device_count, ok)
+        lines += _mesh_mistakes(config, numbers, device_count, ok)
     return lines
 
 
-def _mesh_mistakes(config: Config, device_count: int, ok: Callable[..., bool]) -> list[str]:
+def _mesh_mistakes(
+    config: Config, numbers: Any, device_count: int, ok: Callable[..., bool]
+) -> list[str]:
     from mapo_jax import sharding
 
-    mesh, batch, policy = config.mesh, config.batch, config.policy
+    mesh, batch = config.mesh, config.batch
     sizes = (mesh.data, mesh.fsdp, mesh.tensor)
     shown = f"mesh.data={mesh.data}, mesh.fsdp={mesh.fsdp}, mesh.tensor={mesh.tensor}"
     if sizes.count(-1) > 1:
@@ -229,14 +270,11 @@ def _mesh_mistakes(config: Config, device_count: int, ok: Callable[..., bool]) -
             "set one of them to -1 for the rest"
         ]
     lines = []
-    for key in ("policy.num_heads", "policy.num_kv_heads", "policy.mlp_dim"):
-        value = operator.attrgetter(key)(config)
-        if ok(key):
-            lines += _divisor("mesh.tensor", tensor, value, f"{key}={value}")
-    if ok("policy.embed_dim"):
-        lines += _divisor(
-            "mesh.fsdp", fsdp, policy.embed_dim, f"policy.embed_dim={policy.embed_dim}"
-        )
+    splits = {"num_heads": "tensor", "num_kv_heads": "tensor", "mlp_dim": "tensor"}
+    for name, axis in (splits | {"embed_dim": "fsdp"}).items():
+        if numbers and ok(f"policy.{name}"):
+            value, parts = getattr(numbers, name), {"tensor": tensor, "fsdp": fsdp}[axis]
+            lines += _divisor(f"mesh.{axis}", parts, value, f"policy.{name}={value}")
     shards = data * fsdp
     why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
     if ok("batch.prompts"):
@@ -264,19 +302,11 @@ def _mesh_mistakes(config: Config, device_count: int, ok: Callable[..., bool]) -
 
 def _resource_mistakes(config: Config) -> list[str]:
     """The mistakes in what the configuration names: task, functions, files."""
-    from mapo_jax import advantages, loading, rewards, tokenizers
+    from mapo_jax import advantages, loading, rewards
     from mapo_jax.tasks import registry
 
-    lines = []
-
-    def attempt(make: Callable, *args: Any) -> Any:
-        """What `make` returns, or None and its mistakes in `lines`."""
-        try:
-            return make(*args)
-        except errors.UserError as error:
-            lines.extend(error.lines)
-            return None
-
+    lines: list[str] = []
+    attempt = functools.partial(_attempt, lines)
     options = dict(config.task.options)
     task = attempt(registry.make, config.task.name, options, config.data.path, config.seed)
     if task and not task.demonstration and config.warmup.steps:
@@ -316,26 +346,6 @@ def _resource_mistakes(config: Config) -> list[str]:
             parts=parts,
         )
 
-    path = config.tokenizer.path
-    if not Path(path).is_file():
-        lines.append(
-            f"tokenizer.path={show(path)}: no such file; give a SentencePiece model, which decides "
-            "the vocabulary, as in --config.tokenizer.path=tokenizer.model"
-        )
-    else:
-        tokenizer = attempt(tokenizers.load, path)
-        if tokenizer and config.mesh.tensor > 1:
-            size = tokenizer.vocab_size
-            why = f"the vocabulary of tokenizer.path={path}, {size} pieces"
-            lines += _divisor("mesh.tensor", config.mesh.tensor, size, why)
-
-    init = config.policy.init
-    if init and not (epath.Path(init) / "checkpoints").is_dir():
-        lines.append(
-            f"policy.init={init}: not a work directory (it has no checkpoints/), and pretrained "
-            "weights cannot be loaded yet; give --config.policy.init=DIR, the work directory of "
-            "another run, or use the preset :tiny, which trains a small policy from scratch"
-        )
     if config.log.wandb and importlib.util.find_spec("wandb") is None:
         lines.append(
             f"log.wandb={config.log.wandb}: the package wandb is not installed; pip install wandb, "
