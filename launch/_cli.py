@@ -4,6 +4,7 @@
 `config.validate`, before anything is compiled. `main` turns them into lines and an exit code.
 """
 
+import argparse
 import ast
 import dataclasses
 import errno
@@ -44,6 +45,13 @@ class Arguments:
     config: Any  # what `read` returned
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
+
+
+class Parser(argparse.ArgumentParser):
+    """For launchers without --config; a mistake is a line."""
+
+    def error(self, message: str):
+        raise errors.UserError(f"{message}; see --help")
 
 
 class _Help(Exception):

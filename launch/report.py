@@ -8,16 +8,9 @@ import sys
 
 import _cli
 
-from mapo_jax import errors
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise errors.UserError(f"{message}; see --help")
-
 
 def run(argv: list[str]) -> None:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", nargs="+", metavar="DIR", help="work directory of a run")
     parser.add_argument("--output", help="where to write; default: DIR, or report/ for several")
     flags = parser.parse_args(argv)
