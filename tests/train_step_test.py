@@ -9,7 +9,7 @@ import oracles
 import pytest
 import small
 
-from mapo_jax import advantages, losses, sampling, scoring, sharding, train_step
+from mapo_jax import advantages, losses, model, sampling, scoring, sharding, train_step
 from mapo_jax.optimizer import OptimizerConfig, make_optimizer
 from mapo_jax.rollouts import Batch, split
 
@@ -55,6 +55,7 @@ def build(
     loss="clipped",
     tx=KEEP,
     dtype="float32",
+    config=CONFIG,
 ):
     mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[: math.prod(mesh_shape)])
     settings, loss_fn = SETTINGS, train_step.cross_entropy_loss
@@ -63,7 +64,7 @@ def build(
         settings = small.replace(settings, entropy_gradient=options["entropy"] > 0)
         loss_fn = train_step.policy_loss(**CLIP, beta=BETA, **options)
     step = train_step.make_train_step(
-        CONFIG,
+        config,
         settings,
         loss_fn,
         tx,
@@ -88,6 +89,44 @@ def gradient(batch, index=0, **options):
     state, metrics = step(fresh_state(mesh), on_mesh, jnp.int32(index))
     assert (int(state.step), int(state.skipped)) == (1, 0)
     return jax.tree.map(np.asarray, (state.opt_state.trace, metrics))
+
+
+LORA = small.replace(CONFIG, lora_rank=3, lora_alpha=6.0, lora_targets=("q", "o", "down"))
+
+
+@pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 2, 2)])
+def test_adapters_have_the_gradient_of_the_weights_they_add_to(mesh_shape):
+    """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
+    step, mesh = build(mesh_shape, config=LORA)
+    trained, frozen = model.split(small.params(LORA))
+    shardings = train_step.state_shardings(LORA, KEEP, mesh)
+    state = jax.device_put(train_step.init_state(trained, KEEP), shardings)
+    on_mesh = jax.device_put(batch(), sharding.by_prompt(mesh))
+    state, metrics = step(state, on_mesh, jnp.int32(0), frozen)
+    found = jax.tree.map(np.asarray, state.opt_state.trace)["layers"]
+    assert {*found} == {"q_lora", "o_lora", "down_lora"}
+
+    merged = model.merge_adapters(small.params(LORA), LORA)[0]
+    plain, one = build()
+    state = jax.device_put(
+        train_step.init_state(merged, KEEP), train_step.state_shardings(CONFIG, KEEP, one)
+    )
+    state, expected = plain(state, batch(), jnp.int32(0))
+    for name, n_in in (("q", 1), ("o", 2), ("down", 1)):
+        weight = np.asarray(state.opt_state.trace["layers"][name]["kernel"])
+        ins, outs = weight.shape[1 : 1 + n_in], weight.shape[1 + n_in :]
+        weight = weight.reshape(len(weight), math.prod(ins), math.prod(outs))
+        ab = {x: trained["layers"][f"{name}_lora"][x]["kernel"] for x in "ab"}
+        a = ab["a"].reshape(len(weight), -1, 3)
+        b = ab["b"].reshape(len(weight), 3, -1)
+        lora = {
+            "a": {"kernel": (2 * weight @ b.swapaxes(1, 2)).reshape(ab["a"].shape)},
+            "b": {"kernel": (2 * a.swapaxes(1, 2) @ weight).reshape(ab["b"].shape)},
+        }
+        small.assert_trees_close(found[f"{name}_lora"], lora, 2e-5)
+    np.testing.assert_allclose(
+        metrics.losses["loss/total"], expected.losses["loss/total"], rtol=1e-4
+    )
 
 
 @functools.cache
