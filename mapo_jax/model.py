@@ -49,6 +49,7 @@ class ModelConfig:
     query_scale: float = 0.0  # queries are divided by its root; 0: head_dim
     attention_softcap: float = 0.0  # Gemma 2: cap * tanh(scores / cap); 0: none
     logits_softcap: float = 0.0  # Gemma 2, the same of logits
+    max_positions: int = 0  # tokens of prompt and response it was trained for; 0: not known
     lora_rank: int = 0  # 0: no adapters
     lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
     lora_targets: tuple[str, ...] = ()  # of LORA_TARGETS

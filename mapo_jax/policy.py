@@ -178,10 +178,12 @@ def describe(workdir: epath.Path, where: str, template: str) -> tuple[model.Mode
 
 
 def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
-    tuples = {name: tuple(x) for name, x in numbers.items() if isinstance(x, list)}
-    scaling = numbers["rope_scaling"]
-    scaling = attention.RopeScaling(**scaling) if scaling else None
-    return model.ModelConfig(**{**numbers, **tuples, "rope_scaling": scaling})
+    fields: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()
+    }
+    if fields["rope_scaling"]:
+        fields["rope_scaling"] = attention.RopeScaling(**fields["rope_scaling"])
+    return model.ModelConfig(**fields)
 
 
 def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: str) -> Policy:

@@ -66,6 +66,14 @@ class SentencePieceTokenizer:
         return self._responses.decode(known)
 
 
+_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+def is_in(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _FILES)
+
+
 def load(path: str) -> Tokenizer:
     """Loads a tokenizer from a SentencePiece model file.
 

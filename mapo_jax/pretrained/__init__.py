@@ -1,0 +1,142 @@
+"""Pretrained policies: Hugging Face folders in and out.
+
+Before the first batch of a run and after its last. `configs` turns config.json into a ModelConfig
+and back, `weights` reads and writes safetensors, `gguf` makes a folder of a GGUF file.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from mapo_jax import errors, model, tokenizers
+from mapo_jax.pretrained import configs, weights
+from mapo_jax.tokenizers import Tokenizer
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def load(
+    path_or_hub_id: str | Path, dtype: str = "float32", mesh: Mesh | None = None
+) -> tuple[model.ModelConfig, model.Params, Tokenizer | None]:
+    """Loads a pretrained policy.
+
+    Args:
+        path_or_hub_id: a folder with config.json and safetensors, or an id of the Hugging Face hub
+            (which needs the package huggingface_hub).
+        dtype: of the parameters, "float32" or "bfloat16".
+        mesh: the devices, each of which gets its part; None: the default one.
+
+    Returns:
+        The architecture, the parameters as of `model.init_params`, and the tokenizer; None where
+        the folder holds none.
+
+    Raises:
+        UserError: what is there cannot be read or computed; every reason is named.
+    """
+    path = folder(path_or_hub_id)
+    config = read_config(path)
+    tokenizer = tokenizers.load(str(path)) if tokenizers.is_in(path) else None
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise errors.UserError(
+            f"policy.init={path}: the tokenizer has {tokenizer.vocab_size} tokens, but the policy "
+            f"knows {config.vocab_size}; give a folder whose files belong together"
+        )
+    return config, load_params(path, config, dtype, mesh), tokenizer
+
+
+def save(
+    directory: str | Path,
+    config: model.ModelConfig,
+    params: model.Params,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Writes a Hugging Face folder that `load`, transformers and vLLM read.
+
+    Args:
+        directory: new or empty. It appears when it is complete.
+        config: of an architecture that one of the families has; without adapters.
+        params: as of `model.init_params`; they are stored in their dtype.
+        tokenizer: its files are written as well.
+
+    Raises:
+        UserError: the directory is not empty or cannot be written, or no family is like `config`.
+    """
+    directory, eos_ids = Path(directory), tokenizer.eos_ids if tokenizer else ()
+    where = f"--output={directory}"
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise errors.UserError(f"{where}: is there and not empty; choose another directory")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+            whole = Path(scratch) / "folder"
+            whole.mkdir()
+            if tokenizer is not None:
+                tokenizer.save(whole)
+            configs.write(whole, config, weights.dtype(params), eos_ids, where)
+            weights.write(whole, config, params)
+            if directory.exists():
+                directory.rmdir()
+            shutil.move(whole, directory)
+    except OSError as error:
+        raise errors.UserError(
+            f"{where}: cannot be written ({error.strerror or error}); choose another directory"
+        ) from None
+
+
+def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
+    """The local folder: the path itself, or the hub's files, downloaded where they are not yet.
+
+    Args:
+        path_or_hub_id: see `load`.
+        where: begins the line of a mistake; default: policy.init=...
+
+    Raises:
+        UserError: there is no such folder, and no such repository that can be reached.
+    """
+    name, path = str(path_or_hub_id), Path(path_or_hub_id)
+    where = where or f"policy.init={name}"
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise errors.UserError(f"{where}: is a file; give the folder that holds config.json")
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or name.startswith(("~", ".")):
+        raise errors.UserError(
+            f"{where}: no such folder; give one that holds config.json and safetensors, the work "
+            "directory of a run, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct"
+        )
+    try:
+        import huggingface_hub  # optional: policies may be local
+    except ImportError:
+        raise errors.UserError(
+            f"{where}: no such folder, and a hub id needs the package huggingface_hub; pip install "
+            "huggingface_hub, or give a local folder"
+        ) from None
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # no such repository, no network, no room: one answer to all
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise errors.UserError(
+            f"{where}: no such folder, and the hub gives none ({reason}); download it where there "
+            "is a network and give the folder"
+        ) from None
+
+
+def read_config(path: Path) -> model.ModelConfig:
+    """Reads the architecture of a folder.
+
+    Raises:
+        UserError: config.json is missing or broken, or asks for what this project cannot compute.
+    """
+    return configs.read(path)
+
+
+def load_params(
+    path: Path, config: model.ModelConfig, dtype: str = "float32", mesh: Mesh | None = None
+) -> model.Params:
+    """Reads a folder's parameters; arguments and mistakes as those of `load`."""
+    return weights.read(path, config, dtype, mesh)

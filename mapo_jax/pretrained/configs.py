@@ -1,0 +1,353 @@
+"""config.json of Hugging Face <-> ModelConfig, for the families that the decoder computes.
+
+Both styles are read: `rope_theta`, `rope_scaling` and `torch_dtype` of transformers 4, and
+`rope_parameters`, `layer_types` and `dtype` of transformers 5. A field that is absent has the
+default of transformers' own configuration class of that family. What this project cannot compute is
+refused by name. The first style is written, which both and vLLM read.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mapo_jax import errors
+from mapo_jax.attention import RopeScaling
+from mapo_jax.model import ModelConfig
+
+
+class Family(NamedTuple):
+    """What a model_type means, beyond its fields."""
+
+    architecture: str
+    defaults: dict[str, Any]  # of fields that may be absent
+    flags: dict[str, Any]  # of ModelConfig
+
+
+_COMMON = {
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+    "hidden_act": "silu",
+}
+_GEMMA = {
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+    "hidden_act": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "num_key_value_heads": 4,
+}
+_GEMMA_FLAGS = {"post_norms": True, "norm_offset": True, "scale_embeddings": True}
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM", _COMMON, {}),
+    "mistral": Family(
+        "MistralForCausalLM", _COMMON | {"sliding_window": 4096, "num_key_value_heads": 8}, {}
+    ),
+    "qwen2": Family("Qwen2ForCausalLM", _COMMON | {"sliding_window": 4096}, {"qkv_bias": True}),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        _COMMON | {"head_dim": 128, "sliding_window": 4096},
+        {"qk_norm": True},
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        _COMMON | _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        _GEMMA_FLAGS,
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        _COMMON
+        | _GEMMA
+        | {
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "sliding_window_pattern": 6,
+        },
+        _GEMMA_FLAGS | {"qk_norm": True},
+    ),
+}
+# Of Gemma 3 with a vision tower the text part is read, whose fields are often left out.
+_GEMMA3_TEXT = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def read(folder: Path) -> ModelConfig:
+    """Reads a folder's config.json. Raises UserError with every reason why it cannot be used."""
+    where = f"policy.init={folder}"
+    try:
+        fields = json.loads((folder / "config.json").read_bytes())
+        if not isinstance(fields, dict):
+            raise ValueError("not a JSON object")
+    except OSError as error:
+        raise errors.UserError(
+            f"{where}: config.json cannot be read ({error.strerror}); give a Hugging Face folder "
+            "or the work directory of a run"
+        ) from None
+    except ValueError as error:
+        raise errors.UserError(
+            f"{where}: config.json is broken ({error}); download the folder again"
+        ) from None
+    mistakes: list[str] = []
+    config = from_fields(fields, mistakes)
+    if config is None or mistakes:
+        raise errors.UserError(*(f"{where}: config.json: {mistake}" for mistake in mistakes))
+    return config
+
+
+def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig | None:
+    """The architecture that config.json describes; what is wrong with it is added to `mistakes`."""
+    if fields.get("model_type") == "gemma3" and isinstance(fields.get("text_config"), dict):
+        fields = _GEMMA3_TEXT | fields["text_config"] | {"model_type": "gemma3_text"}
+    kind = fields.get("model_type")
+    if kind not in FAMILIES:
+        architectures = fields.get("architectures") or ["none"]
+        mistakes.append(
+            f"model_type={kind} ({architectures[0]}): this architecture is not supported; those "
+            f"that are: {', '.join(FAMILIES)}"
+        )
+        return None
+    family = FAMILIES[kind]
+
+    def of(name: str) -> Any:
+        value = fields.get(name)
+        # Only what says that there is no window means something as null.
+        if value is None and not (name in _NULLABLE and name in fields):
+            return family.defaults[name] if name in family.defaults else None
+        return value
+
+    def number(name: str, kind: type, default: Any = None) -> Any:
+        value = of(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            found = "is missing" if value is None else f"is {value}"
+            mistakes.append(f"{name} {found}; must be a positive number")
+            return kind(1)
+        return kind(value)
+
+    heads = number("num_attention_heads", int)
+    numbers = {
+        "vocab_size": number("vocab_size", int),
+        "num_layers": number("num_hidden_layers", int),
+        "embed_dim": number("hidden_size", int),
+        "mlp_dim": number("intermediate_size", int),
+        "num_heads": heads,
+        "num_kv_heads": number("num_key_value_heads", int, heads),
+        "norm_eps": number("rms_norm_eps", float),
+        "max_positions": int(of("max_position_embeddings") or 0),
+    }
+    numbers["head_dim"] = number("head_dim", int, max(numbers["embed_dim"] // heads, 1))
+    if heads % numbers["num_kv_heads"]:
+        mistakes.append(f"num_key_value_heads={numbers['num_kv_heads']} must divide {heads} heads")
+    activation = of("hidden_activation") or of("hidden_act")
+    if kind.startswith("gemma") and activation == "gelu":  # what transformers makes of it
+        activation = "gelu_pytorch_tanh"
+    if activation not in _ACTIVATIONS:
+        mistakes.append(f"hidden_act={activation} is not supported")
+    for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
+        if fields.get(name):
+            mistakes.append(f"{name}={fields[name]} is not supported")
+    for name in ("quantization_config", "num_experts", "num_local_experts"):
+        if fields.get(name):
+            mistakes.append(f"{name} is not supported; give a dense policy in 16 or 32 bits")
+    windows = _windows(kind, of, numbers["num_layers"], mistakes)
+    rope, local = _rotations(kind, fields, of, mistakes)
+    gemma = kind.startswith("gemma")
+    return ModelConfig(
+        **numbers,
+        rope_theta=rope[0],
+        rope_scaling=rope[1],
+        local_rope_theta=local,
+        windows=windows if any(windows) else (),
+        tie_embeddings=bool(of("tie_word_embeddings")),
+        activation=_ACTIVATIONS.get(activation, "silu"),
+        query_scale=number("query_pre_attn_scalar", float) if gemma else 0.0,
+        attention_softcap=float(of("attn_logit_softcapping") or 0) if gemma else 0.0,
+        logits_softcap=float(of("final_logit_softcapping") or 0) if gemma else 0.0,
+        **family.flags,
+    )
+
+
+_NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+
+
+def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int, ...]:
+    """The window of each layer, 0 where there is none."""
+    size = of("sliding_window") or 0
+    types = of("layer_types")
+    if kind in ("qwen2", "qwen3") and not of("use_sliding_window"):
+        size = 0
+    if types is None:
+        if kind in ("qwen2", "qwen3"):
+            first = of("max_window_layers")
+            first = 28 if first is None else first
+            is_sliding = [i >= first for i in range(layers)]
+        elif kind == "gemma2":
+            is_sliding = [i % 2 == 0 for i in range(layers)]
+        elif kind == "gemma3_text":
+            every = of("_sliding_window_pattern") or of("sliding_window_pattern")
+            is_sliding = [(i + 1) % every != 0 for i in range(layers)]
+        else:
+            is_sliding = [kind == "mistral"] * layers
+    else:
+        if len(types) != layers or not {*types} <= {_FULL, _SLIDING}:
+            mistakes.append(f"layer_types={types} must be {layers} of {_FULL}, {_SLIDING}")
+            return ()
+        is_sliding = [kind != "llama" and name == _SLIDING for name in types]
+        if any(is_sliding) and not size:
+            mistakes.append("layer_types has layers with a window, but sliding_window is missing")
+    return tuple(size if sliding else 0 for sliding in is_sliding)
+
+
+def _rotations(
+    kind: str, fields: Mapping[str, Any], of: Any, mistakes: list[str]
+) -> tuple[tuple[float, RopeScaling | None], float]:
+    """(base, scaling), and the base of layers with a window where it is another."""
+    theta = float(of("rope_theta"))
+    local = float(of("rope_local_base_freq")) if kind == "gemma3_text" else 0.0
+    given = fields.get("rope_parameters")
+    if given is None:
+        return (theta, _scaling(fields.get("rope_scaling"), mistakes)), local
+    if _FULL in given:
+        inside = given.get(_SLIDING) or {}
+        local = float(inside.get("rope_theta") or local)
+        if _scaling(inside, mistakes) is not None:
+            mistakes.append("rope_parameters: scaling in layers with a window is not supported")
+        given = given[_FULL]
+    return (float(given.get("rope_theta") or theta), _scaling(given, mistakes)), local
+
+
+def _scaling(given: Mapping[str, Any] | None, mistakes: list[str]) -> RopeScaling | None:
+    given = given or {}
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if given.get("partial_rotary_factor") not in (None, 1, 1.0):
+        mistakes.append("rope_parameters: partial_rotary_factor is not supported")
+    if kind == "default":
+        return None
+    names = {
+        "linear": ("factor",),
+        "llama3": (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        ),
+    }
+    if kind not in names:
+        mistakes.append(f"rope_scaling of type {kind} is not supported; linear and llama3 are")
+        return None
+    missing = [name for name in names[kind] if not isinstance(given.get(name), int | float)]
+    if missing:
+        mistakes.append(f"rope_scaling of type {kind} needs {', '.join(missing)}")
+        return None
+    factor, *rest = (float(given[name]) for name in names[kind])
+    if not rest:
+        return RopeScaling(factor)
+    return RopeScaling(factor, rest[0], rest[1], int(rest[2]))
+
+
+def to_fields(config: ModelConfig) -> dict[str, Any] | None:
+    """config.json of the first family that computes the same; None where none does."""
+    config = dataclasses.replace(config, max_positions=config.max_positions or _POSITIONS)
+    for kind in FAMILIES:
+        fields = _fields(kind, config)
+        mistakes: list[str] = []
+        if from_fields(fields, mistakes) == config and not mistakes:
+            return fields
+    return None
+
+
+def _fields(kind: str, config: ModelConfig) -> dict[str, Any]:
+    c, family, gemma = config, FAMILIES[kind], kind.startswith("gemma")
+    activation = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[c.activation]
+    fields: dict[str, Any] = {
+        "architectures": [family.architecture],
+        "model_type": kind,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.embed_dim,
+        "intermediate_size": c.mlp_dim,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "hidden_act": activation,
+        "max_position_embeddings": c.max_positions,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tie_embeddings,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": _scaling_fields(c.rope_scaling),
+        "attention_bias": False,
+    }
+    if kind == "llama":
+        return fields | {"mlp_bias": False}
+    window = max(c.windows, default=0)
+    types = [_SLIDING if size else _FULL for size in c.windows or [0] * c.num_layers]
+    fields |= {"sliding_window": window or None}
+    if kind == "mistral":
+        return fields
+    fields |= {"layer_types": types}
+    if kind in ("qwen2", "qwen3"):
+        first = types.index(_SLIDING) if window else c.num_layers
+        return fields | {"use_sliding_window": bool(window), "max_window_layers": first}
+    if gemma:
+        fields |= {
+            "hidden_activation": activation,
+            "query_pre_attn_scalar": c.query_scale or c.head_dim,
+            "attn_logit_softcapping": c.attention_softcap or None,
+            "final_logit_softcapping": c.logits_softcap or None,
+        }
+    if kind == "gemma3_text":
+        fields |= {"rope_local_base_freq": c.local_rope_theta or c.rope_theta}
+    return fields
+
+
+_POSITIONS = 32_768  # of a policy that does not say how many it was trained for
+
+
+def _scaling_fields(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    if not scaling.original_length:
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_length,
+    }
+
+
+def write(
+    folder: Path, config: ModelConfig, dtype: str, eos_ids: Sequence[int], where: str
+) -> None:
+    """Writes config.json and, where there are end tokens, generation_config.json.
+
+    Raises:
+        UserError: no family computes what `config` says.
+    """
+    fields = to_fields(config)
+    if fields is None:
+        raise errors.UserError(
+            f"{where}: none of {', '.join(FAMILIES)} has this architecture ({config}), so "
+            "transformers could not load it; change policy.*"
+        )
+    fields["torch_dtype"] = dtype
+    if eos_ids:
+        ids = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
+        fields["eos_token_id"] = ids
+        _write(folder / "generation_config.json", {"eos_token_id": ids})
+    _write(folder / "config.json", fields)
+
+
+def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,279 @@
+"""Safetensors of Hugging Face <-> parameters: names, layouts, and the reading and writing.
+
+There a matrix is [out, in], and each layer's stands by itself; here it is [in..., out...], stacked
+over the layers. A device's part is read from the files by itself, an array at a time: at no time
+does the host hold the whole policy beside the result.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import Mesh
+
+from mapo_jax import errors, model, sharding
+
+_DTYPES = ("F32", "BF16", "F16")
+_SHARD_BYTES = 5 * 10**9  # of a file, about
+_SHOWN = 3  # tensors named in a mistake
+_INDEX = "model.safetensors.index.json"
+
+
+class _Array(NamedTuple):
+    """Where one of our arrays comes from."""
+
+    names: tuple[str, ...]  # of the tensors: one, or one a layer
+    shape: tuple[int, ...]  # ours; with the layers in front where it is stacked
+    inputs: int  # how many of its axes, layers aside, go in; 0: not a matrix
+    is_stacked: bool
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """Of each tensor."""
+        axes = self.shape[1:] if self.is_stacked else self.shape
+        if not self.inputs:
+            return (math.prod(axes),) if self.is_stacked else axes
+        return math.prod(axes[self.inputs :]), math.prod(axes[: self.inputs])
+
+
+def _arrays(config: model.ModelConfig) -> model.Params:
+    """The tree of the parameters with an `_Array` for each."""
+    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    norms = {
+        "attention_norm": "input_layernorm",
+        "mlp_norm": "post_attention_layernorm",
+        "q_norm": "self_attn.q_norm",
+        "k_norm": "self_attn.k_norm",
+    }
+    if config.post_norms:
+        norms |= {
+            "attention_post_norm": "post_attention_layernorm",
+            "mlp_norm": "pre_feedforward_layernorm",
+            "mlp_post_norm": "post_feedforward_layernorm",
+        }
+    inner = {x: f"self_attn.{x}_proj" for x in "qkvo"}
+    inner |= {x: f"mlp.{x}_proj" for x in ("gate", "up", "down")}
+    ends = {
+        "embedding": _Array(
+            ("model.embed_tokens.weight",), shapes["ends"]["embedding"].shape, 0, False
+        ),
+        "norm": {
+            "scale": _Array(("model.norm.weight",), shapes["ends"]["norm"]["scale"].shape, 0, False)
+        },
+    }
+    if not config.tie_embeddings:
+        ends["head"] = _Array(("lm_head.weight",), shapes["ends"]["head"].shape, 1, False)
+
+    def layered(path, x):
+        name, kind = (key.key for key in path)
+        tensor = (norms | inner)[name] + (".bias" if kind == "bias" else ".weight")
+        names = tuple(f"model.layers.{i}.{tensor}" for i in range(config.num_layers))
+        inputs = 0 if kind != "kernel" else 2 if name == "o" else 1
+        return _Array(names, x.shape, inputs, True)
+
+    return {"ends": ends, "layers": jax.tree_util.tree_map_with_path(layered, shapes["layers"])}
+
+
+class _Folder:
+    """The tensors of a folder by their names, as they are called in a plain decoder."""
+
+    def __init__(self, path: Path):
+        self.where = f"policy.init={path}"
+        self._files: dict[str, Any] = {}
+        self._places: dict[str, tuple[str, str]] = {}  # name -> file, name there
+        for file in _files(path, self.where):
+            try:
+                self._files[file] = safetensors.safe_open(path / file, framework="np")
+            except (OSError, safetensors.SafetensorError) as error:
+                raise errors.UserError(
+                    f"{self.where}: {file} cannot be read ({error}); download it again"
+                ) from None
+            for name in self._files[file].keys():  # no dict
+                if (plain := _plain(name)) is not None:
+                    self._places[plain] = file, name
+
+    def names(self) -> set[str]:
+        return {*self._places}
+
+    def slice(self, name: str) -> Any:
+        """A tensor of which parts can be read."""
+        file, there = self._places[name]
+        return self._files[file].get_slice(there)
+
+
+def _files(path: Path, where: str) -> list[str]:
+    index = path / _INDEX
+    if index.is_file():
+        try:
+            files = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise errors.UserError(f"{where}: {_INDEX} is broken; download it again") from None
+        missing = [file for file in files if not (path / file).is_file()]
+        if missing:
+            raise errors.UserError(
+                f"{where}: {len(missing)} of {len(files)} files of {_INDEX} are missing, first "
+                f"{missing[0]}; download them"
+            )
+        return files
+    if (path / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    others = sorted(file.name for file in path.glob("*.bin"))
+    raise errors.UserError(
+        f"{where}: has no model.safetensors"
+        + (f"; {others[0]} is in PyTorch's own format: " if others else "; ")
+        + "give a folder in the safetensors format"
+    )
+
+
+def _plain(name: str) -> str | None:
+    """A tensor's name in a plain decoder; None for what a decoder has no use for."""
+    if "vision_tower" in name or "multi_modal_projector" in name or "rotary_emb" in name:
+        return None
+    for prefix in ("language_model.model.", "model.language_model."):  # Gemma 3 with pictures
+        if name.startswith(prefix):
+            return "model." + name.removeprefix(prefix)
+    return name.removeprefix("language_model.")
+
+
+def read(
+    path: Path, config: model.ModelConfig, dtype: str, mesh: Mesh | None = None
+) -> model.Params:
+    """Reads the parameters of a folder, as `pretrained.load` describes."""
+    arrays, folder = _arrays(config), _Folder(path)
+    leaves = jax.tree.leaves(arrays, is_leaf=lambda x: isinstance(x, _Array))
+    _check(folder, leaves, config)
+
+    def one(array: _Array, where: Any) -> jax.Array:
+        def part(index) -> np.ndarray:
+            return _read(folder, array, index, dtype)
+
+        if where is None:
+            return jnp.asarray(part((slice(None),) * len(array.shape)))
+        return jax.make_array_from_callback(array.shape, where, part)
+
+    shardings = jax.tree.map(lambda _: None, arrays, is_leaf=lambda x: isinstance(x, _Array))
+    if mesh is not None:
+        shardings = sharding.shardings(mesh, model.logical_axes(config))
+    return jax.tree.map(one, arrays, shardings, is_leaf=lambda x: isinstance(x, _Array))
+
+
+def _check(folder: _Folder, arrays: list[_Array], config: model.ModelConfig) -> None:
+    """Raises UserError with every tensor that is missing, has another shape or is left over."""
+    wanted = {name: array.tensor_shape for array in arrays for name in array.names}
+    names = folder.names()
+    missing = [name for name in wanted if name not in names]
+    unused = sorted(names - {*wanted} - ({"lm_head.weight"} if config.tie_embeddings else set()))
+    misshapen, mistyped = [], []
+    for name, shape in wanted.items():
+        if name in names:
+            tensor = folder.slice(name)
+            if tuple(tensor.get_shape()) != shape:
+                misshapen.append(f"{name} is {tensor.get_shape()}, not {[*shape]}")
+            if tensor.get_dtype() not in _DTYPES:
+                mistyped.append(f"{name} is {tensor.get_dtype()}")
+    lines = [
+        f"{folder.where}: {len(found)} of {len(wanted)} tensors {what}: {'; '.join(found[:_SHOWN])}"
+        + (" ..." if len(found) > _SHOWN else "")
+        + f"; {fix}"
+        for found, what, fix in (
+            (missing, "are missing", "download the folder again"),
+            (misshapen, "do not have the shapes of config.json", "download the folder again"),
+            (mistyped, f"are none of {', '.join(_DTYPES)}", "give a policy that is not quantised"),
+        )
+        if found
+    ]
+    if unused:
+        lines.append(
+            f"{folder.where}: {len(unused)} tensors that an architecture of this config.json does "
+            f"not have: {'; '.join(unused[:_SHOWN])}; is config.json of another policy?"
+        )
+    if lines:
+        raise errors.UserError(*lines)
+
+
+def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) -> np.ndarray:
+    """A part of one of our arrays."""
+    bounds = [range(*s.indices(n)) for s, n in zip(index, array.shape, strict=True)]
+    layers, axes = (bounds[0], bounds[1:]) if array.is_stacked else (range(1), bounds)
+    sizes = array.shape[1:] if array.is_stacked else array.shape
+    out = np.empty(tuple(map(len, bounds)), jnp.dtype(dtype))
+    for i, layer in enumerate(layers):
+        tensor = folder.slice(array.names[layer])
+        if array.inputs:
+            ins, outs = (
+                _rows(axes[: array.inputs], sizes[: array.inputs]),
+                _rows(axes[array.inputs :], sizes[array.inputs :]),
+            )
+            piece = tensor[outs, ins].T
+        elif len(array.tensor_shape) == 1:
+            piece = tensor[_rows(axes, sizes)]
+        else:
+            piece = tensor[tuple(slice(r.start, r.stop) for r in axes)]
+        piece = piece.reshape([len(r) for r in axes])
+        if array.is_stacked:
+            out[i] = piece
+        else:
+            out[...] = piece
+    return out
+
+
+def _rows(axes: list[range], sizes: tuple[int, ...]) -> slice:
+    """The rows that a part takes of the axes, which are one there. Only the first one is split."""
+    assert all(len(r) == n for r, n in zip(axes[1:], sizes[1:], strict=True)), axes
+    inner = math.prod(sizes[1:])
+    return slice(axes[0].start * inner, axes[0].stop * inner)
+
+
+def dtype(params: model.Params) -> str:
+    """The name of the dtype that all parameters have."""
+    (name,) = {x.dtype.name for x in jax.tree.leaves(params)}
+    return name
+
+
+def write(path: Path, config: model.ModelConfig, params: model.Params) -> None:
+    """Writes parameters as safetensors into a folder, in several files where they are large."""
+    files: list[list[str]] = [[]]
+    held: dict[str, np.ndarray] = {}
+    total = size = 0
+
+    def flush() -> None:
+        safetensors.numpy.save_file(held, path / f"part-{len(files)}", metadata={"format": "pt"})
+        files[-1].extend(held)
+        held.clear()
+
+    for name, tensor in _tensors(config, params):
+        if held and size + tensor.nbytes > _SHARD_BYTES:
+            flush()
+            files.append([])
+            size = 0
+        held[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    flush()
+    if len(files) == 1:
+        (path / "part-1").rename(path / "model.safetensors")
+        return
+    places = {}
+    for i, names in enumerate(files, 1):
+        file = f"model-{i:05}-of-{len(files):05}.safetensors"
+        (path / f"part-{i}").rename(path / file)
+        places |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (path / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[str, np.ndarray]]:
+    is_array: Callable = lambda x: isinstance(x, _Array)  # noqa: E731
+    arrays = jax.tree.leaves(_arrays(config), is_leaf=is_array)
+    for array, x in zip(arrays, jax.tree.leaves(params), strict=True):
+        for i, name in enumerate(array.names):
+            piece = np.asarray(x[i] if array.is_stacked else x)
+            if array.inputs:
+                piece = piece.reshape(math.prod(piece.shape[: array.inputs]), -1).T
+            yield name, np.ascontiguousarray(piece.reshape(array.tensor_shape))
