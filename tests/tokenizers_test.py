@@ -121,8 +121,8 @@ def test_samples_decode(ids):
 
 
 def test_no_such_file(tmp_path):
-    for path in (tmp_path / "none.model", tmp_path):
-        with pytest.raises(errors.UserError, match="cannot be read") as raised:
+    for path, what in ((tmp_path / "none.model", "cannot be read"), (tmp_path, "holds no")):
+        with pytest.raises(errors.UserError, match=what) as raised:
             tokenizers.load(str(path))
         assert str(raised.value).startswith(f"tokenizer.path={path}: ")
 

@@ -330,7 +330,7 @@ def _scaling_fields(scaling: RopeScaling | None) -> dict[str, Any] | None:
 def write(
     folder: Path, config: ModelConfig, dtype: str, eos_ids: Sequence[int], where: str
 ) -> None:
-    """Writes config.json and, where there are end tokens, generation_config.json.
+    """Writes config.json.
 
     Raises:
         UserError: no family computes what `config` says.
@@ -343,11 +343,6 @@ def write(
         )
     fields["torch_dtype"] = dtype
     if eos_ids:
-        ids = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
-        fields["eos_token_id"] = ids
-        _write(folder / "generation_config.json", {"eos_token_id": ids})
-    _write(folder / "config.json", fields)
-
-
-def _write(path: Path, fields: Mapping[str, Any]) -> None:
+        fields["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
+    path = folder / "config.json"
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

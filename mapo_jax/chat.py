@@ -1,0 +1,73 @@
+"""Chat templates: messages become the text that an instruction-tuned policy was trained on.
+
+Rendered by Jinja in its sandbox, with what Hugging Face's renderer offers. In the life of a batch:
+before a prompt becomes tokens (`tokenizers`). Messages are data: nothing in them is evaluated.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+from mapo_jax import errors
+
+Message = Mapping[str, str]  # role: system, user or assistant; content
+
+
+class Template:
+    """A compiled template."""
+
+    def __init__(self, source: str, names: Mapping[str, str], key: str):
+        """Compiles and tries it.
+
+        Args:
+            source: in Jinja.
+            names: what else it can print: bos_token, eos_token and so on.
+            key: begins the line of a mistake, as in tokenizer.template=chat.
+
+        Raises:
+            UserError: it is broken, or refuses a user's message.
+        """
+        self.source, self._names, self._key = source, names, key
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise errors.UserError(
+                f"{key}: the chat template is broken ({error}); mend it or give another"
+            ) from None
+        self.render([{"role": "user", "content": "x"}])
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation, up to where the assistant's answer begins."""
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._names,
+            )
+        except Exception as error:  # whatever a template does is not ours to mend
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise errors.UserError(
+                f"{self._key}: the chat template does not take a user's message ({reason}); give "
+                "another"
+            ) from None
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
