@@ -4,12 +4,12 @@ Before the first batch of a run and after its last. `configs` turns config.json 
 and back, `weights` reads and writes safetensors, `gguf` makes a folder of a GGUF file.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, tokenizers
@@ -65,6 +65,18 @@ def save(
     Raises:
         UserError: the directory is not empty or cannot be written, or no family is like `config`.
     """
+    tensors = weights.tensors(config, params)
+    save_tensors(directory, config, tensors, weights.dtype(params), tokenizer)
+
+
+def save_tensors(
+    directory: str | Path,
+    config: model.ModelConfig,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """As `save`, of tensors that have the names and shapes of Hugging Face, one after the other."""
     directory, eos_ids = Path(directory), tokenizer.eos_ids if tokenizer else ()
     where = f"--output={directory}"
     try:
@@ -76,8 +88,8 @@ def save(
             whole.mkdir()
             if tokenizer is not None:
                 tokenizer.save(whole)
-            configs.write(whole, config, weights.dtype(params), eos_ids, where)
-            weights.write(whole, config, params)
+            configs.write(whole, config, dtype, eos_ids, where)
+            weights.write(whole, tensors)
             if directory.exists():
                 directory.rmdir()
             shutil.move(whole, directory)

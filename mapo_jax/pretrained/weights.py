@@ -7,7 +7,7 @@ does the host hold the whole policy beside the result.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,8 +237,8 @@ def dtype(params: model.Params) -> str:
     return name
 
 
-def write(path: Path, config: model.ModelConfig, params: model.Params) -> None:
-    """Writes parameters as safetensors into a folder, in several files where they are large."""
+def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes named tensors as safetensors into a folder, in several files where they are large."""
     files: list[list[str]] = [[]]
     held: dict[str, np.ndarray] = {}
     total = size = 0
@@ -248,7 +248,7 @@ def write(path: Path, config: model.ModelConfig, params: model.Params) -> None:
         files[-1].extend(held)
         held.clear()
 
-    for name, tensor in _tensors(config, params):
+    for name, tensor in tensors:
         if held and size + tensor.nbytes > _SHARD_BYTES:
             flush()
             files.append([])
@@ -268,7 +268,8 @@ def write(path: Path, config: model.ModelConfig, params: model.Params) -> None:
     (path / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[str, np.ndarray]]:
+def tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters by the names and in the shapes of Hugging Face, one after the other."""
     is_array: Callable = lambda x: isinstance(x, _Array)  # noqa: E731
     arrays = jax.tree.leaves(_arrays(config), is_leaf=is_array)
     for array, x in zip(arrays, jax.tree.leaves(params), strict=True):
