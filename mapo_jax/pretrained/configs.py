@@ -301,7 +301,7 @@ def _fields(kind: str, config: ModelConfig) -> dict[str, Any]:
     if gemma:
         fields |= {
             "hidden_activation": activation,
-            "query_pre_attn_scalar": c.query_scale or c.head_dim,
+            "query_pre_attn_scalar": _whole(c.query_scale or c.head_dim),
             "attn_logit_softcapping": c.attention_softcap or None,
             "final_logit_softcapping": c.logits_softcap or None,
         }
@@ -311,6 +311,11 @@ def _fields(kind: str, config: ModelConfig) -> dict[str, Any]:
 
 
 _POSITIONS = 32_768  # of a policy that does not say how many it was trained for
+
+
+def _whole(value: float) -> float | int:
+    """As an integer where it is one, which transformers insists on."""
+    return int(value) if value == int(value) else value
 
 
 def _scaling_fields(scaling: RopeScaling | None) -> dict[str, Any] | None:
