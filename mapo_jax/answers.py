@@ -1,33 +1,78 @@
 """Finds the answer in a response and compares it with the truth: what the rewards stand on.
 
-Everything here runs in the trainer's own process on text that a policy made up, so it is linear in
-the length of that text and never raises. What needs symbolic algebra is not decided here.
+Text that a policy made up is hostile: everything that runs in the trainer's own process is linear
+in its length and never raises. It settles numbers, units, fractions, lists and plain text; what
+needs algebra goes to a `Verifier`, whose worker processes are killed when they take too long.
 """
 
+import os
 import re
 from fractions import Fraction
+from typing import NamedTuple
+
+from mapo_jax import workers
 
 STYLES = ("boxed", "answer", "hash", "last_number")
 
 _MAX_NUMBER_CHARS = 1000  # a longer answer is compared as text only; int() refuses 4,300 digits
+_MAX_MATH_CHARS = 500  # a longer answer is not looked at as mathematics
+_MAX_EXPONENT = 1000  # of a power of ten
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 
 _THINK_TAGS = re.compile(r"(</?think>)")
 _BRACES = re.compile(r"(\\boxed\s*\{)|\\[{}\\]|([{}])")
 _ANSWER_IS = re.compile(r"\banswer\W{0,3}(?:is\b|:)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(rf"(?:(?<![\w)])-)?(?:{_DIGITS})(?:/[0-9]+)?")
+_LAST_DIGIT = re.compile(r"[0-9]")
 
 _THIN_SPACE = re.compile(r"\\[!,;:]")
 _MARKUP = re.compile(
-    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[ ()\[\]]|\\(?=[$%])|\$|\^\{?\\circ\}?|\u00b0"
+    r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|limits)(?![A-Za-z])|\\[ ()\[\]]"
+    r"|\\(?=[$%])|\$|\^\s*\{?\s*\\circ\s*\}?|\u00b0|\\degree(?![A-Za-z])|[\u201c\u201d\u20ac\u00a3\"`]|''|~"
 )
-_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}"
+)
+_FRAC = re.compile(r"\\[dtc]?frac(?![A-Za-z])")
+_FRAC_PARTS = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9a-z]))\s*(?:\{([^{}]*)\}|([0-9a-z]))")
+_ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|([0-9a-z]))")
+_SCRIPT = re.compile(r"([\^_])\s*\{\s*(-?\w+)\s*\}")
+_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/"})
+_WORDS = (
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-z])"), "*"),
+    (re.compile(r"\\div(?![a-z])"), "/"),
+    (re.compile(r"\\pi(?![a-z])|\u03c0"), " pi "),
+    (re.compile(r"\\pm(?![a-z])|\u00b1"), "+-"),
+    (re.compile(r"\\infty(?![a-z])|\u221e"), "infinity"),
+    (re.compile(r"\\leq?(?![a-z])|\u2264"), "<="),
+    (re.compile(r"\\geq?(?![a-z])|\u2265"), ">="),
+    (re.compile(r"\\(?:lt)(?![a-z])"), "<"),
+    (re.compile(r"\\(?:gt)(?![a-z])"), ">"),
+    (re.compile(r"\\neq?(?![a-z])|\u2260"), "!="),
+    (re.compile(r"\\(?:q?quad|,|;)(?![a-z])"), " "),
+    (re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log)\s*\{(\w+)\}"), r"\1 \2"),
+    (re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log)(?![a-z])"), r"\1"),
+    (re.compile(r"\u221a\s*\(?([0-9a-z]+)\)?"), r"sqrt(\1)"),
+    (re.compile(r"\\(?:emptyset|varnothing)(?![a-z])|\u2205"), "emptyset"),
+    (re.compile(r"\u00b2"), "^2"),
+    (re.compile(r"\u00b3"), "^3"),
+)
+_LOOSE_SPACE = re.compile(r"(?<![0-9a-z]) | (?![0-9a-z])|(?<=[0-9]) (?=[a-z])")
+_NAME = re.compile(r"([a-z](?:_?[0-9])?(?:\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*=\s*(?!=)(.+)")
 _NUMBER = re.compile(
-    rf"(?:[a-z]\s*=\s*)?([+-]?)\s*({_DIGITS})(?:\s*/\s*({_DIGITS}))?"
-    r"\s*%?\s*([a-z](?:[a-z ./]|\^[23])+)?"
+    rf"([+-]?)\s*({_DIGITS})(?:\s*/\s*(\(-(?:{_DIGITS})\)|{_DIGITS}))?"
+    r"(?:\s*\*?\s*10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|e([+-]?[0-9]+))?"
+    r"\s*(%)?\s*([a-z](?:[a-z ./']|\^\(?[23]\)?)+|(?<= )[mglsh])?"
 )
-_NOT_A_UNIT = re.compile(r"\b(?:pi|dozen|hundred|thousand|[mbtr]+illion|and|or|to)\b")
+_MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)\s*([a-z]{2,})?")
+_POWER_OF_TEN = re.compile(r"([+-]?)\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?")
+_NOT_A_UNIT = re.compile(r"\b(?:pi|dozen|hundred|thousand|[mbtr]+illion|and|or|to|sqrt|infinity)\b")
+_AND = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
+_IN_BASE = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?")
+_GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
+_OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
+_CHOSEN = re.compile(r"(?:\(([a-z])\)|([a-z])[.:)])\s*\S")
+_NO_UNITS = {"percent", "degrees", "degree", "units", "unit", "dollars", "dollar", "usd"}
 
 
 def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
@@ -51,22 +96,80 @@ def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
     return None
 
 
-def is_equal(prediction: str | None, gold: str) -> bool:
-    """Says whether two answers are the same number or, where one is no number, the same text.
+def is_equal(prediction: str | None, gold: str, verifier: "Verifier | None" = None) -> bool:
+    """Says whether two answers are the same.
 
-    Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`), a
-    dollar or percent sign, a full stop at the end; a unit counts only where both answers name one.
+    Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
+    mixed), a power of ten, a dollar or percent sign, a full stop at the end; a unit counts only
+    where both answers name one, and `x =` only where both name a variable. Lists are compared part
+    by part, in any order unless in brackets. All else is compared as text, without LaTeX's dress,
+    case and white space, or, where a verifier is given, by algebra.
+
+    Args:
+        prediction: what was found in a response; None is never right.
+        gold: the right answer.
+        verifier: asked about what the text alone does not settle.
     """
     if prediction is None:
         return False
-    prediction, gold = _normalize(str(prediction)), _normalize(str(gold))
+    prediction, gold = str(prediction).strip(), str(gold).strip()
     if prediction == gold:
         return True
-    number, gold_number = _parse_number(prediction), _parse_number(gold)
-    if number is None or gold_number is None:
-        return False
-    (value, unit), (gold_value, gold_unit) = number, gold_number
-    return value == gold_value and (unit == gold_unit or not unit or not gold_unit)
+    verdict = _compare(_normalize(prediction), _normalize(gold))
+    if verdict is None:
+        return verifier is not None and verifier.verify(prediction, gold)
+    return verdict
+
+
+def canonical(answer: str) -> str:
+    """One spelling for the answers that are the same by text and number: what votes are counted by.
+
+    A number is its reduced fraction; units, which may be left out, do not count.
+    """
+    text = _normalize(answer.strip())
+    named = _NAME.fullmatch(text) if len(text) <= _MAX_MATH_CHARS else None
+    number = _parse_number(named[2] if named else text)
+    return str(number.value) if number else _tight(text)
+
+
+class Verifier:
+    """Judges by symbolic algebra, the package math-verify, in worker processes.
+
+    An answer on which a worker spends more than `timeout` seconds, or more memory than it may, is
+    wrong; the worker is killed and replaced. Several threads may ask at once.
+    """
+
+    def __init__(self, timeout: float = 2.0, processes: int | None = None):
+        """Workers start with the first question, or at the beginning of a `with` block.
+
+        Args:
+            timeout: seconds for an answer.
+            processes: default: one a core, from two, so that a new one can warm up, to four.
+        """
+        processes = processes or min(max(os.cpu_count() or 1, 2), 4)
+        self._pool = workers.Pool("mapo_jax.algebra", processes, timeout)
+
+    @property
+    def timeouts(self) -> int:
+        """Answers that took too long, or too much memory."""
+        return self._pool.failures
+
+    def verify(self, prediction: str, gold: str) -> bool:
+        """Asks a worker. Raises UserError where math-verify is not installed."""
+        if max(len(prediction), len(gold)) > _MAX_MATH_CHARS:
+            return False
+        return self._pool.ask([prediction, gold]) is True
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> "Verifier":
+        self._pool.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 def _without_thoughts(text: str) -> str:
@@ -116,8 +219,14 @@ def _hash(text: str) -> str:
 
 
 def _last_number(text: str) -> str:
+    """The last number; it stands in the last run without white space that holds a digit."""
+    backwards = _LAST_DIGIT.search(text[::-1])
+    if backwards is None:
+        return ""
+    end = len(text) - backwards.start()
+    head = text[max(0, end - _MAX_NUMBER_CHARS) : end].replace("\u2212", "-").split()
     last = ""
-    for match in _LAST_NUMBER.finditer(text.replace("\u2212", "-")):
+    for match in _LAST_NUMBER.finditer(head[-1]):
         last = match[0]
     return last
 
@@ -127,25 +236,203 @@ _EXTRACTORS = {"boxed": _boxed, "answer": _answer, "hash": _hash, "last_number":
 
 def _normalize(text: str) -> str:
     """Takes off LaTeX's dress, case and white space at the ends and in runs."""
-    text = _THIN_SPACE.sub("", text.replace("\u2212", "-").replace("{,}", ","))
-    text = _MARKUP.sub(" ", _FRAC.sub(r"\1/\2", _TEXT.sub(r" \1 ", text)))
-    return " ".join(text.casefold().split()).strip("* ").removesuffix(".").rstrip("* ")
+    if len(text) > _MAX_NUMBER_CHARS:
+        return " ".join(text.casefold().split())
+    text = text.translate(_SIGNS)
+    if text.startswith("\\boxed") and text.endswith("}"):
+        text = _boxed(text)
+    if "\\" in text or "{" in text:
+        text = text.replace("\\\\", ";")  # a new row of a matrix
+        text = _THIN_SPACE.sub("", text.replace("{,}", ","))
+        text = _FRAC.sub(r"\\frac", _TEXT.sub(r" \1 ", text))
+    text = _MARKUP.sub(" ", text).casefold()
+    if not text.isascii() or "\\" in text or "{" in text:
+        text = _plain_math(text)
+    return " ".join(text.split()).strip("* ,;").removesuffix(".").rstrip("* ")
 
 
-def _parse_number(text: str) -> tuple[Fraction, str] | None:
-    """The value and the unit of a normalized answer; None where it is no single number."""
+def _plain_math(text: str) -> str:
+    """Writes fractions, roots, scripts and signs of LaTeX in a line: (1+x)/2, sqrt(3), x^2."""
+    for pattern, plain in _WORDS:
+        text = pattern.sub(plain, text)
+    for _ in range(6):  # what is nested deeper stays as it is
+        before = text
+        text = _ROOT.sub(lambda m: f"sqrt({(m[1] or m[2] or '').strip()})", text)
+        text = _SCRIPT.sub(r"\1\2", text)
+        text = _FRAC_PARTS.sub(_fraction, text)
+        if text == before:
+            break
+    return text
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """A fraction in a line; a whole number before it makes it a mixed one."""
+    above, below = (x.strip() for x in (match[1] or match[2] or "", match[3] or match[4] or ""))
+    parts = [x if _is_simple(x, i) else f"({x})" for i, x in enumerate((above, below))]
+    before = match.string[: match.start()].rstrip()
+    return (" " if before[-1:].isdigit() else "") + "/".join(parts)
+
+
+def _is_simple(text: str, is_below: int) -> bool:
+    """Whether it needs no parentheses above or below a bar."""
+    inside = text[1:] if not is_below else text
+    return not any(sign in inside for sign in "+-" + ("*/" if is_below else ""))
+
+
+def _tight(text: str) -> str:
+    """Without the white space that means nothing; between two digits it does."""
+    return _LOOSE_SPACE.sub("", text)
+
+
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def _compare(a: str, b: str) -> bool | None:
+    """Compares two normalized answers; None where that takes algebra."""
+    if a == b:
+        return True
+    if not a or not b or max(len(a), len(b)) > _MAX_NUMBER_CHARS:
+        return False
+    number, other = _parse_number(a), _parse_number(b)
+    if number and other:
+        return _same_number(number, other)
+    if max(len(a), len(b)) > _MAX_MATH_CHARS:
+        return False
+    if _tight(a) == _tight(b):
+        return True
+    if _IN_BASE.fullmatch(a) and _IN_BASE.fullmatch(b):
+        return False
+    name, other_name = _NAME.fullmatch(a), _NAME.fullmatch(b)
+    if name and other_name and name[1] != other_name[1]:
+        return False
+    if name or other_name:
+        return _compare(name[2] if name else a, other_name[2] if other_name else b)
+    for one, two in ((a, b), (b, a)):
+        option = _OPTION.fullmatch(two)
+        if option:
+            chosen = _OPTION.fullmatch(one) or _CHOSEN.match(one)
+            if chosen:
+                return option[1] == next(filter(None, chosen.groups()))
+    parts, other_parts = _parts(a), _parts(b)
+    if parts or other_parts:
+        return _compare_parts(parts, other_parts)
+    if a.isalpha() and b.isalpha() and min(len(a), len(b)) > 3:  # two words, and not the same
+        return False
+    return None
+
+
+def _compare_parts(a: tuple[str, list[str]] | None, b: tuple[str, list[str]] | None) -> bool | None:
+    """Lists: of the same length, with parts that are equal; in this order where in brackets."""
+    if a is None or b is None:
+        brackets, _ = a or b or ("", [])
+        return None if brackets else False
+    (brackets, parts), (other_brackets, others) = a, b
+    kinds = {brackets, other_brackets} - {""}
+    if len(parts) != len(others) or len(kinds) == 2:  # (1, 2) is not [1, 2]
+        return False
+    is_ordered = bool(kinds - {"{}"})
+    if is_ordered and "" in (brackets, other_brackets):
+        return None
+    left, verdict = list(others), True
+    for i, part in enumerate(parts):
+        verdicts = [_compare(part, other) for other in ([others[i]] if is_ordered else left)]
+        if True in verdicts:
+            left.pop(0 if is_ordered else verdicts.index(True))
+        elif None in verdicts:
+            verdict = None
+        else:
+            return False
+    return verdict
+
+
+def _parts(text: str) -> tuple[str, list[str]] | None:
+    """(brackets, parts) of a list; None where it is none."""
+    text = text.replace("\\{", "{").replace("\\}", "}")
+    brackets = ""
+    if text[:1] in _PAIRS and text[-1:] in ")]}":
+        brackets, inner = text[0] + text[-1], text[1:-1]
+        if _depth_stays(inner):
+            text = inner
+        else:
+            brackets = ""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+    parts.append(text[start:].strip())
+    if not brackets:
+        words = [_NAME.sub(r"\2", word) for word in _AND.split(text)]
+        if len(words) >= len(parts) and all(map(_parse_number, words)):
+            parts = words
+    return (brackets, parts) if len(parts) > 1 and all(parts) else None
+
+
+def _depth_stays(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+class _Number(NamedTuple):
+    value: Fraction
+    unit: str = ""
+    is_percent: bool = False
+
+
+def _same_number(a: _Number, b: _Number) -> bool:
+    """A unit counts where both name one; 50% is 50 and 0.5, as graders of this field have it."""
+    if a.unit and b.unit and a.unit != b.unit:
+        return False
+    if a.is_percent != b.is_percent:
+        percent, other = (a, b) if a.is_percent else (b, a)
+        return other.value in (percent.value, percent.value / 100)
+    return a.value == b.value
+
+
+def _parse_number(text: str) -> _Number | None:
+    """A normalized answer as a number; None where it is no single one."""
     if len(text) > _MAX_NUMBER_CHARS:
         return None
+    if text.isdecimal() and text.isascii():
+        return _Number(Fraction(int(text)))
+    if text[:2] != "(-" and text[:1] == "(" and text[-1:] == ")" and "," not in text:
+        text = text[1:-1]
+    if " " in text and (grouped := _GROUPS.match(text)):
+        text = grouped[0].replace(" ", "") + text[grouped.end() :]
+    mixed = _MIXED.fullmatch(text)
+    if mixed and int(mixed[4]):
+        value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
+        return _Number(-value if mixed[1] == "-" else value, mixed[5] or "")
+    power = _POWER_OF_TEN.fullmatch(text)
+    if power:
+        return _scaled(_Number(Fraction(-1 if power[1] == "-" else 1)), power[2])
     match = _NUMBER.fullmatch(text)
     if match is None:
         return None
-    sign, numerator, denominator, unit = match.groups(default="")
+    sign, numerator, denominator, power_of_ten, exponent, percent, unit = match.groups(default="")
     if _NOT_A_UNIT.search(unit):
         return None
     value = Fraction(numerator.replace(",", ""))
     if denominator:
-        divisor = Fraction(denominator.replace(",", ""))
+        divisor = Fraction(denominator.replace(",", "").strip("()"))
         if divisor == 0:
             return None
         value /= divisor
-    return (-value if sign == "-" else value), unit.strip()
+    unit = unit.strip()
+    number = _Number(
+        -value if sign == "-" else value,
+        "" if unit in _NO_UNITS else unit,
+        bool(percent) or unit == "percent",
+    )
+    return _scaled(number, power_of_ten or exponent or "0")
+
+
+def _scaled(number: _Number, exponent: str) -> _Number | None:
+    if len(exponent) > 5 or abs(int(exponent)) > _MAX_EXPONENT:
+        return None
+    return number._replace(value=number.value * Fraction(10) ** int(exponent))

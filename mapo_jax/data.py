@@ -36,17 +36,28 @@ def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
 
 
 def encode_examples(
-    task: Task, tokenizer: Tokenizer, examples: Sequence[dict], name: str, max_prompt_tokens: int
+    task: Task,
+    tokenizer: Tokenizer,
+    examples: Sequence[dict],
+    name: str,
+    max_prompt_tokens: int,
+    too_long: str = "drop",
 ) -> tuple[list[tuple[int, list[int]]], int]:
-    """Encodes the prompts of the examples of the set `name` and drops those that are too long.
+    """Encodes the prompts of the examples of the set `name`.
+
+    Of those that are too long the last tokens are kept where `too_long` is "truncate": the end is
+    where the instruction and the beginning of the answer stand. Else they are dropped.
 
     Returns:
-        (index in examples, prompt tokens) of those that are kept, and the number dropped.
+        (index in examples, prompt tokens) of those that are kept, and how many are too long.
 
     Raises:
         UserError: none is left.
     """
     encoded = [tokenizer.encode_prompt(task.prompt(example)) for example in examples]
+    number = sum(len(ids) > max_prompt_tokens for ids in encoded)
+    if too_long == "truncate":
+        return [(i, ids[-max_prompt_tokens:]) for i, ids in enumerate(encoded)], number
     kept = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= max_prompt_tokens]
     if not kept:
         shortest = min(map(len, encoded), default=0)
@@ -54,7 +65,7 @@ def encode_examples(
             f"data.max_prompt_tokens={max_prompt_tokens}: all {len(encoded)} prompts of "
             f"{task.name}'s set {name} are longer; set it to {shortest} (the shortest) or more"
         )
-    return kept, len(encoded) - len(kept)
+    return kept, number
 
 
 def encode_demonstrations(

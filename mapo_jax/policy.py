@@ -54,7 +54,7 @@ def find(config: config_lib.Config) -> Source:
     run = folder = None
     if not init:
         tokenizer = _tokenizer(config, "")
-        numbers = dataclasses.asdict(config.policy)
+        numbers: dict[str, Any] = dataclasses.asdict(config.policy)
         del numbers["init"]
         architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():

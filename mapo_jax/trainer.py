@@ -136,13 +136,15 @@ class _Run:
             self.records = metrics.Records(mirror, self.restored, c.log.tensorboard, wandb_run)
 
     def _encode(self, examples, name: str) -> list[tuple[int, list[int]]]:
-        kept, dropped = data.encode_examples(
-            self.task, self.tokenizer, examples, name, self.config.data.max_prompt_tokens
+        limit, too_long = self.config.data.max_prompt_tokens, self.config.data.too_long
+        kept, number = data.encode_examples(
+            self.task, self.tokenizer, examples, name, limit, too_long
         )
-        if dropped:
+        if number:
+            what = "are left out" if too_long == "drop" else "lose their beginning"
             self.console.print(
-                f"{name}: {dropped} of {len(examples)} prompts are longer than "
-                f"data.max_prompt_tokens={self.config.data.max_prompt_tokens} and are left out"
+                f"{name}: {number} of {len(examples)} prompts are longer than "
+                f"data.max_prompt_tokens={limit} and {what}"
             )
         return kept
 

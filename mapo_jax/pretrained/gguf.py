@@ -22,7 +22,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from mapo_jax import errors, pretrained, tokenizers
 from mapo_jax.model import ModelConfig
 
-_FLAGS: dict[str, dict[str, bool]] = {"llama": {}, "qwen2": {"qkv_bias": True}}
+_FLAGS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"qkv_bias": True}}
 _FLAGS["qwen3"] = {"qk_norm": True}
 _ENDS = {
     "token_embd.weight": "model.embed_tokens.weight",

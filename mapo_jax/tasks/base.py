@@ -9,12 +9,22 @@ from mapo_jax import errors
 from mapo_jax.rewards import RewardFunction
 
 
+INSTRUCTION = (
+    "First think inside <think> </think>, then put the final answer in \\boxed{}."  # the paper's
+)
+
+
+def prompt(example: dict) -> str:
+    """Returns the question and, as in the paper, the instruction to think first and to box."""
+    return f"{example['question']}\n{INSTRUCTION}\n"
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A task; an example is a dict that holds at least `question` and `answer`, both text."""
 
     name: str
-    train: Sequence[dict]
+    train: Sequence[dict]  # empty where it is for evaluation only
     evals: Mapping[str, Sequence[dict]]  # evaluation sets by name
     prompt: Callable[[dict], str]
     reward: RewardFunction

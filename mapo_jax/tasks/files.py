@@ -1,4 +1,4 @@
-"""Reads JSON lines: rows with the place where each stands, and every mistake in them.
+"""Reads JSON lines and JSON lists: rows with the place of each, and every mistake in them.
 
 `read` and `parse` append `FILE:LINE: what is wrong` to a list; `check` raises them together.
 """
@@ -25,8 +25,47 @@ def read(path: Path, mistakes: list[str]) -> list[Row]:
     if not content:
         mistakes.append(f"{path}: empty; one JSON object a line is needed")
         return []
+    if path.suffix == ".json":
+        return _list(path, content, mistakes)
     lines = [(f"{path}:{n}", line) for n, line in enumerate(content.split(b"\n"), 1)]
     return parse(lines, _object, mistakes)
+
+
+def _list(path: Path, content: bytes, mistakes: list[str]) -> list[Row]:
+    try:
+        rows = json.loads(content)
+        if not isinstance(rows, list):
+            raise ValueError("not a list")
+    except (ValueError, RecursionError) as error:
+        mistakes.append(f"{path}: not a JSON list of objects ({error}); give another file")
+        return []
+    places = [(f"{path}: row {n}", row) for n, row in enumerate(rows, 1)]
+    return parse(places, _is_object, mistakes)
+
+
+def _is_object(row: object) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return row
+
+
+def find(data_path: str, name: str, files: Sequence[str]) -> Path:
+    """The file of a task: the path itself, or the first of `files` in that directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(data_path)
+    if data_path and path.is_file():
+        return path
+    for file in files:
+        if data_path and (path / file).is_file():
+            return path / file
+    where = f"data.path={data_path}" if data_path else "data.path=''"
+    raise errors.UserError(
+        f"{where}: {name} is read from a file; give it, or the directory that holds "
+        f"{' or '.join(files)}"
+    )
 
 
 def parse(rows: Iterable[tuple[str, object]], fn: Callable, mistakes: list[str]) -> list[Row]:

@@ -15,11 +15,7 @@ from typing import Any
 
 from mapo_jax import errors, rewards
 from mapo_jax.tasks import files
-from mapo_jax.tasks.base import Task, merge_options
-
-INSTRUCTION = (
-    "First think inside <think> </think>, then put the final answer in \\boxed{}."  # the paper's
-)
+from mapo_jax.tasks.base import Task, merge_options, prompt
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _FINAL = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
@@ -38,11 +34,6 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         reward=rewards.accuracy_and_format,
         demonstration=demonstration,
     )
-
-
-def prompt(example: dict) -> str:
-    """Returns the question and, as in the paper, the instruction to think first and to box."""
-    return f"{example['question']}\n{INSTRUCTION}\n"
 
 
 def demonstration(example: dict) -> str:

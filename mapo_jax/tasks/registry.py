@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.tasks import arithmetic, gsm8k, jsonl
+from mapo_jax.tasks import arithmetic, gsm8k, jsonl, math, words
 from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
     "gsm8k": gsm8k.make,
     "jsonl": jsonl.make,
+    "math": math.make,
+    "multiarith": words.make_multiarith,
+    "svamp": words.make_svamp,
 }
 
 

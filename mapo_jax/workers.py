@@ -1,0 +1,171 @@
+"""Worker processes for what may never end: asked by JSON over pipes, killed and replaced.
+
+A worker is `python -m mapo_jax.workers MODULE`: it imports MODULE and answers each line of its
+input, a question, with a line, `MODULE.answer(question)`. It ends with its input, so none outlives
+the process that asks.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import resource
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors
+
+_ROOT = str(Path(__file__).resolve().parent.parent)
+_START = 120.0  # seconds until a worker has imported its module, on the busiest machine
+_MEMORY = 4 * 2**30  # bytes of address space
+
+
+class Pool:
+    """Workers that answer questions, each within a time. Several threads may ask at once."""
+
+    def __init__(self, module: str, size: int, timeout: float):
+        """Makes a pool; its processes start with `start` or the first question.
+
+        Args:
+            module: has a function `answer(question)`, both JSON-able.
+            size: how many processes.
+            timeout: seconds for an answer, until a worker that gives none is killed.
+        """
+        self._module, self._size = module, size
+        self._timeout = 0.9 * timeout  # killing takes some of it
+        self._idle: queue.Queue[_Worker] = queue.Queue()  # first in, first out: new ones warm up
+        self._lock, self._is_started = threading.Lock(), False
+        self.failures = 0  # questions without an answer in time
+
+    def start(self) -> None:
+        """Starts all workers and waits until they are ready.
+
+        Raises:
+            UserError: the module cannot be imported there.
+        """
+        with self._lock:
+            if self._is_started:
+                return
+            started = [_Worker(self._module, self._timeout) for _ in range(self._size)]
+            for worker in started:
+                worker.wait_until_ready()
+                self._idle.put(worker)
+            self._is_started = True
+
+    def ask(self, question: Any) -> Any:
+        """The answer; None where there was none in time."""
+        self.start()
+        worker = self._idle.get()
+        try:
+            worker.wait_until_ready()
+            answer = worker.ask(question, self._timeout)
+        except _Failed:
+            worker.kill()
+            with self._lock:
+                self.failures += 1
+            worker, answer = _Worker(self._module, self._timeout), None
+        self._idle.put(worker)
+        return answer
+
+    def close(self) -> None:
+        """Ends all workers; a later question starts new ones."""
+        with self._lock:
+            while self._is_started and not self._idle.empty():
+                self._idle.get().kill()
+            self._is_started = False
+
+
+class _Failed(Exception):
+    """No answer in time, or the process is gone."""
+
+
+class _Worker:
+    def __init__(self, module: str, timeout: float):
+        command = [sys.executable, "-m", "mapo_jax.workers", module, str(timeout)]
+        paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+        )
+        self._is_ready, self._buffer = False, b""
+
+    def wait_until_ready(self) -> None:
+        if not self._is_ready:
+            try:
+                mistake = self._read(_START)
+            except _Failed:
+                mistake = "it does not start"
+            if mistake is not None:
+                self.kill()
+                raise errors.UserError(f"answers: worker processes cannot be used: {mistake}")
+            self._is_ready = True
+
+    def ask(self, question: Any, timeout: float) -> Any:
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise _Failed from None
+        return self._read(timeout)
+
+    def _read(self, timeout: float) -> Any:
+        assert self._process.stdout is not None
+        pipe, end = self._process.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([pipe], [], [], max(end - time.monotonic(), 0))
+            piece = os.read(pipe, 65536) if ready else b""
+            if not piece:
+                raise _Failed
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+    def kill(self) -> None:
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        self._process.wait()
+
+
+def main(module: str, timeout: float) -> None:
+    """Answers questions until there are no more."""
+    lines, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
+
+    def reply(value: Any) -> None:
+        out.write(json.dumps(value).encode() + b"\n")
+        out.flush()
+
+    try:
+        answer = importlib.import_module(module).answer
+    except ImportError as error:
+        reply(str(error))
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    reply(None)
+    for line in lines:
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        # Ends a worker that nobody is there to kill any more.
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used + timeout) + 2, hard))
+        try:
+            reply(answer(json.loads(line)))
+        except (Exception, RecursionError):
+            reply(None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))
