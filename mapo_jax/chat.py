@@ -37,10 +37,11 @@ class Template:
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals.update(
-            raise_exception=_raise,
-            strftime_now=lambda form: datetime.datetime.now().strftime(form),
-        )
+        functions: dict[str, Any] = {
+            "raise_exception": _raise,
+            "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+        }
+        environment.globals |= functions
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:

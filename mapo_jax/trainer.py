@@ -97,6 +97,8 @@ class _Run:
         self.reward = self.task.reward
         if c.task.reward:
             self.reward = loading.load_function(c.task.reward, "task.reward")
+        for note in self.task.notes:
+            console.print(note)
         self.prompts = self._encode(self.task.train, "train")
         self.eval_sets = {}
         for name, examples in self.task.evals.items():

@@ -29,7 +29,7 @@ def test_rows_from_files(tmp_path):
     (example,) = task.evals["test"]
     assert len(task.train) == 2
     assert example["answer"] == "1034"
-    assert task.prompt(example) == f"{ROW['question']}\n{gsm8k.INSTRUCTION}\n"
+    assert task.prompt(example) == f"{ROW['question']}\n{base.INSTRUCTION}\n"
     assert task.demonstration(example) == (
         r"<think>She has 1000+34=1034 apples.</think> \boxed{1034}"
     )

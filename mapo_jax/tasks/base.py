@@ -8,7 +8,6 @@ from typing import Any
 from mapo_jax import errors
 from mapo_jax.rewards import RewardFunction
 
-
 INSTRUCTION = (
     "First think inside <think> </think>, then put the final answer in \\boxed{}."  # the paper's
 )
@@ -29,6 +28,7 @@ class Task:
     prompt: Callable[[dict], str]
     reward: RewardFunction
     demonstration: Callable[[dict], str] | None  # a response to learn from in the warm-up
+    notes: tuple[str, ...] = ()  # what a user should know of the data, such as rows left out
 
 
 def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 `data.path` is a directory with the training rows, `math_train.json` or `train.jsonl`, and the
 evaluation rows, `math500_test.jsonl` or `test.jsonl`. A row has `problem`, and `answer` or a
-`solution` whose last box holds it. Answers are judged by algebra where text does not settle them.
+`solution` whose last box holds it; rows without are counted and left out. Answers are judged by algebra where text does not settle them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from mapo_jax import answers, rewards
+from mapo_jax import answers, errors, rewards
 from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task, merge_options, prompt
 
@@ -20,25 +20,24 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task; it has no options, and nothing in it is random."""
     merge_options(options, {})
     mistakes: list[str] = []
-    train, test = (
-        [
-            example
-            for _, example in files.parse(
-                files.read(files.find(data_path, f"math's {part} set", names), mistakes),
-                _example,
-                mistakes,
-            )
-        ]
-        for part, names in (("training", _TRAIN), ("evaluation", _TEST))
-    )
+    sets, notes = {}, []
+    for part, names in (("training", _TRAIN), ("evaluation", _TEST)):
+        path = files.find(data_path, f"math's {part} set", names)
+        rows = files.parse(files.read(path, mistakes), _example, mistakes)
+        sets[part] = [example for _, example in rows if example["answer"]]
+        if left_out := len(rows) - len(sets[part]):
+            notes.append(f"{path}: {left_out} of {len(rows)} rows have no answer and are left out")
     files.check(data_path, mistakes)
+    if mistakes := [f"{data_path}: no {part} row has an answer" for part in sets if not sets[part]]:
+        raise errors.UserError(*mistakes)
     return Task(
         name="math",
-        train=train,
-        evals={"math500": test},
+        train=sets["training"],
+        evals={"math500": sets["evaluation"]},
         prompt=prompt,
         reward=rewards.symbolic_accuracy_and_format,
         demonstration=None,
+        notes=tuple(notes),
     )
 
 
@@ -48,6 +47,6 @@ def _example(row: dict) -> dict:
     answer = row.get("answer")
     if answer is None and isinstance(row.get("solution"), str):
         answer = answers.extract(row["solution"], ("boxed",))
-    if not isinstance(answer, str) or not answer.strip():
-        raise ValueError("no answer, neither in the field answer nor boxed in the solution")
-    return {"question": row["problem"].strip(), "answer": answer.strip()}
+    if answer is not None and not isinstance(answer, str):
+        raise ValueError("the field answer is no text")
+    return {"question": row["problem"].strip(), "answer": (answer or "").strip()}
