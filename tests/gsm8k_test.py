@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import gsm8k, registry
+from mapo_jax.tasks import base, gsm8k, registry
 
 ROW = {
     "question": "Ann has 1,000 apples and buys 34. How many has she?",
