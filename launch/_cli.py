@@ -11,8 +11,9 @@ import errno
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,7 @@ class Arguments:
     config: Any  # what `read` returned
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
+    flags: dict[str, str]  # the launcher's own; "" for a switch
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,6 +102,7 @@ def parse(
     read: Callable[[Any], Any] = config_lib.from_config_dict,
     check: Callable[[Any, int], list[str]] = validation.validate,
     processes: bool = False,
+    extra: Mapping[str, str] = MappingProxyType({}),
 ) -> Arguments:
     """Reads the command line, loads the experiment and checks everything.
 
@@ -109,13 +112,17 @@ def parse(
         read: turns the experiment's tree into a config.
         check: lists the mistakes in it, given the number of devices.
         processes: whether the launcher may be one of several processes.
+        extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
 
     Raises:
         UserError: with a line for each mistake.
     """
     lines: list[str] = []
-    known = ("--config", "--workdir", *(_BY_HAND if processes else ()))
-    switches = ("--distributed",) if processes else ()
+    own = {flag.partition(" ")[0]: flag for flag in extra}
+    values = tuple(name for name, flag in own.items() if " " in flag)
+    known = ("--config", "--workdir", *values, *(_BY_HAND if processes else ()))
+    switches = tuple(name for name in own if name not in values)
+    switches += ("--distributed",) if processes else ()
     flags, settings = _split(argv, known, switches, lines)
     join = _processes(flags, lines)
     path, _, presets = flags.get("--config", "").partition(":")
@@ -128,7 +135,8 @@ def parse(
             "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
         )
     if wants_help:
-        usage = USAGE + PROCESSES if processes else USAGE
+        usage = USAGE + "".join(f"\n{flag:31} {text}" for flag, text in extra.items())
+        usage += PROCESSES if processes else ""
         raise _Help(_help(description, usage, path, module))
 
     before = len(lines)
@@ -153,7 +161,8 @@ def parse(
         raise errors.UserError(*lines)
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
     workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
-    return Arguments(config, workdir, tuple(f"{key}={text}" for key, text in settings))
+    overrides = tuple(f"{key}={text}" for key, text in settings)
+    return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
 
 
 def _split(
@@ -176,7 +185,7 @@ def _split(
                 words.pop(0)  # its value
             continue
         if not equals:
-            if not words or words[0].startswith("--"):
+            if not words or (words[0].startswith("--") and name != "--prompt"):
                 lines.append(f"{name}: a value is missing; give {name}=VALUE")
                 continue
             value = words.pop(0)

@@ -4,11 +4,12 @@ Nothing here has state: the examples of a step follow from the seed and the posi
 number, so a run that goes on from a checkpoint sees the same batches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from mapo_jax import errors
+from mapo_jax.config import DataConfig
 from mapo_jax.tasks.base import Task
 from mapo_jax.tokenizers import Tokenizer
 
@@ -66,6 +67,26 @@ def encode_examples(
             f"{task.name}'s set {name} are longer; set it to {shortest} (the shortest) or more"
         )
     return kept, number
+
+
+def encode_set(
+    task: Task,
+    tokenizer: Tokenizer,
+    examples: Sequence[dict],
+    name: str,
+    config: DataConfig,
+    say: Callable[[str], None],
+) -> list[tuple[int, list[int]]]:
+    """`encode_examples` as the configuration has it; tells how many prompts are too long."""
+    limit = config.max_prompt_tokens
+    kept, number = encode_examples(task, tokenizer, examples, name, limit, config.too_long)
+    if number:
+        what = "are left out" if config.too_long == "drop" else "lose their beginning"
+        say(
+            f"{name}: {number} of {len(examples)} prompts are longer than data.max_prompt_tokens="
+            f"{limit} and {what}"
+        )
+    return kept
 
 
 def encode_demonstrations(

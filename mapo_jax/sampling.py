@@ -12,6 +12,7 @@ need, and no collective over `data` or `fsdp` sits in the loop.
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ class SamplingConfig:
     eos_ids: tuple[int, ...] = ()  # each of them ends a response
     lanes: int | None = None  # prompts decoded at once on each shard; None: all
     width: int | None = None  # rollouts of a prompt decoded at once; None: the group
+    on_token: Callable | None = None  # told of each step's tokens i32[lanes, width]; one device
 
 
 def sample(
@@ -175,6 +177,8 @@ def _sample_shard(params, prompts, key, *, config, settings):
             rollout, age.reshape(-1)
         )
         token, logp = (x.reshape(Q, W) for x in draw(logits, keys, settings))
+        if settings.on_token is not None:
+            jax.debug.callback(settings.on_token, token, ordered=True)
         ended = functools.reduce(jnp.logical_or, [token == e for e in settings.eos_ids], False)
         used = age + 1
         stop = (row < R) & (ended | (used >= limits_R[jnp.minimum(row, R - 1)]))

@@ -27,6 +27,7 @@ class Tokenizer(Protocol):
 
     vocab_size: int  # 1 + the largest id
     eos_ids: tuple[int, ...]  # each of them ends a response
+    template: chat.Template | None  # prompts are a user's turn in it; None: plain text
     pad_id: int  # any token will do: padding is masked everywhere
 
     def encode_prompt(self, text: str) -> list[int]:

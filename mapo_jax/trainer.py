@@ -42,8 +42,9 @@ from mapo_jax.console import Console
 from mapo_jax.rollouts import Batch, Experience, Rollouts
 from mapo_jax.tasks import registry
 
-# What a key is for, folded into the key of the step. Initialisation uses step 0.
-_INIT, _SAMPLING, _ADVANTAGES, _EVALUATION = range(4)
+# What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
+# evaluation, whose purpose is 3.
+_INIT, _SAMPLING, _ADVANTAGES = range(3)
 
 
 def train(
@@ -99,13 +100,10 @@ class _Run:
             self.reward = loading.load_function(c.task.reward, "task.reward")
         for note in self.task.notes:
             console.print(note)
-        self.prompts = self._encode(self.task.train, "train")
-        self.eval_sets = {}
-        for name, examples in self.task.evals.items():
-            kept = self._encode(examples, name)[: c.eval.problems]
-            self.eval_sets[name] = evaluation.EvalSet(
-                [examples[i] for i, _ in kept], [ids for _, ids in kept]
-            )
+        self.prompts = data.encode_set(
+            self.task, self.tokenizer, self.task.train, "train", c.data, console.print
+        )
+        self.eval_sets = evaluation.prepare(c, self.task, self.tokenizer, console.print)
         if c.warmup.steps:
             self.demonstrations = self._encode_demonstrations()
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
@@ -136,19 +134,6 @@ class _Run:
                 self.profile = mirror.local / "profile"
             wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
             self.records = metrics.Records(mirror, self.restored, c.log.tensorboard, wandb_run)
-
-    def _encode(self, examples, name: str) -> list[tuple[int, list[int]]]:
-        limit, too_long = self.config.data.max_prompt_tokens, self.config.data.too_long
-        kept, number = data.encode_examples(
-            self.task, self.tokenizer, examples, name, limit, too_long
-        )
-        if number:
-            what = "are left out" if too_long == "drop" else "lose their beginning"
-            self.console.print(
-                f"{name}: {number} of {len(examples)} prompts are longer than "
-                f"data.max_prompt_tokens={limit} and {what}"
-            )
-        return kept
 
     def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
         """(example, prompt, response) of what the warm-up learns from."""
@@ -325,11 +310,9 @@ class _Run:
                 self.tokenizer,
                 self.reward,
                 self.eval_sets,
-                self._key(0, _EVALUATION),
+                evaluation.key_of(c.seed),
                 self.mesh,
-                batch=c.eval.batch,
-                max_prompt_tokens=c.data.max_prompt_tokens,
-                max_new_tokens=c.rollout.max_new_tokens,
+                **evaluation.settings(c),
             )
             self._record("eval", "rl", step, values)
             accuracy = values[f"eval/{next(iter(self.eval_sets))}/accuracy_sampled"]

@@ -316,6 +316,16 @@ def _resource_mistakes(config: Config) -> list[str]:
             + (", or give task.options.demonstration" if config.task.name == "jsonl" else "")
         )
 
+    if task and not task.train:
+        lines.append(
+            f"task.name={config.task.name}: has no rows to train on; evaluate on it with eval.sets="
+            f"{config.task.name}=PATH"
+        )
+        task = None
+    from mapo_jax import evaluation
+
+    attempt(evaluation.further_tasks, config.eval.sets, config.seed)
+
     reward = task.reward if task else None
     if config.task.reward:
         reward = attempt(loading.load_function, config.task.reward, "task.reward")

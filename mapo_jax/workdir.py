@@ -96,13 +96,14 @@ def add_start(
         "argv": sys.argv,
         "overrides": list(overrides),
         "continued_after": continued_after,
-        "environment": _environment(),
+        "environment": environment(),
     }
     write_json(path, run | {"starts": [*run["starts"], start]})
     return run["id"]
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Versions, devices and commit: what a result depends on beside its configuration."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -1,0 +1,46 @@
+"""Answers a prompt: `python launch/sample.py --config FILE --workdir DIR --prompt TEXT [-n N]`.
+
+Text is printed as it comes, then its reward where the right answer is known. Without --prompt the
+prompt is read from the standard input.
+"""
+
+import sys
+
+import _cli
+
+from mapo_jax import errors
+
+EXTRA = {
+    "--prompt TEXT": "a question of the task",
+    "-n N": "completions (default: 1)",
+    "--params PATH": "a Hugging Face folder, hub id or work directory to sample instead",
+    "--answer TEXT": "the right answer, to judge by; default: the task's own",
+    "--raw": "take the prompt as it stands: no instruction, no chat template",
+}
+
+
+def run(argv: list[str]) -> None:
+    arguments = _cli.parse(argv, __doc__ or "", extra=EXTRA)
+    flags = arguments.flags
+    n = flags.get("-n", "1")
+    if not n.isdecimal() or int(n) < 1:
+        raise errors.UserError(f"-n={n}: must be an integer >= 1")
+    prompt = flags["--prompt"] if "--prompt" in flags else sys.stdin.read().rstrip("\n")
+    if not prompt:
+        raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
+    from mapo_jax import prompting  # late: a mistake need not wait for it
+
+    prompting.run(
+        arguments.config,
+        arguments.workdir,
+        prompt,
+        params=flags.get("--params", ""),
+        n=int(n),
+        answer=flags.get("--answer"),
+        is_raw="--raw" in flags,
+        write=lambda text: print(text, end="", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(_cli.main(run))

@@ -1,0 +1,87 @@
+"""What is said of a policy's answers: pass@k, maj@k and their uncertainty, in NumPy."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_Z = 1.959964  # 95%, two-sided
+_RESAMPLES = 2000
+_CHUNK = 2**22  # draws held at once
+
+
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927)."""
+    share, z2 = successes / n, _Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a mean by the normal approximation."""
+    half = _Z * float(values.std()) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def pass_at_k(n: int, right: np.ndarray, k: int) -> np.ndarray:
+    """The chance that one of k answers is right, unbiased: 1 - C(n - c, k) / C(n, k).
+
+    Chen et al. 2021 (arXiv 2107.03374) eq. 1.
+
+    Args:
+        n: answers to each problem.
+        right: i64[problems], c, how many of them are right.
+        k: at most n.
+
+    Returns:
+        f64[problems].
+    """
+    table = [1 - math.comb(n - c, k) / math.comb(n, k) for c in range(n + 1)]
+    return np.asarray(table)[np.asarray(right, np.int64)]
+
+
+def majority(votes: Sequence[str | None]) -> int | None:
+    """Which answer the majority of a problem's answers give (self-consistency, arXiv 2203.11171).
+
+    Args:
+        votes: of each answer, in a spelling that is the same for the same answers; None does not
+            vote.
+
+    Returns:
+        The first answer with the vote that has most; of several such votes the one that was given
+        first. None where there is no vote.
+    """
+    counts: dict[str, list[int]] = {}
+    for i, vote in enumerate(votes):
+        if vote is not None:
+            counts.setdefault(vote, []).append(i)
+    return max(counts.values(), key=len)[0] if counts else None
+
+
+def bootstrap(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Resampled means of the means of groups: problems are drawn anew within each of them.
+
+    Args:
+        groups: f64[problems] of each set; one value a problem.
+
+    Returns:
+        f64[2000], the mean over the sets of each resample. The draws are the same at every call.
+    """
+    rng = np.random.default_rng(0)
+    means = []
+    for values in groups:
+        n = len(values)
+        rows = max(1, _CHUNK // n)
+        pieces = [
+            values[rng.integers(0, n, (min(rows, _RESAMPLES - start), n))].mean(1)
+            for start in range(0, _RESAMPLES, rows)
+        ]
+        means.append(np.concatenate(pieces))
+    return np.mean(means, 0)
+
+
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95% percentile interval."""
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return float(low), float(high)
