@@ -171,8 +171,11 @@ def describe(workdir: epath.Path, where: str, template: str) -> tuple[model.Mode
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
             return architecture, tokenizers.load(scratch, template)
     except (OSError, ValueError, TypeError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        )
         raise errors.UserError(
-            f"{where}: does not describe its policy (policy/{_ARCHITECTURE}: {error}); give the "
+            f"{where}: does not describe its policy (policy/{_ARCHITECTURE}: {reason}); give the "
             "work directory of a run that has begun"
         ) from None
 
