@@ -1,15 +1,11 @@
 import dataclasses
 import functools
-import json
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.numpy
 import small
 
 from mapo_jax import attention, model, sampling, scoring, sharding
@@ -313,76 +309,3 @@ def test_layers_and_keys_differ():
     kernel = a["layers"]["gate"]["kernel"]
     assert not np.array_equal(kernel[0], kernel[1])
     assert not np.array_equal(kernel, b["layers"]["gate"]["kernel"])
-
-
-# ---- Hugging Face transformers, where its saved outputs are at hand ----
-
-
-def load_hugging_face(folder):
-    """Our config and parameters from a Hugging Face folder."""
-    c = json.loads((folder / "config.json").read_text())
-    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
-    N, K, D = c["num_attention_heads"], c["num_key_value_heads"], c["hidden_size"]
-    H = c.get("head_dim") or D // N
-    config = model.ModelConfig(
-        vocab_size=c["vocab_size"],
-        num_layers=c["num_hidden_layers"],
-        embed_dim=D,
-        num_heads=N,
-        num_kv_heads=K,
-        head_dim=H,
-        mlp_dim=c["intermediate_size"],
-        rope_theta=c["rope_parameters"]["rope_theta"],
-        norm_eps=c["rms_norm_eps"],
-        tie_embeddings=c["tie_word_embeddings"],
-        qkv_bias=c["model_type"] == "qwen2",
-        qk_norm=c["model_type"] == "qwen3",
-    )
-
-    def layer(i):
-        at = lambda name: tensors.pop(f"model.layers.{i}.{name}")  # noqa: E731
-        out = {
-            "attention_norm": {"scale": at("input_layernorm.weight")},
-            "mlp_norm": {"scale": at("post_attention_layernorm.weight")},
-            "o": {"kernel": at("self_attn.o_proj.weight").T.reshape(N, H, D)},
-        }
-        for x, n in (("q", N), ("k", K), ("v", K)):
-            out[x] = {"kernel": at(f"self_attn.{x}_proj.weight").T.reshape(D, n, H)}
-            if config.qkv_bias:
-                out[x]["bias"] = at(f"self_attn.{x}_proj.bias").reshape(n, H)
-        for x in ("q", "k") if config.qk_norm else ():
-            out[f"{x}_norm"] = {"scale": at(f"self_attn.{x}_norm.weight")}
-        for x in ("gate", "up", "down"):
-            out[x] = {"kernel": at(f"mlp.{x}_proj.weight").T}
-        return out
-
-    layers = [layer(i) for i in range(config.num_layers)]
-    ends = {
-        "embedding": tensors.pop("model.embed_tokens.weight"),
-        "norm": {"scale": tensors.pop("model.norm.weight")},
-    }
-    if not config.tie_embeddings:
-        ends["head"] = tensors.pop("lm_head.weight").T
-    assert not tensors
-    return config, {"ends": ends, "layers": jax.tree.map(lambda *x: np.stack(x), *layers)}
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_equals_hugging_face(family):
-    if "MAPO_JAX_DATA" not in os.environ:
-        pytest.skip("set MAPO_JAX_DATA to a folder with oracles/*/{config.json,oracle.npz,...}")
-    folder = pathlib.Path(os.environ["MAPO_JAX_DATA"]) / "oracles" / family
-    config, params = load_hugging_face(folder)
-    oracle = np.load(folder / "oracle.npz")
-    prompts = np.zeros(oracle["input_ids"].shape, np.int32)  # right-padded
-    lengths = oracle["attention_mask"].sum(1).astype(np.int32)
-    for row, n in enumerate(lengths):
-        prompts[row, :n] = oracle["input_ids"][row, -n:]
-    logits = apply(params, config, prompts)
-    for row, n in enumerate(lengths):
-        np.testing.assert_allclose(logits[row, :n], oracle["logits"][row, -n:], atol=1e-4)
-    greedy = sampling.SamplingConfig(
-        group_size=1, max_new_tokens=oracle["greedy_ids"].shape[1], temperature=0.0
-    )
-    rollouts = sampling.sample(params, config, prompts, lengths, jax.random.key(0), greedy)
-    np.testing.assert_array_equal(rollouts.tokens[:, 0], oracle["greedy_ids"])

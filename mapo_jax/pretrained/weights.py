@@ -244,7 +244,11 @@ def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     total = size = 0
 
     def flush() -> None:
-        safetensors.numpy.save_file(held, path / f"part-{len(files)}", metadata={"format": "pt"})
+        part = path / f"part-{len(files)}"
+        part.touch()  # with the permissions that files have here: the package's own are private
+        mode = part.stat().st_mode
+        safetensors.numpy.save_file(held, part, metadata={"format": "pt"})
+        part.chmod(mode)
         files[-1].extend(held)
         held.clear()
 
