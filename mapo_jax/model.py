@@ -66,7 +66,8 @@ def _init(scale: float, *names: str):
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last axis (arXiv 1910.07467), in float32."""
+    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result has the dtype of the
+    parameters."""
 
     config: ModelConfig
     axis: str
@@ -78,9 +79,9 @@ class Norm(nn.Module):
         scale: Any = self.param("scale", init, x.shape[-1:])
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
-        scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-        scale = 1 + scale if self.config.norm_offset else scale
-        return (wide * (inverse * scale)).astype(x.dtype)
+        factor = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        factor = 1 + factor if self.config.norm_offset else factor
+        return (wide * (inverse * factor)).astype(scale.dtype)
 
 
 class Lora(nn.Module):
@@ -322,10 +323,14 @@ def _gather(params: Params, axes: Params) -> Params:
 
 
 def embed(params: Params, config: ModelConfig, tokens: Array) -> Array:
-    """Token embeddings [..., D]."""
+    """Token embeddings f32[..., D].
+
+    The residual stream that begins here stays in float32 whatever the layers compute in: rounding
+    it after each of them is what sampler and scorer differ by most in bfloat16.
+    """
     ends = _gather(params["ends"], logical_axes(config)["ends"])
     out: Any = Ends(config).apply({"params": ends}, tokens, method="encode")
-    return out
+    return out.astype(jnp.float32)
 
 
 def head(params: Params, config: ModelConfig, hidden: Array) -> Array:
@@ -358,7 +363,7 @@ def forward(
       attention_chunk: see `attend`.
 
     Returns:
-      hidden [P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
+      hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
     """
     axes = logical_axes(config)["layers"]
     axes = jax.tree.map(lambda names: names[1:], axes, is_leaf=lambda x: isinstance(x, tuple))
