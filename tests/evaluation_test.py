@@ -1,11 +1,14 @@
 """Intervals, and evaluation over calls of one shape."""
 
+import dataclasses
+import itertools
+
 import jax
 import numpy as np
 import pytest
 import small
 
-from mapo_jax import evaluation, sharding
+from mapo_jax import errors, evaluation, sharding
 
 
 class Letters:
@@ -28,21 +31,7 @@ def few_even(response, example):
     return {"reward": n / 8, "success": False, "parts": {"accuracy": float(n % 2 == 0)}}
 
 
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [(0, 10, 0.0, 0.27754), (5, 10, 0.23659, 0.76341), (10, 10, 0.72246, 1.0)],
-)
-def test_wilson_interval(successes, n, low, high):  # values of statsmodels' proportion_confint
-    np.testing.assert_allclose(evaluation.wilson_interval(successes, n), (low, high), atol=1e-5)
-
-
-def test_mean_interval():
-    low, high = evaluation.mean_interval(np.array([0.0, 1.0, 0.0, 1.0]))
-    assert (low + high) / 2 == 0.5
-    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 2, rel=1e-3)
-
-
-def evaluate(sets, batch, seed=0):
+def evaluate(sets, batch, seed=0, **options):
     return evaluation.evaluate(
         small.params(),
         small.CONFIG,
@@ -54,6 +43,7 @@ def evaluate(sets, batch, seed=0):
         batch=batch,
         max_prompt_tokens=4,
         max_new_tokens=8,
+        **options,
     )
 
 
@@ -79,6 +69,106 @@ def test_the_size_of_a_call_changes_nothing():
     assert 0 < values["eval/one/length_mean"] <= 8
     # The share is the reward's "accuracy" part, not success, which is never true here.
     assert 0 < values["eval/one/accuracy_sampled"] < 1
+
+
+class Kept:
+    """A store in memory."""
+
+    def __init__(self):
+        self.kept, self.calls = {}, 0
+
+    def rows(self, name, mode):
+        grouped = {}
+        for row in self.kept.get((name, mode), []):
+            grouped.setdefault(row["problem"], []).append(row)
+        return grouped
+
+    def add(self, name, mode, rows):
+        self.calls += 1
+        self.kept.setdefault((name, mode), []).extend(rows)
+
+
+def numbered(n, seed=0):
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(3, 40, rng.integers(1, 5)).tolist() for _ in range(n)]
+    examples = [{"question": str(i), "answer": "5"} for i in range(n)]
+    return evaluation.EvalSet(examples, prompts)
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Nine problems, four samples each, of a set in domain and one out of it."""
+    out = dataclasses.replace(numbered(5, 1), is_in_domain=False)
+    sets, store = {"in": numbered(9), "out": out}, Kept()
+    return sets, evaluate(sets, batch=8, samples=4, store=store), store
+
+
+def test_metrics_are_those_of_the_rows(several):
+    sets, values, store = several
+    for name, one in sets.items():
+        rows = store.kept[name, "sampled"]
+        assert [(r["problem"], r["sample"]) for r in rows] == [
+            (i, j) for i in range(len(one.prompts)) for j in range(4)
+        ]
+        right = np.array([r["accuracy"] for r in rows]).reshape(-1, 4)
+        assert 0 < right.mean() < 1
+        for k in (2, 4):
+            passed = [
+                np.mean([max(subset) for subset in itertools.combinations(row, k)]) for row in right
+            ]
+            np.testing.assert_allclose(values[f"eval/{name}/pass@{k}"], np.mean(passed), atol=1e-6)
+            mean = right[:, :k].mean()
+            np.testing.assert_allclose(values[f"eval/{name}/mean@{k}"], mean, atol=1e-6)
+            elected = []
+            for i, row in enumerate(right):
+                votes = [rows[4 * i + j]["response"].split()[-1:] for j in range(k)]
+                most = max(votes, key=votes.count)  # the first of those with most
+                elected.append(row[votes.index(most)])
+            np.testing.assert_allclose(values[f"eval/{name}/maj@{k}"], np.mean(elected), atol=1e-6)
+        np.testing.assert_allclose(values[f"eval/{name}/accuracy_sampled"], right.mean(), atol=1e-6)
+        lengths = [r["tokens"] for r in rows]
+        np.testing.assert_allclose(values[f"eval/{name}/length_mean"], np.mean(lengths), atol=1e-5)
+        for metric in ("accuracy_sampled", "pass@4", "maj@2", "mean@4"):
+            key = f"eval/{name}/{metric}"
+            assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
+    assert "eval/in/pass@3" not in values
+
+
+def test_in_and_out_of_domain(several):
+    _, values, _ = several
+    for suffix in ("", "_sampled"):
+        a_s, a_t = (values[f"eval/{name}/accuracy{suffix}"] for name in ("in", "out"))
+        assert values[f"overall/A_S{suffix}"] == pytest.approx(a_s, abs=1e-6)
+        assert values[f"overall/A_T{suffix}"] == pytest.approx(a_t, abs=1e-6)
+        assert values[f"overall/A{suffix}"] == pytest.approx((a_s + a_t) / 2, abs=1e-6)
+        assert values[f"overall/A{suffix}_low"] <= values[f"overall/A{suffix}"]
+
+
+def test_what_is_kept_is_not_answered_again(several):
+    sets, values, store = several
+    half = Kept()
+    half.kept = {key: [r for r in rows if r["problem"] < 4] for key, rows in store.kept.items()}
+    again = evaluate(sets, batch=8, samples=4, store=half)
+    assert half.calls == 4  # a call for what is left of each set and mode
+    assert half.kept == store.kept
+    names = [name for name in values if name != "time/eval"]
+    assert {name: again[name] for name in names} == {name: values[name] for name in names}
+    done = Kept()
+    done.kept = store.kept
+    evaluate(sets, batch=8, samples=4, store=done)
+    assert done.calls == 0
+
+
+def test_further_tasks(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"input": "1+1?", "target": 2}\n')
+    tasks = evaluation.further_tasks(f"multiarith={tmp_path}/m.jsonl", 0)
+    (task,) = tasks.values()
+    assert task.evals["multiarith"] == [{"question": "1+1?", "answer": "2"}]
+    assert evaluation.further_tasks("", 0) == {}
+    with pytest.raises(errors.UserError) as caught:
+        evaluation.further_tasks("svamp,nothing=x,multiarith=nowhere", 0)
+    assert len(caught.value.lines) == 3
+    assert "svamp is no NAME=PATH" in caught.value.lines[0]
 
 
 def test_responses_are_decoded_up_to_their_end():
