@@ -68,10 +68,12 @@ _MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)\s*([a-z]{2,})
 _POWER_OF_TEN = re.compile(r"([+-]?)\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?")
 _NOT_A_UNIT = re.compile(r"\b(?:pi|dozen|hundred|thousand|[mbtr]+illion|and|or|to|sqrt|infinity)\b")
 _AND = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
-_IN_BASE = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?")
+# What has one spelling and no algebra: numbers in another base, times and ratios.
+_LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[0-9]+:[0-9:]+ ?(?:[ap]\.?m\.?)?")
 _GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 _OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
 _CHOSEN = re.compile(r"(?:\(([a-z])\)|([a-z])[.:)])\s*\S")
+_ALGEBRA = "mapo_jax.algebra"
 _NO_UNITS = {"percent", "degrees", "degree", "units", "unit", "dollars", "dollar", "usd"}
 
 
@@ -147,7 +149,7 @@ class Verifier:
             processes: default: one a core, from two, so that a new one can warm up, to four.
         """
         processes = processes or min(max(os.cpu_count() or 1, 2), 4)
-        self._pool = workers.Pool("mapo_jax.algebra", processes, timeout)
+        self._pool = workers.Pool(_ALGEBRA, processes, timeout)
 
     @property
     def timeouts(self) -> int:
@@ -300,7 +302,7 @@ def _compare(a: str, b: str) -> bool | None:
         return False
     if _tight(a) == _tight(b):
         return True
-    if _IN_BASE.fullmatch(a) and _IN_BASE.fullmatch(b):
+    if _LITERAL.fullmatch(a) and _LITERAL.fullmatch(b):
         return False
     name, other_name = _NAME.fullmatch(a), _NAME.fullmatch(b)
     if name and other_name and name[1] != other_name[1]:

@@ -2,11 +2,12 @@
 
 from fractions import Fraction
 
+import answer_pairs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapo_jax import answers
+from mapo_jax import answers, errors
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,118 @@ def test_a_megabyte_of_anything_is_survived(unit):
 def test_a_box_around_many_braces_is_found():
     inside = "{" * 10**5 + "}" * 10**5
     assert answers.extract(rf"\boxed{{{inside}}}", ("boxed",)) == inside
+
+
+# ---- labelled pairs, with and without algebra ----
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with answers.Verifier() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    with answers.Verifier(timeout=0.5) as made:
+        yield made
+
+
+def test_labelled_pairs_by_text():
+    for expected, block in ((True, answer_pairs.SAME), (False, answer_pairs.DIFFERENT)):
+        for a, b in answer_pairs.pairs(block):
+            for prediction, gold in ((a, b), (b, a)):
+                assert answers.is_equal(prediction, gold) is expected, (prediction, gold)
+
+
+def test_labelled_pairs_by_algebra(verifier):
+    blocks = (answer_pairs.SAME, answer_pairs.SAME_BY_ALGEBRA, answer_pairs.DIFFERENT)
+    for expected, block in zip((True, True, False), blocks, strict=True):
+        for a, b in answer_pairs.pairs(block):
+            for prediction, gold in ((a, b), (b, a)):
+                assert answers.is_equal(prediction, gold, verifier) is expected, (prediction, gold)
+    assert verifier.timeouts == 0
+
+
+def test_text_settles_what_it_can(monkeypatch):
+    """A worker is not asked what is plain."""
+
+    class Nobody:
+        def verify(self, prediction, gold):
+            raise AssertionError((prediction, gold))
+
+    for block in (answer_pairs.SAME,):
+        for a, b in answer_pairs.pairs(block):
+            assert answers.is_equal(a, b, Nobody())
+    for a, b in (("5", "6"), ("1/2", "0.51"), ("(1,2)", "(2,1)"), ("x=5", "6"), ("", "5")):
+        assert not answers.is_equal(a, b, Nobody())
+
+
+@pytest.mark.parametrize(
+    ("answer", "canonical"),
+    [
+        ("1,234", "1234"),
+        (r"\frac{2}{4}", "1/2"),
+        ("0.50", "1/2"),
+        ("18 dollars", "18"),
+        ("x = 5", "5"),
+        ("50\\%", "50"),
+        ("Blue Whale ", "blue whale"),
+        (r"3\sqrt {2}", "3sqrt(2)"),
+        ("9" * 2000, "9" * 2000),
+        ("", ""),
+    ],
+)
+def test_canonical(answer, canonical):
+    assert answers.canonical(answer) == canonical
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "9^{9^{9^{9}}}",
+        r"\tan^{99999} x",
+        "(a+b+c+d+e)^{40}",
+        "(" * 200 + "1" + ")" * 200,
+        "99999999999!",
+    ],
+)
+def test_what_takes_for_ever_is_wrong(hostile, impatient):
+    before = impatient.timeouts
+    assert not answers.is_equal(hostile, r"\sqrt{2}", impatient)
+    assert impatient.timeouts == before + 1
+    assert answers.is_equal(r"\sqrt{8}", r"2\sqrt{2}", impatient)  # another worker answers
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "9" * 10**6,
+        "{" * 10**5,
+        "}" * 10**5,
+        "9**9**9**9",
+        "1e999999999",
+        "\0" * 1000,
+        "\ud800\udfff",
+        r"\frac{" * 10**4,
+        r"\sqrt{" * 100 + "2" + "}" * 100,
+        "1," * 10**5,
+        "((((" * 10**4,
+        "10^" + "9" * 400,
+        "1/" * 200,
+        "-" * 10**5,
+    ],
+)
+def test_hostile_answers_are_wrong(hostile, impatient):
+    for gold in ("5", r"\sqrt{7}"):
+        for text in (hostile, rf"\boxed{{{hostile}}}"):
+            prediction = answers.extract(text)
+            assert not answers.is_equal(prediction, gold, impatient)
+            answers.canonical(text)
+
+
+def test_math_verify_is_missing(monkeypatch):
+    monkeypatch.setattr(answers, "_ALGEBRA", "mapo_jax.no_such_module")
+    with pytest.raises(errors.UserError, match="worker processes cannot be used") as caught:
+        answers.Verifier(processes=1).verify("a", "b")
+    assert len(caught.value.lines) == 1

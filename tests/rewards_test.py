@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -212,3 +213,37 @@ def test_overlong_is_the_penalty_of_dapo():
     assert set(judged.parts) == {"accuracy"}
     half = rewards.overlong(judged, lengths / 20_480, penalty=0.5, buffer=1.0)
     np.testing.assert_allclose(half.parts["overlong"], -0.5 * lengths / 20_480, atol=1e-6)
+
+
+def test_the_symbolic_reward_knows_algebra():
+    example = {"answer": r"\frac{\sqrt{2}}{2}"}
+    text = r"<think>hm</think> \boxed{\frac{1}{\sqrt{2}}}"
+    assert rewards.symbolic_accuracy_and_format(text, example)["success"]
+    assert not rewards.accuracy_and_format(text, example)["success"]
+    wrong = rewards.symbolic_accuracy_and_format(r"\boxed{\sqrt{2}}", example)
+    assert wrong == {"reward": 0.0, "success": False, "parts": {"accuracy": 0.0, "format": 0.0}}
+    cut = rewards.symbolic_accuracy_and_format(text, example, finished=False)
+    assert cut["parts"] == {"accuracy": 0.0, "format": 1.0}
+    assert rewards.reward_range(rewards.symbolic_accuracy_and_format) == (0.0, 1.0)
+
+
+def test_a_reward_with_threads_keeps_the_order():
+    barrier = threading.Barrier(4, timeout=30)
+
+    def fn(response, example):
+        barrier.wait()  # would never pass with fewer threads
+        return {"reward": int(response) / 10, "success": True, "parts": {}}
+
+    fn.threads = 4
+    judged = rewards.judge(fn, [str(i) for i in range(8)], [{}] * 8)
+    np.testing.assert_allclose(judged.rewards, np.arange(8) / 10)
+
+
+def test_a_reward_with_threads_that_raises_is_one_line():
+    def fn(response, example):
+        raise ValueError("no")
+
+    fn.threads = 2
+    with pytest.raises(errors.UserError, match="fn raised ValueError: no") as caught:
+        rewards.judge(fn, ["a", "b"], [{}] * 2)
+    assert len(caught.value.lines) == 1

@@ -1,0 +1,432 @@
+"""Labelled pairs of answers, "prediction | gold" a line, as graders of this field judge them."""
+
+# Settled by numbers and text.
+SAME = r"""
+12 345 | 12345
+x=2 or x=3 | 2,3
+1, 2, and 3 | 1,2,3
+1, 2 and 3 | 3,2,1
+(x,y) = (1,2) | (1,2)
+\emptyset | ∅
+€18 | 18
+x = 2\text{ or }x=3 | 2,3
+6 1/2 hours | 6.5
+\boxed{\frac{1}{2}} | 1/2
+(-\infty,2)\cup(3,\infty) | (-\infty, 2) \cup (3, \infty)
+x = 1, y = 2 | x=1,y=2
+1,234 | 1234
+1{,}234 | 1234
+1\,234 | 1234
+$1,234.00 | 1234
+\$5 | 5
+5 dollars | 5
+$5.50 | 5.5
+42. | 42
+42.0 | 42
+**42** | 42
++7 | 7
+-0 | 0
+\text{42} | 42
+\boxed{42} | 42
+50\% | 50
+50% | 50
+50 percent | 50
+0.5 | 1/2
+0.5 | \frac{1}{2}
+\frac12 | 1/2
+\frac 12 | 1/2
+\frac{3}4 | 0.75
+\dfrac{3}{4} | \frac{3}{4}
+\tfrac{3}{4} | \frac{3}{4}
+-\frac{1}{2} | -0.5
+\frac{-1}{2} | -\frac{1}{2}
+\frac{1}{-2} | -\frac{1}{2}
+1\frac{1}{2} | 3/2
+1 \frac{1}{2} | 1.5
+1 1/2 | 1.5
+2\frac{3}{4} | \frac{11}{4}
+3 \times 10^5 | 300000
+3\times10^{5} | 300000
+3 \cdot 10^{-2} | 0.03
+3e5 | 300000
+1.5e-3 | 0.0015
+10^6 | 1000000
+90^\circ | 90
+90^{\circ} | 90
+90° | 90
+90 degrees | 90
+90\degree | 90
+18\text{ cm} | 18
+18 cm | 18\text{ cm}
+18\ \mathrm{cm} | 18
+18 cm^2 | 18
+18\text{ cm}^2 | 18
+18\text{ square units} | 18
+5 m | 5
+60 mph | 60
+12 apples | 12
+(A) | A
+\text{(A)} | A
+A. | A
+A) | A
+(B) 12 cm | B
+B. 12 cm | B
+\textbf{(C)} | C
+\text{Evelyn} | Evelyn
+evelyn | Evelyn
+Yes | yes
+\text{even} | even
+x = 5 | 5
+x=5 | 5
+x = 5 | x=5
+y=\frac{1}{2} | 0.5
+n = 10 | 10
+(1,2) | (1, 2)
+\left(1, 2\right) | (1,2)
+(1,\frac{1}{2}) | (1,0.5)
+\left( 3, \frac{\pi}{2} \right) | (3, \pi/2)
+(3, \frac{\pi}{2}) | \left(3,\frac{\pi}{2}\right)
+[1,2) | [1, 2)
+(-\infty, 3] | (-\infty,3]
+\{1,2,3\} | {1, 2, 3}
+\{2,1\} | \{1,2\}
+3, 5, 7 | 3,5,7
+5,3 | 3, 5
+1,-2 | -2, 1
+3 and 5 | 3, 5
+3 or 5 | 3,5
+1 \pm \sqrt{19} | 1\pm\sqrt{19}
+1±√19 | 1 \pm \sqrt{19}
+\sqrt{51} | \sqrt{51}
+\sqrt3 | \sqrt{3}
+\sqrt 3 | \sqrt{3}
+3\sqrt{13} | 3 \sqrt{13}
+11\sqrt2 | 11\sqrt{2}
+70 \sqrt{2} | 70\sqrt2
+\frac{3\sqrt{3}}{4} | \frac{3 \sqrt{3}}{4}
+3\sqrt{3}/4 | \frac{3\sqrt{3}}{4}
+\frac{\sqrt{3}}{2} | \sqrt{3}/2
+\pi | π
+2\pi | 2 \pi
+\frac{\pi}{6} | \pi/6
+-\frac{\pi}{6} | -\pi/6
+p-q | p - q
+6 - 5i | 6-5i
+2k+2 | 2k + 2
+x^3+3x-6 | x^3 + 3x - 6
+x^{2} | x^2
+x^{5} - x^4 + x^{3} - x^2 + x - 1 | x^5 - x^4 + x^3 - x^2 + x - 1
+52_8 | 52_{8}
+4210_5 | 4210_{5}
+\cot x | \cot{x}
+(a+5)(b+2) | (a + 5)(b + 2)
+\text{east} | East
+10:30 | 10:30
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix}
+007 | 7
+.5 | 0.5
+5 | 5.000
+$18$ | 18
+\(18\) | 18
+18 | 18 eggs
+2/4 | 1/2
+\frac{2}{4} | \frac{1}{2}
+0.15 | 15/100
+1.25 | \frac{5}{4}
+100\% | 100
+50\% | 0.5
+0.5 | 50 percent
+100% | 1
+x \leq 5 | x \le 5
+x \ge 3 | x ≥ 3
+2 hours | 2
+8 o'clock | 8
+\$0.75 | 0.75
+three | three
+No solution | no solution
+\text{No}  | No
+"yes" | yes
+3\frac13 | 10/3
+\text{Friday} | friday
+16\text{ inches} | 16
+16'' | 16
+1000000 | 1,000,000
+(2,-3) | (2, -3)
+f(x) = 2x+1 | 2x+1
+y = 2x + 3 | y=2x+3
+12.50 | 12.5
+$1,000 | 1000
+1,000,000 | 1000000
+-$5 | -5
+-\$5 | -5
++5 | 5
+5 | 5.
+"5" | 5
+5% | 5
+5 \% | 5
+12 hours | 12
+12 hours. | 12
+12\text{ hours} | 12
+7 days | 7 days
+15 minutes | 15
+3/4 cup | 3/4
+2 1/2 | 5/2
+1/3 | 2/6
+\frac{4}{6} | \frac{2}{3}
+\frac{10}{2} | 5
+0.125 | \frac18
+.75 | \frac{3}{4}
+-0.5 | -\frac12
+-1\frac{1}{2} | -1.5
+\frac{7}{1} | 7
+6.0 | 6
+£20 | 20
+20€ | 20
+4{,}000{,}000 | 4000000
+10^{-3} | 0.001
+1.2 \times 10^{3} | 1200
+5 \times 10^0 | 5
+30^\circ | 30
+30^{\circ}C | 30 C
+(D) | D
+d | D
+(d) | D
+\text{D} | D
+\mathrm{(B)} | B
+Answer | answer
+blue  whale | Blue Whale
+\text{ Tuesday } | Tuesday
+\text{Yes} | yes
+z = 3 | 3
+k=-2 | -2
+x = \frac{3}{2} | 1.5
+f(x) = 3 | 3
+(0,0) | (0, 0)
+( 0 , 0 ) | (0,0)
+(-1, 2, 0.5) | (-1,2,\frac{1}{2})
+(x, y) = (3, 4) | (3,4)
+[0,1] | [0, 1]
+(0,1] | \left(0, 1\right]
+\{1\} | \{1\}
+\left\{1,2\right\} | \{2, 1\}
+2, 4, 6 | 6, 4, 2
+1,2,3 | 1, 2, 3
+x=1, x=2 | 1, 2
+-3 or 3 | 3, -3
+5\sqrt{2} | 5 \sqrt{2}
+\sqrt{5}/2 | \frac{\sqrt{5}}{2}
+\frac{\sqrt 5}{2} | \frac{\sqrt{5}}{2}
+\frac{1+\sqrt{5}}{2} | (1+\sqrt{5})/2
+\frac{1 + \sqrt5}{2} | \frac{1+\sqrt{5}}{2}
+\frac{x+1}{x-1} | (x+1)/(x-1)
+4\pi | 4 \pi
+\frac{4\pi}{3} | 4\pi/3
+3x+2 | 3x + 2
+x^2 - 4x + 4 | x^{2}-4x+4
+a_{1} | a_1
+2^{n} | 2^n
+101_{2} | 101_2
+\log 2 | \log{2}
+\infty | ∞
+-\infty | -∞
+x\neq 2 | x \ne 2
+x>5 | x > 5
+1 < x < 3 | 1<x<3
+\varnothing | \emptyset
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix}1&2\\3&4\end{pmatrix}
+3:30 PM | 3:30 pm
+11:45 | 11:45
+2:1 | 2:1
+"""
+
+# The same, but it takes algebra to see.
+SAME_BY_ALGEBRA = r"""
+\frac{1}{\sqrt{2}} | \frac{\sqrt{2}}{2}
+2\cdot 3 | 6
+\sqrt{8} | 2\sqrt{2}
+x^2-1 | (x-1)(x+1)
+(x+1)^2 | x^2+2x+1
+2x+2k | 2(x+k)
+\frac{1}{2}x | \frac{x}{2}
+q - p | -p+q
+2+7i | 7i+2
+-5i+6 | 6 - 5i
+\sqrt{4} | 2
+2^{10} | 1024
+\frac{\pi}{2}+\pi | \frac{3\pi}{2}
+\sin^2 x+\cos^2 x | 1
+e^{\ln 3} | 3
+\log_2 8 | 3
+3! | 6
+\binom{5}{2} | 10
+\frac{a+b}{2} | \frac{1}{2}(a+b)
+(1, \sqrt{8}) | (1, 2\sqrt{2})
+\{ \sqrt{4}, 3\} | \{2,3\}
+x \in [1,2] | [1,2]
+\frac{10}{\sqrt{5}} | 2\sqrt5
+0.5x | \frac{x}{2}
+\left(\frac{1}{2}\right)^3 | \frac18
+y = x/2 | y=\frac12 x
+1+2+3 | 6
+\frac{\sqrt{12}}{2} | \sqrt{3}
+\dfrac{2\pi}{4} | \frac{\pi}{2}
+(x-2)(x-3) | (x-3)(x-2)
+"""
+
+DIFFERENT = r"""
+100 200 | 100
+1,2,3 | 1,2
+x=2 or x=3 | 2, 4
+(x,y)=(1,2) | (2,1)
+5 and 6 and 7 | 5, 6
+5 | 6
+5 | -5
+5 | 50
+1,2 | 12
+1/2 | 12
+1/2 | 2
+0.333 | 1/3
+1000 | 1.000
+5 apples | 5 oranges
+5 cm | 5 km
+A | B
+(A) | (B)
+A. | B
+-\frac{1}{2} | \frac{1}{2}
+1\frac{1}{2} | 11/2
+1\frac{1}{2} | 1/2
+[1,2) | (1,2]
+(1,2) | (2,1)
+(1,2) | [1,2]
+(1,2,3) | (1,2)
+3, 5 | 3, 5, 7
+3,5 | 35
+\{1,2\} | \{1,3\}
+x=5 | x=6
+x=5 | y=5
+x = 5 | 6
+\sqrt{2} | 2
+\sqrt{3} | \sqrt{2}
+2\sqrt{3} | 3\sqrt{2}
+\pi | 3
+2\pi | \pi
+5 \pi | 5
+3\times 10^5 | 3\times 10^6
+3e5 | 3e6
+10^6 | 106
+10^6 | 10
+x^2 | x^3
+x^2 | x2
+x_2 | x^2
+52_8 | 52_9
+52_8 | 528
+p-q | p+q
+p-q | q-p
+6-5i | 6+5i
+2k+2 | 2k-2
+east | west
+Evelyn | Carla
+even | odd
+yes | no
+10:30 | 10:45
+10:30 | 1030
+5 million | 5
+5 dozen | 5
+12 13 | 1213
+12 13 | 12
+5 and 6 | 5
+5 or 6 | 5
+5 to 6 | 5
+\infty | 0
+\text{no solution} | 0
+x \leq 5 | x \geq 5
+x < 5 | x \leq 5
+\frac{1}{2} | \frac{2}{1}
+\frac{12}{3} | \frac{1}{23}
+2^{10} | 210
+3\sqrt{13} | 3\sqrt{1}3
+(3,4] | [3,4]
+-1 | 1
+0 | 1
+5\% | 500
+50\% | 0.05
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+ | 5
+none | 5
+\cot x | \tan x
+1 \pm \sqrt{19} | 1 + \sqrt{19}
+5x | 5
+5x | 5y
+a | b
+abc | abd
+100 | 1e3
+3.14 | \pi
+1/0 | 0
+Monday | Tuesday
+two | three
+2 | 2^2
+18.5 | 18
+18.05 | 18.5
+1,234,567 | 1,234,568
+1.234 | 1234
+7.0001 | 7
+\frac{7}{3} | 2.33
+(x-1)(x+1) | x^2+1
+x^2+2x | x^2+2
+12.5 | 12.05
+1000 | 100
+1,000 | 1
+5 | 5.1
+-5 | 5
+2/3 | 3/2
+\frac{2}{3} | 0.66
+\frac{2}{3} | 0.67
+1/3 | 0.33
+2 1/2 | 21/2
+10^{-3} | 10^3
+1.2\times 10^3 | 12
+5 hours | 5 minutes
+7 days | 7 weeks
+12 km | 12 m
+C | D
+(C) | D
+C) 5 | D
+Tuesday | Thursday
+blue | blues
+(3,4) | (4,3)
+(3,4) | (3,4,5)
+(0,1) | (0,1]
+[0,1] | (0,1)
+\{1,2\} | \{1\}
+1,2,3 | 1,2,4
+1,1,2 | 1,2,2
+x=1 | x=-1
+\sqrt{5} | 5
+\sqrt{5}/2 | \sqrt{5}
+\frac{1+\sqrt{5}}{2} | \frac{1-\sqrt{5}}{2}
+4\pi | 4
+x+1 | x-1
+x^2 | 2x
+a_1 | a_2
+101_2 | 101_3
+\log 2 | \ln 3
+\infty | -\infty
+x > 5 | x < 5
+x \neq 2 | x = 2
+1<x<3 | 1<x<4
+3:30 | 3:45
+3:30 pm | 3:30 am
+2:1 | 1:2
+12 | 21
+0.1 | 0.01
+99 | 99.9
+5\% | 6\%
+seven | eight
+no | none
+"""
+
+
+def pairs(block: str) -> list[tuple[str, str]]:
+    """The lines of a block."""
+    lines = [line for line in block.splitlines() if line]
+    return [tuple(part.strip() for part in (" " + line).rsplit(" | ", 1)) for line in lines]
