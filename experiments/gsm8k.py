@@ -3,11 +3,11 @@
     python launch/run.py --config experiments/gsm8k.py [--config.policy.init=DIR]
         [--config.data.path=DIR]
 
-`policy.init` is a Hugging Face folder or a hub id (pip install huggingface_hub). `data.path` holds
-train.jsonl and test.jsonl; without it the rows come through tensorflow-datasets. The experiment as
-it stands trains all of Qwen2.5-0.5B-Instruct, about 30 GB. Presets for other machines; memory is
-in GB (10^9 bytes) and, as the seconds of a step, computed from shapes, not measured: at 40% of the
-full length, with half of an accelerator's nominal bandwidth and a third of its nominal FLOP/s.
+`policy.init` is a Hugging Face folder or an id of its hub. `data.path` holds train.jsonl and
+test.jsonl; without it the rows come through tensorflow-datasets. The experiment as it stands trains
+all of Qwen2.5-0.5B-Instruct, about 40 GB. Presets for other machines; memory is in GB (10^9 bytes)
+and, as the seconds of a step, computed from shapes, not measured: responses of 40% of the full
+length, half of an accelerator's nominal bandwidth and a third of its nominal FLOP/s.
 
 | preset | policy | memory | a step |
 | --- | --- | --- | --- |

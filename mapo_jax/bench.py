@@ -26,6 +26,24 @@ from mapo_jax.rollouts import Batch
 
 
 @dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """The numbers of a `model.ModelConfig` that are measured."""
+
+    vocab_size: int
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    rope_theta: float
+    norm_eps: float
+    tie_embeddings: bool
+    qkv_bias: bool
+    qk_norm: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     prompts: int
     group: int
@@ -47,7 +65,7 @@ class Config:
 
     seed: int
     repetitions: int
-    policy: model.ModelConfig
+    policy: PolicyConfig
     compute: config_lib.ComputeConfig
     batch: BatchConfig
     rollout: RolloutConfig
@@ -145,16 +163,17 @@ def measure(config: Config) -> dict[str, Phase]:
       "step", which is sampling, rewards (made up on the host), advantages and update.
     """
     batch, compute = config.batch, config.compute
+    policy = model.ModelConfig(**dataclasses.asdict(config.policy))
     P, G = batch.prompts, batch.group
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     by_prompt = sharding.by_prompt(mesh)
     tx = optimizer.make_optimizer(_OPTIMIZER)
-    state_shardings = train_step.state_shardings(config.policy, tx, mesh)
-    serving = sharding.shardings(mesh, model.logical_axes(config.policy), sharding.GATHERED)
+    state_shardings = train_step.state_shardings(policy, tx, mesh)
+    serving = sharding.shardings(mesh, model.logical_axes(policy), sharding.GATHERED)
 
     @functools.partial(jax.jit, out_shardings=state_shardings)
     def init(key):
-        return train_step.init_state(model.init_params(key, config.policy), tx)
+        return train_step.init_state(model.init_params(key, policy), tx)
 
     settings = sampling.SamplingConfig(
         group_size=G,
@@ -168,9 +187,7 @@ def measure(config: Config) -> dict[str, Phase]:
         params = train_step.cast(params, compute.dtype)
         params = jax.lax.with_sharding_constraint(params, serving)
         options = {"max_new_tokens_PG": limits_PG, "mesh": mesh}
-        return sampling.sample(
-            params, config.policy, tokens_PS, lengths_P, key, settings, **options
-        )
+        return sampling.sample(params, policy, tokens_PS, lengths_P, key, settings, **options)
 
     scoring_settings = scoring.ScoringConfig(
         remat=compute.remat,
@@ -179,13 +196,13 @@ def measure(config: Config) -> dict[str, Phase]:
     )
     split = {"microbatch": batch.microbatch, "dtype": compute.dtype}
     sample = _Compiled(sample_all)
-    score = _Compiled(train_step.make_score(config.policy, scoring_settings, mesh, **split))
+    score = _Compiled(train_step.make_score(policy, scoring_settings, mesh, **split))
     advantage = _Compiled(
         jax.jit(functools.partial(advantages.group_advantages, "mapo"), out_shardings=by_prompt)
     )
     update = _Compiled(
         train_step.make_train_step(
-            config.policy,
+            policy,
             scoring_settings,
             train_step.policy_loss(
                 surrogate="clipped",
@@ -205,7 +222,7 @@ def measure(config: Config) -> dict[str, Phase]:
     )
 
     rng = np.random.default_rng(config.seed)
-    tokens_PS = rng.integers(config.policy.vocab_size, size=(P, batch.prompt_tokens))
+    tokens_PS = rng.integers(policy.vocab_size, size=(P, batch.prompt_tokens))
     limits_PG = draw_limits(config.rollout, (P, G), config.seed)
     lengths_P = np.full(P, batch.prompt_tokens)
     prompts = (x.astype(np.int32) for x in (tokens_PS, lengths_P, limits_PG))

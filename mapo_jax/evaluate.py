@@ -92,14 +92,17 @@ class _Files:
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[evaluation.Row]]:
         if name not in self._kept:
             self._kept[name] = self._read(name)
-        grouped: dict[int, list[evaluation.Row]] = {}
-        for row in self._kept[name]:
-            if row["mode"] == mode:
-                grouped.setdefault(row["problem"], []).append(row)
-        size = 1 if mode == "greedy" else self._about["samples"]
-        whole = {problem: rows for problem, rows in grouped.items() if len(rows) == size}
-        self._say(name, mode, len(whole))
-        return whole
+        there = {problem: rows for (m, problem), rows in self._whole(self._kept[name]) if m == mode}
+        self._say(name, mode, len(there))
+        return there
+
+    def _whole(self, rows: Sequence[evaluation.Row]) -> list[tuple[tuple, list[evaluation.Row]]]:
+        """((mode, problem), its rows), where they are all there."""
+        grouped: dict[tuple, list[evaluation.Row]] = {}
+        for row in rows:
+            grouped.setdefault((row["mode"], row["problem"]), []).append(row)
+        sizes = {"greedy": 1, "sampled": self._about["samples"]}
+        return [(key, group) for key, group in grouped.items() if len(group) == sizes[key[0]]]
 
     def add(self, name: str, mode: str, rows: Iterable[evaluation.Row]) -> None:
         kept = [metrics.plain(row) for row in rows]
@@ -119,6 +122,7 @@ class _Files:
             lines = path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True)
             if lines and _line(lines[0]) == self._about:
                 rows = [row for line in lines[1:] if (row := _line(line)) is not None]
+                rows = [row for _, group in self._whole(rows) for row in group]
                 self._screen.print(f"{name}: {len(rows)} answers are there already")
             else:
                 self._screen.print(f"{path}: is of another evaluation, and begun anew")

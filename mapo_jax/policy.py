@@ -215,18 +215,24 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     return Policy(architecture, model.join(params, frozen), tokenizer, mesh, f"{step} of {workdir}")
 
 
-def open(config: config_lib.Config, workdir: epath.Path | None, params: str = "") -> Policy:
+def open(
+    config: config_lib.Config,
+    workdir: epath.Path | None,
+    params: str = "",
+    mesh: Mesh | None = None,
+) -> Policy:
     """The policy of a run's newest checkpoint, or a pretrained one, as the sampler wants it.
 
     Args:
         config: its mesh, compute, and tokenizer count.
         workdir: of the run.
         params: in its place, another work directory, a Hugging Face folder or hub id.
+        mesh: the devices; default: those of the configuration.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    c, mesh = config, sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    c, mesh = config, mesh or sharding.make_mesh(**dataclasses.asdict(config.mesh))
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
     run = epath.Path(params) if params else workdir
     where = f"--params={params}" if params else f"--workdir={workdir}"

@@ -1,6 +1,5 @@
 """A prompt in, text out as it comes, with its reward: what launch/sample.py calls."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -8,7 +7,17 @@ import numpy as np
 from etils import epath
 
 from mapo_jax import config as config_lib
-from mapo_jax import data, errors, evaluation, loading, policy, rewards, sampling, tokenizers
+from mapo_jax import (
+    data,
+    errors,
+    evaluation,
+    loading,
+    policy,
+    rewards,
+    sampling,
+    sharding,
+    tokenizers,
+)
 from mapo_jax.tasks import registry
 
 
@@ -43,8 +52,8 @@ def run(
     reward = task.reward
     if c.task.reward:
         reward = loading.load_function(c.task.reward, "task.reward")
-    alone = dataclasses.replace(c, mesh=config_lib.MeshConfig(1, 1, 1))
-    found = policy.open(alone, workdir, params)
+    one_device = sharding.make_mesh(devices=jax.devices()[:1])
+    found = policy.open(c, workdir, params, one_device)
     question = {"question": prompt}
     if is_raw:
         found.tokenizer.template = None

@@ -400,8 +400,9 @@ def _template(template: str, own: str | None, names: Mapping[str, str], key: str
     try:
         source = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise errors.UserError(
-            f"{where}: cannot be read ({error}); give chat, a file FILE.jinja, or leave it empty"
+            f"{where}: cannot be read ({reason}); give chat, a file FILE.jinja, or leave it empty"
         ) from None
     return chat.Template(source, names, where)
 

@@ -174,8 +174,7 @@ def _lora_mistakes(config: Config) -> list[str]:
     for name in targets:
         if name not in model.LORA_TARGETS:
             lines.append(
-                f"lora.targets={show(config.lora.targets)}: no matrix {show(name)}"
-                f"{did_you_mean(name, model.LORA_TARGETS)}; give some of "
+                f"lora.targets={show(config.lora.targets)}: no matrix {show(name)}; give some of "
                 f"{','.join(model.LORA_TARGETS)}"
             )
     if not config.policy.init:

@@ -171,24 +171,26 @@ def test_parameters_of_another_run(tmp_path):
     store.save(1, state, {}, 0.9)
     store.save(2, newer, {}, 0.1)
     store.close()
-    params = checkpoints.restore_params(tmp_path, abstract(state.params))
+    params, index = checkpoints.restore_params(tmp_path, abstract(state.params), "x")
+    assert index == 2
     assert_same_bits(params, newer.params)
 
+    wider = abstract(make_state(width=5).params)
     with pytest.raises(errors.UserError) as caught:
-        checkpoints.restore_params(tmp_path, abstract(make_state(width=5).params))
+        checkpoints.restore_params(tmp_path, wider, f"policy.init={tmp_path}")
     assert caught.value.lines == (
-        f"policy.init={tmp_path}: its policy has other shapes (1 of 2 arrays; first params.embed is"
-        " float32[8, 3] there and float32[8, 5] here); set the policy.* keys and tokenizer.path to "
-        f"those in {tmp_path}/config.json",
+        f"policy.init={tmp_path}: its checkpoint is not of the policy that {tmp_path}/policy "
+        "describes (1 of 2 arrays; first params.embed is float32[8, 3] there and float32[8, 5] by "
+        "that); give a work directory that nobody has changed",
     )
 
 
 def test_a_run_without_checkpoints_is_named(tmp_path):
     with pytest.raises(errors.UserError, match="has no checkpoints/"):
-        checkpoints.restore_params(tmp_path, {})
+        checkpoints.restore_params(tmp_path, {}, "policy.init=x")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(errors.UserError, match="holds no checkpoint yet"):
-        checkpoints.restore_params(tmp_path, {})
+        checkpoints.restore_params(tmp_path, {}, "policy.init=x")
 
 
 def test_an_unfinished_save_is_not_there(tmp_path):

@@ -123,10 +123,14 @@ def test_limits_name_existing_keys():
         ("rollout.width", 9, "at most batch.group=8"),
         ("task.reward", "missing.py:reward", "cannot read missing.py"),
         ("algorithm.advantage", "missing.py:fn", "cannot read missing.py"),
-        ("tokenizer.path", "missing.model", "no such file"),
+        ("tokenizer.path", "missing.model", "cannot be read"),
         ("tokenizer.path", "", "SentencePiece model"),
         ("tokenizer.path", "pyproject.toml", "not a SentencePiece model"),
-        ("policy.init", "Qwen/Qwen2.5-0.5B-Instruct", "not a work directory"),
+        ("policy.init", "Qwen/Qwen2.5-0.5B-Instruct", "hub cannot give it"),
+        ("data.too_long", "cut", "must be one of drop, truncate"),
+        ("lora.rank", -1, ">= 0"),
+        ("eval.samples", 0, ">= 1"),
+        ("eval.temperature", 0.0, "> 0"),
     ],
 )
 def test_one_mistake_is_one_line(key, value, says):

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
 flags = [
     "--xla_force_host_platform_device_count=8",
     # Compile 5 times faster: nearly all of the tests' time is compilation of tiny programs.

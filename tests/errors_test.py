@@ -17,9 +17,11 @@ import pytest
 import report
 import run
 import sentencepiece
+import small
+from etils import epath
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, loading, rewards
+from mapo_jax import checkpoints, errors, loading, policy, rewards, tokenizers
 from mapo_jax import config as config_lib
 
 # What the cases below read, in a directory that they call {files}.
@@ -72,6 +74,7 @@ def remax(rewards_G, success_G, mask_G, *, baseline): return rewards_G - baselin
     "plain.txt": "no tokenizer",
     "foreign/metrics.jsonl": "records of something else",
     "fresh/checkpoints/": "",
+    "begun/checkpoints/": "",
     "silent/metrics.jsonl": "",
     "cut/metrics.jsonl": '{"kind": "train", "phase": "rl", "step": 1}\n{"step"\n',
 }
@@ -97,8 +100,8 @@ PRESETS = (
     "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper"
 )
 NEEDS_A_MODEL = (
-    "no such file; give a SentencePiece model, which decides the vocabulary, as in "
-    "--config.tokenizer.path=tokenizer.model"
+    "missing; give a SentencePiece model, a tokenizer.json or a folder with one, which decides the "
+    "vocabulary, as in --config.tokenizer.path=tokenizer.model"
 )
 
 # Command line -> its lines on stderr; one that begins with a setting goes on from ARITHMETIC.
@@ -204,8 +207,7 @@ CASES = {
     ],
     "--config.mesh.tensor=4": [
         "mesh.tensor=4: must divide policy.num_kv_heads=2; try 2",
-        "mesh.tensor=4: must divide the vocabulary of "
-        "tokenizer.path=mapo_jax/tasks/arithmetic.model, 22 pieces; try 2",
+        "mesh.tensor=4: must divide the vocabulary of the policy, 22 tokens; try 2",
     ],
     "--config.mesh.fsdp=8 --config.policy.embed_dim=36": [
         "mesh.fsdp=8: must divide policy.embed_dim=36; try 9"
@@ -290,23 +292,66 @@ CASES = {
     ],
     # Tokenizer and policy
     "--config.tokenizer.path=": [f"tokenizer.path='': {NEEDS_A_MODEL}"],
-    "--config.tokenizer.path=x.model": [f"tokenizer.path=x.model: {NEEDS_A_MODEL}"],
+    "--config.tokenizer.path=x.model": [
+        "tokenizer.path=x.model: cannot be read (No such file or directory); give a SentencePiece "
+        "model, a tokenizer.json or a folder with one of them"
+    ],
+    "--config.tokenizer.path={files}": [
+        "tokenizer.path={files}: holds no tokenizer.json and no tokenizer.model; give a tokenizer"
+    ],
+    "--config.tokenizer.template=chat": [
+        "tokenizer.template=chat: the tokenizer of tokenizer.path=mapo_jax/tasks/arithmetic.model "
+        "has no chat template; give a file FILE.jinja, or leave it empty for plain text"
+    ],
+    "--config.tokenizer.template=x.jinja": [
+        "tokenizer.template=x.jinja: cannot be read (No such file or directory); give chat, a file "
+        "FILE.jinja, or leave it empty"
+    ],
     "--config.tokenizer.path={files}/plain.txt": [
         "tokenizer.path={files}/plain.txt: not a SentencePiece model; give a file such as "
-        "tokenizer.model"
+        "tokenizer.model, or a tokenizer.json"
     ],
     "--config.tokenizer.path={files}/no_eos.model": [
         "tokenizer.path={files}/no_eos.model: the model has no end-of-sequence piece, so no "
         "response could end; train it with eos_id >= 0"
     ],
     "--config.policy.init=Qwen/Qwen2.5-0.5B": [
-        "policy.init=Qwen/Qwen2.5-0.5B: not a work directory (it has no checkpoints/), and "
-        "pretrained weights cannot be loaded yet; give --config.policy.init=DIR, the work "
-        "directory of another run, or use the preset :tiny, which trains a small policy from "
-        "scratch"
+        "policy.init=Qwen/Qwen2.5-0.5B: no such folder, and the hub cannot give it "
+        "(LocalEntryNotFoundError); give a folder with config.json and safetensors, downloaded "
+        "where there is a network"
+    ],
+    "--config.policy.init=nowhere": [
+        "policy.init=nowhere: no such folder; give one that holds config.json and safetensors, the "
+        "work directory of a run, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct"
+    ],
+    "--config.policy.init={files}": [
+        "policy.init={files}: config.json cannot be read (No such file or directory); give a "
+        "Hugging Face folder or the work directory of a run"
     ],
     "--config.policy.init={files}/fresh": [
-        "policy.init={files}/fresh: holds no checkpoint yet; let that run save one first"
+        "policy.init={files}/fresh: does not describe its policy (policy/model.json: No such file "
+        "or directory); give the work directory of a run that has begun"
+    ],
+    "--config.policy.init={files}/begun": [
+        "policy.init={files}/begun: holds no checkpoint yet; let that run save one first"
+    ],
+    "--config.policy.init={files}/begun --config.lora.rank=2": [
+        "policy.init={files}/begun: that run may go on, and adapters need weights that stay; write "
+        "them with launch/export.py --workdir {files}/begun --output DIR, then policy.init=DIR"
+    ],
+    "--config.lora.rank=4 --config.lora.targets=q,kk": [
+        "lora.targets=q,kk: no matrix kk; give some of q,k,v,o,gate,up,down",
+        "lora.rank=4: adapters need a pretrained policy; give policy.init, or set it to 0",
+    ],
+    # Evaluation
+    "--config.eval.sets=svamp": [
+        "eval.sets=svamp: svamp is no NAME=PATH; give a task and its data, as in "
+        "svamp=DIR/svamp.json,multiarith=DIR/multiarith.jsonl"
+    ],
+    "--config.eval.sets=swamp=x,svamp=x": [
+        "eval.sets: swamp: no such task; did you mean svamp?",
+        "data.path=x: svamp is read from a file; give it, or the directory that holds svamp.json "
+        "or svamp.jsonl",
     ],
     # The work directory
     "--workdir={files}/plain.txt/run": [
@@ -483,7 +528,8 @@ def restores_another_policy(files):
     state = {"params": {"embed": np.zeros((2, 3), np.float32)}, "step": np.zeros(1, np.int32)}
     saved.save(1, state, {}, None)
     saved.close()
-    checkpoints.restore_params(workdir, {"embed": np.zeros((4, 3), np.float32)})
+    wanted = {"embed": np.zeros((4, 3), np.float32)}
+    checkpoints.restore_params(workdir, wanted, f"policy.init={workdir}")
 
 
 class JaxRuntimeError(Exception):
@@ -540,9 +586,9 @@ RAISED = {
     ),
     "another policy's checkpoint": (
         restores_another_policy,
-        "policy.init={files}/other_policy: its policy has other shapes (1 of 1 arrays; first "
-        "params.embed is float32[2, 3] there and float32[4, 3] here); set the policy.* keys and "
-        "tokenizer.path to those in {files}/other_policy/config.json",
+        "policy.init={files}/other_policy: its checkpoint is not of the policy that "
+        "{files}/other_policy/policy describes (1 of 1 arrays; first params.embed is float32[2, 3] "
+        "there and float32[4, 3] by that); give a work directory that nobody has changed",
     ),
     "out of memory": (
         raises(JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing\nand more")),
@@ -578,6 +624,8 @@ def files(tmp_path_factory):
         minloglevel=2,
     )
     (directory / "no_eos.model").write_bytes(model.getvalue())
+    arithmetic_tokenizer = tokenizers.load("mapo_jax/tasks/arithmetic.model")
+    policy.save_description(epath.Path(directory / "begun"), small.CONFIG, arithmetic_tokenizer)
     tree = arithmetic.get_config("tiny")
     tree.seed = 7
     tree.task.options.train_size = tree.task.options.eval_size = 9
@@ -640,7 +688,7 @@ def test_the_runs_own_guard(capsys, monkeypatch, files):
 
 def test_what_is_left_out_is_counted(capsys, monkeypatch, tmp_path, files):
     """Lines before the run starts, which here ends for another reason."""
-    argv = [*ARITHMETIC.split(), f"--workdir={tmp_path}", f"--config.policy.init={files}/fresh"]
+    argv = [*ARITHMETIC.split(), f"--workdir={tmp_path}", f"--config.policy.init={files}/begun"]
     argv += ["--config.data.max_prompt_tokens=6", "--config.rollout.max_new_tokens=16"]
     monkeypatch.setattr(sys, "argv", ["x", *argv, "--config.task.options.levels=1,2"])
     assert _cli.main(run.run) == 2

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,8 +26,8 @@ def load(
     """Loads a pretrained policy.
 
     Args:
-        path_or_hub_id: a folder with config.json and safetensors, or an id of the Hugging Face hub
-            (which needs the package huggingface_hub).
+        path_or_hub_id: a folder with config.json and safetensors, or an id of the Hugging Face
+            hub.
         dtype: of the parameters, "float32" or "bfloat16".
         mesh: the devices, each of which gets its part; None: the default one.
 
@@ -122,19 +123,11 @@ def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
             "directory of a run, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct"
         )
     try:
-        import huggingface_hub  # optional: policies may be local
-    except ImportError:
-        raise errors.UserError(
-            f"{where}: no such folder, and a hub id needs the package huggingface_hub; pip install "
-            "huggingface_hub, or give a local folder"
-        ) from None
-    try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:  # no such repository, no network, no room: one answer to all
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise errors.UserError(
-            f"{where}: no such folder, and the hub gives none ({reason}); download it where there "
-            "is a network and give the folder"
+            f"{where}: no such folder, and the hub cannot give it ({type(error).__name__}); give a "
+            "folder with config.json and safetensors, downloaded where there is a network"
         ) from None
 
 
