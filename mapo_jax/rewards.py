@@ -68,6 +68,11 @@ def verifier() -> answers.Verifier:
     return made
 
 
+def timeouts() -> int:
+    """Answers that this process's verifier gave up on, so far."""
+    return verifier().timeouts if verifier.cache_info().currsize else 0
+
+
 def _graded(
     response: str, example: dict, finished: bool, verifier: answers.Verifier | None
 ) -> dict:

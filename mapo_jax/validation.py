@@ -148,6 +148,14 @@ def validate(config: Config, device_count: int) -> list[str]:
         numbers = source.model if source else None
     lines += _combination_mistakes(config, numbers, device_count, broken)
     lines += _resource_mistakes(config)
+    most = source.model.max_positions if source else 0
+    needed = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if most and needed > most:
+        found.append(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens}: with data.max_prompt_tokens="
+            f"{config.data.max_prompt_tokens} that is {needed} tokens, but the policy was trained "
+            f"for {most}; lower one of the two"
+        )
     if source and config.mesh.tensor > 1:
         size = source.model.vocab_size
         why = f"the vocabulary of the policy, {size} tokens"
