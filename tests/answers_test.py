@@ -258,6 +258,12 @@ def test_hostile_answers_are_wrong(hostile, impatient):
             answers.canonical(text)
 
 
+def test_a_worker_never_sees_a_long_answer(monkeypatch):
+    with answers.Verifier(processes=1) as made:
+        monkeypatch.setattr(made._pool, "ask", lambda question: pytest.fail("asked"))
+        assert not made.verify("x+" * 300 + "x", "5")
+
+
 def test_math_verify_is_missing(monkeypatch):
     monkeypatch.setattr(answers, "_ALGEBRA", "mapo_jax.no_such_module")
     with pytest.raises(errors.UserError, match="worker processes cannot be used") as caught:

@@ -275,6 +275,7 @@ def test_templates_have_what_hugging_face_gives_them():
         ("{{ raise_exception('no user') }}", r"does not take a user's message \(.*no user"),
         ("{{ messages[3].content.x }}", "does not take a user's message"),
         ("{{ ''.__class__.__mro__ }}", "does not take a user's message .*SecurityError"),
+        ("{{ messages.append(1) }}", "does not take a user's message .*SecurityError"),
         ("{% for i in range(10**9) %}x{% endfor %}", "does not take a user's message"),
     ],
 )

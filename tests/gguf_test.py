@@ -18,8 +18,8 @@ from mapo_jax.pretrained import gguf as converter
 from mapo_jax.pretrained import weights
 
 ALPHABET = sorted(huggingface.pre_tokenizers.ByteLevel.alphabet())
-TOKENS = ["<end>", "<start>", "<tool>", *ALPHABET, "ab", "12", "[PAD]"]
-TYPES = [3, 3, 4, *[1] * 256, 1, 1, 5]
+TOKENS = ["<end>", "<start>", "<tool>", *ALPHABET, "ab", "12", "xyz", "[PAD]"]
+TYPES = [3, 3, 4, *[1] * 256, 1, 1, 1, 5]
 CONFIG = small.replace(
     small.CONFIG,
     vocab_size=len(TOKENS),
@@ -140,6 +140,8 @@ def test_the_tokenizer_is_rebuilt(pre, pieces, tmp_path):
     converter.convert(str(write(tmp_path / "a.gguf", pre=pre)), str(tmp_path / "out"))
     tokenizer = tokenizers.load(str(tmp_path / "out"), "chat")
     assert [tokenizer.decode([i]) for i in tokenizer.encode("123ab")] == pieces
+    # No merges make xyz; Llama 3 takes a word that it knows as it is.
+    assert len(tokenizer.encode("xyz")) == (1 if pre == "llama-bpe" else 3)
     text = "<end><tool> 1,234\n\n\t\u00e9"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert 0 not in tokenizer.encode(text)

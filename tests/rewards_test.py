@@ -225,6 +225,7 @@ def test_the_symbolic_reward_knows_algebra():
     cut = rewards.symbolic_accuracy_and_format(text, example, finished=False)
     assert cut["parts"] == {"accuracy": 0.0, "format": 1.0}
     assert rewards.reward_range(rewards.symbolic_accuracy_and_format) == (0.0, 1.0)
+    assert rewards.symbolic_accuracy_and_format.threads > 1
 
 
 def test_a_reward_with_threads_keeps_the_order():
