@@ -165,6 +165,19 @@ def parse(
     return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
 
 
+def count(flags: Mapping[str, str], name: str, default: int) -> int:
+    """A number >= 1 that a flag gives."""
+    text = flags.get(name, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise errors.UserError(f"{name}={text}: must be an integer >= 1")
+    return int(text)
+
+
+def of_a_policy(config: Any, device_count: int) -> list[str]:
+    """The mistakes of a config whose policy comes from somewhere else."""
+    return validation.validate(config, device_count, needs_policy=False)
+
+
 def _split(
     argv: list[str], known: tuple[str, ...], switches: tuple[str, ...], lines: list[str]
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ EXTRA = {"--params PATH": "a Hugging Face folder, hub id or work directory to ev
 
 
 def run(argv: list[str]) -> None:
-    arguments = _cli.parse(argv, __doc__ or "", extra=EXTRA)
+    arguments = _cli.parse(argv, __doc__ or "", check=_cli.of_a_policy, extra=EXTRA)
     from mapo_jax import evaluate  # late: a mistake in the command line need not wait for it
 
     evaluate.run(arguments.config, arguments.workdir, arguments.flags.get("--params", ""))

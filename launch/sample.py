@@ -8,8 +8,6 @@ import sys
 
 import _cli
 
-from mapo_jax import errors
-
 EXTRA = {
     "--prompt TEXT": "a question of the task",
     "-n N": "completions (default: 1)",
@@ -20,14 +18,10 @@ EXTRA = {
 
 
 def run(argv: list[str]) -> None:
-    arguments = _cli.parse(argv, __doc__ or "", extra=EXTRA)
+    arguments = _cli.parse(argv, __doc__ or "", check=_cli.of_a_policy, extra=EXTRA)
     flags = arguments.flags
-    n = flags.get("-n", "1")
-    if not n.isdecimal() or int(n) < 1:
-        raise errors.UserError(f"-n={n}: must be an integer >= 1")
+    n = _cli.count(flags, "-n", 1)
     prompt = flags["--prompt"] if "--prompt" in flags else sys.stdin.read().rstrip("\n")
-    if not prompt:
-        raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
     from mapo_jax import prompting  # late: a mistake need not wait for it
 
     prompting.run(
@@ -35,7 +29,7 @@ def run(argv: list[str]) -> None:
         arguments.workdir,
         prompt,
         params=flags.get("--params", ""),
-        n=int(n),
+        n=n,
         answer=flags.get("--answer"),
         is_raw="--raw" in flags,
         write=lambda text: print(text, end="", flush=True),

@@ -45,9 +45,11 @@ def run(
         write: takes pieces of the output.
 
     Raises:
-        UserError: there is no such policy, or the prompt is too long for it.
+        UserError: there is no such policy, or the prompt is empty or too long for it.
     """
     c = config
+    if not prompt:
+        raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
     task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
     reward = task.reward
     if c.task.reward:

@@ -102,7 +102,7 @@ _CHOICES = {
 }
 
 
-def validate(config: Config, device_count: int) -> list[str]:
+def validate(config: Config, device_count: int, needs_policy: bool = True) -> list[str]:
     """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
 
     Files are looked for, the task is made and the tokenizer loaded; nothing is compiled.
@@ -110,6 +110,8 @@ def validate(config: Config, device_count: int) -> list[str]:
     Args:
         config: what `from_config_dict` returned.
         device_count: of all processes together.
+        needs_policy: whether a run starts from what policy.init and tokenizer.path name; else they
+            need not be there.
     """
     from mapo_jax import losses, policy  # import jax: mistakes elsewhere need not wait
 
@@ -142,9 +144,9 @@ def validate(config: Config, device_count: int) -> list[str]:
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
-    source = _attempt(found, policy.find, config)
+    source = _attempt(found, policy.find, config) if needs_policy else None
     numbers = config.policy
-    if config.policy.init:  # it brings its own
+    if config.policy.init or not needs_policy:  # it brings its own
         numbers = source.model if source else None
     lines += _combination_mistakes(config, numbers, device_count, broken)
     lines += _resource_mistakes(config)

@@ -189,6 +189,17 @@ def command(name, *arguments, **options):
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, **options)
 
 
+def test_the_policy_of_the_experiment_need_not_be_there(tmp_path):
+    row = {"question": "1+1?", "answer": "It is 2.\n#### 2"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    gsm8k = ("--config", "experiments/gsm8k.py:smollm2", f"--config.data.path={tmp_path}")
+    done = command("evaluate", *gsm8k, "--params", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"policy.init={tmp_path}: config.json cannot be read")
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_commands(tmp_path):
     tiny = ("--config", "experiments/arithmetic.py:tiny")
     where = ("--workdir", tmp_path / "none")
