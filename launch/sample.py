@@ -1,7 +1,6 @@
 """Answers a prompt: `python launch/sample.py --config FILE --workdir DIR --prompt TEXT [-n N]`.
 
-Text is printed as it comes, then its reward where the right answer is known. Without --prompt the
-prompt is read from the standard input.
+As it is sampled, then its reward where the answer is known; --prompt may come on stdin instead.
 """
 
 import sys
@@ -22,7 +21,7 @@ def run(argv: list[str]) -> None:
     flags = arguments.flags
     n = _cli.count(flags, "-n", 1)
     prompt = flags["--prompt"] if "--prompt" in flags else sys.stdin.read().rstrip("\n")
-    from mapo_jax import prompting  # late: a mistake need not wait for it
+    from mapo_jax import prompting  # late: a mistake need not wait
 
     prompting.run(
         arguments.config,
