@@ -240,9 +240,10 @@ def open(
         found = read_run(run, mesh, c.compute.dtype, c.tokenizer.template, where)
     elif params:
         folder = pretrained.folder(params, where)
-        architecture, tokenizer = pretrained.read_config(folder), _tokenizer(c, str(folder))
+        architecture = pretrained.read_config(folder, where)
+        tokenizer = _tokenizer(c, str(folder))
         _check_vocabulary(tokenizer, architecture, where)
-        loaded = pretrained.load_params(folder, architecture, c.compute.dtype, mesh)
+        loaded = pretrained.load_params(folder, architecture, c.compute.dtype, mesh, where)
         found = Policy(architecture, loaded, tokenizer, mesh, params)
     else:
         raise errors.UserError(

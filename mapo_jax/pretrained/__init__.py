@@ -131,17 +131,21 @@ def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
         ) from None
 
 
-def read_config(path: Path) -> model.ModelConfig:
-    """Reads the architecture of a folder.
+def read_config(path: Path, where: str = "") -> model.ModelConfig:
+    """Reads the architecture of a folder; `where` begins the lines of mistakes, as in `folder`.
 
     Raises:
         UserError: config.json is missing or broken, or asks for what this project cannot compute.
     """
-    return configs.read(path)
+    return configs.read(path, where or f"policy.init={path}")
 
 
 def load_params(
-    path: Path, config: model.ModelConfig, dtype: str = "float32", mesh: Mesh | None = None
+    path: Path,
+    config: model.ModelConfig,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    where: str = "",
 ) -> model.Params:
-    """Reads a folder's parameters; arguments and mistakes as those of `load`."""
-    return weights.read(path, config, dtype, mesh)
+    """Reads a folder's parameters; arguments and mistakes as those of `load` and `folder`."""
+    return weights.read(path, config, dtype, mesh, where or f"policy.init={path}")

@@ -81,9 +81,8 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def read(folder: Path) -> ModelConfig:
+def read(folder: Path, where: str) -> ModelConfig:
     """Reads a folder's config.json. Raises UserError with every reason why it cannot be used."""
-    where = f"policy.init={folder}"
     try:
         fields = json.loads((folder / "config.json").read_bytes())
         if not isinstance(fields, dict):

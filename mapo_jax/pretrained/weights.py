@@ -84,8 +84,8 @@ def _arrays(config: model.ModelConfig) -> model.Params:
 class _Folder:
     """The tensors of a folder by their names, as they are called in a plain decoder."""
 
-    def __init__(self, path: Path):
-        self.where = f"policy.init={path}"
+    def __init__(self, path: Path, where: str):
+        self.where = where
         self._files: dict[str, Any] = {}
         self._places: dict[str, tuple[str, str]] = {}  # name -> file, name there
         for file in _files(path, self.where):
@@ -143,10 +143,10 @@ def _plain(name: str) -> str | None:
 
 
 def read(
-    path: Path, config: model.ModelConfig, dtype: str, mesh: Mesh | None = None
+    path: Path, config: model.ModelConfig, dtype: str, mesh: Mesh | None, where: str
 ) -> model.Params:
-    """Reads the parameters of a folder, as `pretrained.load` describes."""
-    arrays, folder = _arrays(config), _Folder(path)
+    """Reads the parameters of a folder, as `pretrained.load_params` describes."""
+    arrays, folder = _arrays(config), _Folder(path, where)
     leaves = jax.tree.leaves(arrays, is_leaf=lambda x: isinstance(x, _Array))
     _check(folder, leaves, config)
 
