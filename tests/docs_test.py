@@ -13,7 +13,18 @@ commands = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(commands)
 
 PROGRAMS = ("python", "launch/tpu_pod.sh", "sbatch", "export", "wait", ".ci/run")
-FLAGS = {"config", "workdir", "distributed", "coordinator", "num-processes", "process-id", "output"}
+FLAGS = {
+    "config",
+    "workdir",
+    "distributed",
+    "coordinator",
+    "num-processes",
+    "process-id",
+    "output",
+    "params",
+    "prompt",
+    "answer",
+}
 
 
 def _tree(path, presets=""):
