@@ -61,7 +61,7 @@ _LOOSE_SPACE = re.compile(r"(?<![0-9a-z]) | (?![0-9a-z])|(?<=[0-9]) (?=[a-z])")
 _NAME = re.compile(r"([a-z](?:_?[0-9])?(?:\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*=\s*(?!=)(.+)")
 _NUMBER = re.compile(
     rf"([+-]?)\s*({_DIGITS})(?:\s*/\s*(\(-(?:{_DIGITS})\)|{_DIGITS}))?"
-    r"(?:\s*\*?\s*10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|e([+-]?[0-9]+))?"
+    r"(?:(?:\s*\*\s*|\s+)10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|e([+-]?[0-9]+))?"
     r"\s*(%)?\s*([a-z](?:[a-z ./']|\^\(?[23]\)?)+|(?<= )[mglsh])?"
 )
 _MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)\s*([a-z]{2,})?")
@@ -74,7 +74,7 @@ _GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 _OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
 _CHOSEN = re.compile(r"(?:\(([a-z])\)|([a-z])[.:)])\s*\S")
 _ALGEBRA = "mapo_jax.algebra"
-_NO_UNITS = {"percent", "degrees", "degree", "units", "unit", "dollars", "dollar", "usd"}
+_NO_UNITS = {"percent", "degree", "unit"}
 
 
 def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
@@ -426,6 +426,7 @@ def _parse_number(text: str) -> _Number | None:
             return None
         value /= divisor
     unit = unit.strip()
+    unit = unit.removesuffix("s") if len(unit) > 2 else unit  # 1 hour, 2 hours
     number = _Number(
         -value if sign == "-" else value,
         "" if unit in _NO_UNITS else unit,

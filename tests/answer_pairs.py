@@ -65,6 +65,8 @@ $5.50 | 5.5
 5 m | 5
 60 mph | 60
 12 apples | 12
+2 hours | 2 hour
+5 dollars | $5
 (A) | A
 \text{(A)} | A
 A. | A
@@ -331,6 +333,8 @@ yes | no
 10:30 | 10:45
 10:30 | 1030
 5 million | 5
+510^3 | 5000
+5 dollars | 5 cents
 5 dozen | 5
 12 13 | 1213
 12 13 | 12
