@@ -172,31 +172,38 @@ def evaluate(
     tables: dict[str, dict[str, np.ndarray]] = {mode: {} for mode in MODES}
     for number, (name, problems) in enumerate(sets.items()):
         for mode in MODES:
+            size = 1 if mode == "greedy" else samples
             settings = sampling.SamplingConfig(
-                group_size=1 if mode == "greedy" else samples,
+                group_size=size,
                 max_new_tokens=max_new_tokens,
                 temperature=0.0 if mode == "greedy" else temperature,
                 top_p=1.0 if mode == "greedy" else top_p,
                 eos_ids=tokenizer.eos_ids,
+                # With several samples fewer problems at once: as many slots as without.
+                lanes=max(1, batch // (size * sharding.batch_shards(mesh))),
             )
             there = store.rows(name, mode)
-            found = {i: _columns(rows) for i, rows in there.items()}
-            todo = [i for i in range(len(problems.prompts)) if i not in found]
+            questions = [example.get("question") for example in problems.examples]
+            found = {
+                i: _columns(there[i])
+                for i, question in enumerate(questions)
+                if i in there and there[i][0]["question"] == question
+            }
+            todo = [i for i in range(len(questions)) if i not in found]
             sampler = _Sampler(params, config, tokenizer, settings, key, mesh, max_prompt_tokens)
             for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
-                table = np.zeros((batch, len(_names(settings.group_size))), np.float32)
                 own = sharding.own_rows(mesh, batch)
                 mine = [indices[i] if i < len(indices) else None for i in own]
                 grouped = sampler.answer(problems, mine, number, problems.reward or reward, mode)
-                local = table[: len(own)]
+                local = np.zeros((len(own), len(_names(size))), np.float32)  # padding stays 0
                 for row, rows in zip(local, grouped, strict=False):
                     row[:] = _columns(rows)
                 store.add(name, mode, [row for rows in grouped for row in rows])
                 everyones = sharding.everyones(local, mesh)
                 found |= dict(zip(indices, everyones, strict=False))
-            table = np.stack([found[i] for i in range(len(problems.prompts))]).astype(np.float64)
+            table = np.stack([found[i] for i in range(len(questions))]).astype(np.float64)
             tables[mode][name] = table
-            values |= _metrics(f"eval/{name}", mode, table, settings.group_size)
+            values |= _metrics(f"eval/{name}", mode, table, size)
     values |= _overall(sets, tables, samples)
     return values | {"time/eval": time.perf_counter() - start}
 
@@ -277,7 +284,8 @@ def _names(samples: int) -> list[str]:
 def _columns(rows: Sequence[Row]) -> np.ndarray:
     """f32[columns] of one problem, from the rows of its answers: see `_names`."""
     right = [row["accuracy"] for row in rows]
-    finite = [row["reward"] for row in rows if math.isfinite(row["reward"])]
+    given = [row["reward"] for row in rows if row["reward"] is not None]  # JSON has no NaN
+    finite = [x for x in given if math.isfinite(x)]
     formats = [row["parts"]["format"] for row in rows if "format" in row["parts"]]
     found = [
         np.mean(right),
