@@ -117,6 +117,13 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # shards of parameters, with a batch shard each
     mesh.tensor = 1  # shards of heads and MLP
 
+    config.guard = guard = ConfigDict()  # ends a run that goes nowhere
+    guard.max_skipped = 10  # updates in a row, at most, that are skipped as not finite; 0: any
+
+    config.processes = processes = ConfigDict()  # where a run is several
+    processes.heartbeat = 60  # seconds until one that is silent is taken for dead; ends the others
+    processes.shutdown = 300  # seconds that one waits at its end for the others
+
     config.eval = evaluation = ConfigDict()
     evaluation.every = 10  # RL steps; also before the first and after the last
     evaluation.problems = 512  # at most, of each set

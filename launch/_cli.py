@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import errno
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -64,7 +65,9 @@ def main(run: Callable[[list[str]], None]) -> int:
     """Runs a launcher on the command line and returns its exit code.
 
     0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
-    guard; 130: interrupted. Anything else is a bug and propagates.
+    guard; 130: interrupted; 143: after a SIGTERM. Anything else is a bug and propagates. Among
+    several processes it ends this one at once, so that the others need not wait for it: 134 where
+    another one is gone.
     """
     try:
         run(sys.argv[1:])
@@ -76,6 +79,9 @@ def main(run: Callable[[list[str]], None]) -> int:
     except errors.RunStopped as error:
         print(error, file=sys.stderr)
         return 3
+    except errors.Preempted as error:
+        print(error, file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
@@ -86,6 +92,7 @@ def main(run: Callable[[list[str]], None]) -> int:
         return 2
     except Exception as error:
         if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
+            _leave_others(error)
             raise
         print(
             f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
@@ -94,6 +101,29 @@ def main(run: Callable[[list[str]], None]) -> int:
         )
         return 2
     return 0
+
+
+def _leave_others(error: Exception) -> None:
+    """Ends one of several processes without waiting for the others, which an exit does."""
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    traceback.print_exception(error)
+    code = 1
+    if any(word in str(error) for word in _GONE):
+        code = 134  # as jax ends those that do not see it by themselves
+        print(
+            "another process is gone; start the same command on all of them again, which continues "
+            "from the last checkpoint",
+            file=sys.stderr,
+        )
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# What collectives say when a peer's connection breaks: Gloo's words, and the service's.
+_GONE = ("Connection reset by peer", "Connection closed", "Broken pipe", "heartbeat", "preempted")
 
 
 def parse(
@@ -155,7 +185,7 @@ def parse(
         import jax  # late: the mistakes above need not wait for it
 
         if not lines:
-            join()
+            join(config)
         lines += check(config, jax.device_count())
     if lines:
         raise errors.UserError(*lines)
@@ -212,7 +242,7 @@ def _split(
     return flags, settings
 
 
-def _processes(flags: dict[str, str], lines: list[str]) -> Callable[[], None]:
+def _processes(flags: dict[str, str], lines: list[str]) -> Callable[[Any], None]:
     """What joins the other processes, by the flags; nothing where there are none."""
     given = [name for name in _BY_HAND if name in flags]
     if "--distributed" in flags and given:
@@ -225,10 +255,10 @@ def _processes(flags: dict[str, str], lines: list[str]) -> Callable[[], None]:
         return _by_hand(coordinator, number, index, lines)
     elif "--distributed" in flags:
         return _by_cluster
-    return lambda: None
+    return lambda config: None
 
 
-def _by_hand(coordinator: str, number: str, index: str, lines: list[str]) -> Callable[[], None]:
+def _by_hand(coordinator: str, number: str, index: str, lines: list[str]) -> Callable[[Any], None]:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         lines.append(f"--coordinator={coordinator}: must be HOST:PORT, as in localhost:9876")
@@ -237,19 +267,28 @@ def _by_hand(coordinator: str, number: str, index: str, lines: list[str]) -> Cal
     elif not index.isdecimal() or int(index) >= int(number):
         lines.append(f"--process-id={index}: must be from 0 to {int(number) - 1}")
 
-    def join():
+    def join(config):
         import jax
 
-        jax.distributed.initialize(coordinator, int(number), int(index))
+        jax.distributed.initialize(
+            coordinator,
+            int(number),
+            int(index),
+            heartbeat_timeout_seconds=config.processes.heartbeat,
+            shutdown_timeout_seconds=config.processes.shutdown,
+        )
 
     return join
 
 
-def _by_cluster() -> None:
+def _by_cluster(config: Any) -> None:
     import jax
 
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=config.processes.heartbeat,
+            shutdown_timeout_seconds=config.processes.shutdown,
+        )
     except ValueError:
         raise errors.UserError(
             "--distributed: neither a TPU pod nor a SLURM job was found here; start each process "

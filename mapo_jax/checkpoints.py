@@ -1,23 +1,32 @@
 """Checkpoints, by orbax: all of orbax that the project uses is wrapped here.
 
 A checkpoint is saved after a step's records are written and holds the whole state and the position
-in the run. A save is atomic: it is written under another name and renamed.
+in the run. A save is atomic: it is written under another name and renamed. Orbax does not notice
+flipped bits, so a manifest beside the arrays holds a digest of each, taken on the devices before
+the save and compared after a restore: what differs is set aside and the checkpoint before it used.
 
 A state is stored as a flat dict of its leaves by path, so that what is on disk does not depend on
 the Python classes of the state. Its leaves are arrays; PRNG keys are not among them, as they follow
 from the seed and the step.
 """
 
+import contextlib
 import errno
+import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import absl.logging
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
 from mapo_jax import errors
 
@@ -26,7 +35,14 @@ absl.logging.set_verbosity(absl.logging.FATAL)
 
 T = TypeVar("T")
 _REFERENCE = "reference"
-_METRIC = "metric"
+# What a disk or a bucket says that cannot be reached now: no reason to give a checkpoint up.
+_UNREACHABLE = re.compile(
+    "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED"
+)
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was saved; the text says in what."""
 
 
 class Checkpoints:
@@ -40,7 +56,11 @@ class Checkpoints:
             keep: how many of the newest to keep; the best by `metric` is kept as well.
         """
         self._directory = _absolute(directory)
-        self._manager = _manager(self._directory, keep)
+        self._keep = _Keep(keep)
+        self._manager = _manager(self._directory, self._keep)
+        for index in self._manager.all_steps():
+            with contextlib.suppress(_Damaged):  # of which `restore` speaks, where it matters
+                self._keep.metrics[index] = _manifest_of(self._manager, index)["metric"]
 
     def latest(self) -> int | None:
         """The index of the newest whole checkpoint, or None."""
@@ -55,61 +75,111 @@ class Checkpoints:
             index: increases over the run, phases included.
             state: pytree of arrays; it may be donated as soon as this returns.
             position: JSON-able, where in the run it is.
-            metric: what the best checkpoint is best by; None or NaN where it was not measured.
+            metric: what the best checkpoint is best by; None, or not finite, where it was not
+                measured.
         """
         params, rest = _split(state)
-        metrics = None if metric is None or math.isnan(metric) else {_METRIC: float(metric)}
+        measured = metric is not None and math.isfinite(metric)
+        self._keep.metrics[index] = float(metric) if measured else None
+        manifest = _manifest(params | rest, position, self._keep.metrics[index])
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             rest=ocp.args.StandardSave(rest),
-            position=ocp.args.JsonSave(dict(position)),
+            manifest=ocp.args.JsonSave(manifest),
         )
-        _save(lambda: self._manager.save(index, args=args, metrics=metrics, force=True))
+        _save(lambda: self._manager.save(index, args=args, force=True))
 
-    def restore(self, abstract: T) -> tuple[T, dict[str, Any]]:
-        """Restores the newest checkpoint, bit for bit, onto the devices that `abstract` names.
+    def restore(
+        self, abstract: Callable[[int], T], note: Callable[[str], Any] = print
+    ) -> tuple[int, T, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole, bit for bit.
+
+        A damaged one is set aside, as `checkpoints/damaged-INDEX`, and the one before it tried.
 
         Args:
-            abstract: the state with jax.ShapeDtypeStruct leaves that carry shardings.
+            abstract: from a checkpoint's index to its state with jax.ShapeDtypeStruct leaves that
+                carry the shardings to restore to.
+            note: is told which ones are damaged.
 
         Returns:
-            The state, and its position.
+            Its index, the state and its position; None where there is no checkpoint.
 
         Raises:
-            UserError: a leaf has another shape or dtype there, or is missing on either side.
+            UserError: a leaf has another shape or dtype there, or is missing on either side; or all
+                checkpoints are damaged.
         """
-        params, rest = _split(abstract)
-        index = self._manager.latest_step()
-        if index is None:
-            raise FileNotFoundError(f"no checkpoint in {self._directory}")
-        saved = self._manager.item_metadata(index)
         where = f"--workdir={self._directory.parent}"
-        _check({**saved["params"].tree, **saved["rest"].tree}, {**params, **rest}, where)
-        restored = self._manager.restore(
-            index,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(params),
-                rest=ocp.args.StandardRestore(rest),
-                position=ocp.args.JsonRestore(),
-            ),
+        indices = sorted(self._manager.all_steps(), reverse=True)
+        for index in indices:
+            try:
+                return index, *self._restore(index, abstract(index), where)
+            except _Damaged as damage:
+                note(f"checkpoint {index} is damaged ({damage}); {self._set_aside(index)}")
+        if indices:
+            raise errors.UserError(
+                f"{where}: all of its checkpoints are damaged ({', '.join(map(str, indices))}, now "
+                "checkpoints/damaged-*); put a copy of one back, or start again in another one"
+            )
+        return None
+
+    def _restore(self, index: int, abstract: T, where: str) -> tuple[T, dict[str, Any]]:
+        params, rest = _split(abstract)
+        manifest = _manifest_of(self._manager, index)
+        _check(manifest["leaves"], params | rest, where)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
         )
+        restored = _read(lambda: self._manager.restore(index, args=args))
         leaves = {**restored["params"], **restored["rest"]}
-        return _unflatten(abstract, leaves), restored["position"]
+        _compare(leaves, manifest["leaves"])
+        return _unflatten(abstract, leaves), manifest["position"]
+
+    def _set_aside(self, index: int) -> str:
+        """Renames a checkpoint, so that nobody takes it for one; returns what was done."""
+        target = self._directory / f"damaged-{index}"
+        if jax.process_index() == 0:
+            if target.exists():
+                target.rmtree()
+            (self._directory / str(index)).rename(target)
+        _wait_for_all("set_aside")
+        self._manager.reload()
+        return f"it is checkpoints/{target.name} now"
 
     def save_reference(self, params: Any) -> None:
         """Saves the reference policy, at once and in place of an older one."""
-        with ocp.StandardCheckpointer() as checkpointer:
-            path = self._directory / _REFERENCE
-            _save(lambda: checkpointer.save(path, _flatten(params), force=True))
-            _save(checkpointer.wait_until_finished)
+        flat = _flatten(params)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(flat), manifest=ocp.args.JsonSave(_manifest(flat))
+        )
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            _save(lambda: checkpointer.save(self._directory / _REFERENCE, args=args, force=True))
 
     def restore_reference(self, abstract: T) -> T:
-        """Restores the reference policy onto the devices that `abstract` names."""
-        path = self._directory / _REFERENCE
-        with ocp.StandardCheckpointer() as checkpointer:
-            flat = _flatten(abstract)
-            _check(checkpointer.metadata(path).item_metadata.tree, flat, f"--workdir={path}")
-            return _unflatten(abstract, checkpointer.restore(path, flat))
+        """Restores the reference policy onto the devices that `abstract` names.
+
+        Raises:
+            UserError: it does not fit, or is damaged.
+        """
+        where, flat = f"--workdir={self._directory.parent}", _flatten(abstract)
+
+        def read(**items: Any) -> Any:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                return checkpointer.restore(
+                    self._directory / _REFERENCE, args=ocp.args.Composite(**items)
+                )
+
+        try:
+            manifest = _read_manifest(lambda: read(manifest=ocp.args.JsonRestore())["manifest"])
+            _check(manifest["leaves"], flat, where)
+            args = ocp.args.StandardRestore(flat)
+            leaves = _read(lambda: read(params=args)["params"])
+            _compare(leaves, manifest["leaves"])
+        except _Damaged as damage:
+            raise errors.UserError(
+                f"{where}: checkpoints/{_REFERENCE}, the policy that algorithm.beta pulls to, is "
+                f"damaged ({damage}); put a copy of it back, or start again in another one"
+            ) from None
+        return _unflatten(abstract, leaves)
 
     def wait(self) -> None:
         """Waits until the last save is whole; raises what went wrong with it."""
@@ -138,20 +208,28 @@ def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int
     directory = _absolute(workdir / "checkpoints")
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
-    manager = _manager(directory, keep=None)
+    manager = _manager(directory, None)
     index = manager.latest_step()
     if index is None:
         raise errors.UserError(f"{where}: holds no checkpoint yet; let that run save one first")
     flat = {f"params.{path}": leaf for path, leaf in _flatten(abstract).items()}
-    saved = manager.item_metadata(index)["params"].tree
-    if differences := _differences(saved, flat):
-        raise errors.UserError(
-            f"{where}: its checkpoint is not of the policy that {workdir}/policy describes "
-            f"({len(differences)} of {len({*saved, *flat})} arrays; first {differences[0]} by "
-            "that); give a work directory that nobody has changed"
-        )
     args = ocp.args.Composite(params=ocp.args.StandardRestore(flat))
-    restored = manager.restore(index, args=args)["params"]
+    try:
+        saved = _manifest_of(manager, index)["leaves"]
+        saved = {path: leaf for path, leaf in saved.items() if path.startswith("params.")}
+        if differences := _differences(saved, flat):
+            raise errors.UserError(
+                f"{where}: its checkpoint is not of the policy that {workdir}/policy describes "
+                f"({len(differences)} of {len({*saved, *flat})} arrays; first {differences[0]} by "
+                "that); give a work directory that nobody has changed"
+            )
+        restored = _read(lambda: manager.restore(index, args=args))["params"]
+        _compare(restored, saved)
+    except _Damaged as damage:
+        raise errors.UserError(
+            f"{where}: its checkpoint {index} is damaged ({damage}); continue that run, which goes "
+            "back to the one before it"
+        ) from None
     manager.close()
     flat = {path.removeprefix("params."): x for path, x in restored.items()}
     return _unflatten(abstract, flat), index
@@ -162,21 +240,24 @@ def _absolute(path: epath.Path) -> epath.Path:
     return path if "://" in str(path) else path.absolute()
 
 
-def _manager(directory: epath.Path, keep: int | None) -> ocp.CheckpointManager:
+class _Keep:
+    """Which checkpoints stay, as orbax asks it: the newest, and the best by `metrics`."""
+
+    def __init__(self, newest: int):
+        self._newest = newest
+        self.metrics: dict[int, float | None] = {}  # by index
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = [(x, index) for index, x in self.metrics.items() if x is not None]
+        best = {index for _, index in sorted(ranked)[-1:]}
+        return [step in best or step in steps[-self._newest :] for step in steps]
+
+
+def _manager(directory: epath.Path, keep: _Keep | None) -> ocp.CheckpointManager:
     """A manager; `keep` None opens the directory to read only."""
-
-    def metric(metrics: Mapping[str, float]) -> float:
-        return metrics[_METRIC]
-
-    policies = [
-        checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(
-            get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
-        ),
-    ]
     options = ocp.CheckpointManagerOptions(
-        best_fn=metric,  # without it metrics are not written
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        preservation_policy=keep,
         cleanup_tmp_directories=keep is not None,
         create=keep is not None,
         read_only=keep is None,
@@ -184,7 +265,7 @@ def _manager(directory: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     handlers = {  # named here, else the metadata of a manager that has saved nothing yet are empty
         "params": ocp.StandardCheckpointHandler(),
         "rest": ocp.StandardCheckpointHandler(),
-        "position": ocp.JsonCheckpointHandler(),
+        "manifest": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
@@ -207,6 +288,97 @@ def _unflatten(abstract: T, flat: Mapping[str, Any]) -> T:
     )
 
 
+# The manifest: {"position": ..., "metric": ..., "leaves": {path: [dtype, shape, digest]}}, and its
+# own digest.
+
+
+def _manifest(
+    flat: Mapping[str, jax.Array],
+    position: Mapping[str, Any] = MappingProxyType({}),
+    metric: float | None = None,
+) -> dict[str, Any]:
+    content = {"position": dict(position), "metric": metric, "leaves": _describe(flat)}
+    return content | {"sha256": _sha256(content)}
+
+
+def _manifest_of(manager: ocp.CheckpointManager, index: int) -> dict[str, Any]:
+    args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+    return _read_manifest(lambda: manager.restore(index, args=args)["manifest"])
+
+
+def _read_manifest(read: Callable[[], Any]) -> dict[str, Any]:
+    manifest = _read(read)
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _sha256(manifest):
+        raise _Damaged("its manifest is not what was saved")
+    return manifest
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(flat: Mapping[str, jax.Array]) -> dict[str, list[Any]]:
+    digests = jax.device_get(_digests(dict(flat)))
+    return {
+        path: [str(x.dtype), list(x.shape), "".join(f"{word:08x}" for word in digests[path])]
+        for path, x in flat.items()
+    }
+
+
+@jax.jit
+def _digests(flat: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """u32[2] of each leaf: sums over its elements of a hash of bits and place.
+
+    A sum modulo 2**32 is the same in any order, so on any mesh. For one place the hash is one to
+    one in the bits: a change of one element always shows, another one but once in 2**64.
+    """
+
+    def digest(x):
+        bits = x.astype(jnp.uint8) if x.dtype == bool else x
+        bits = jax.lax.bitcast_convert_type(bits, f"uint{8 * bits.dtype.itemsize}")
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        sums = [
+            _mix(bits.astype(jnp.uint32) ^ _mix(place + np.uint32(seed))).sum(dtype=jnp.uint32)
+            for seed in (0x9E3779B9, 0x7F4A7C15)
+        ]
+        return jnp.stack(sums)
+
+    return jax.tree.map(digest, dict(flat))
+
+
+def _mix(x):
+    """A hash u32 -> u32, one to one: the constants are those of C. Wellons' "lowbias32"."""
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _compare(restored: Mapping[str, jax.Array], saved: Mapping[str, list[Any]]) -> None:
+    found = _describe(restored)
+    wrong = [path for path in found if found[path] != saved[path]]
+    if wrong:
+        raise _Damaged(f"{len(wrong)} of {len(found)} arrays, first {wrong[0]}")
+
+
+def _read(act: Callable[[], Any]) -> Any:
+    """Runs a part of a restore; what cannot be read because it is damaged is said to be."""
+    try:
+        return act()
+    except (MemoryError, PermissionError, ConnectionError, TimeoutError):
+        raise
+    except Exception as error:  # orbax, tensorstore and json each have their own
+        if _UNREACHABLE.search(str(error)):
+            raise
+        raise _Damaged("it cannot be read: " + " ".join(str(error).split())[:120]) from None
+
+
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     lines = [
         f"{where}: {difference} in this configuration; make the policy.* keys those of that run"
@@ -216,16 +388,14 @@ def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> N
         raise errors.UserError(*lines)
 
 
-def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _differences(saved: Mapping[str, list[Any]], wanted: Mapping[str, Any]) -> list[str]:
     """Compares names, shapes and dtypes: orbax casts to another dtype without a word."""
-
-    def describe(tree: Mapping[str, Any], path: str) -> str:
-        return f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
-
+    there = {path: f"{dtype}{shape}" for path, (dtype, shape, _) in saved.items()}
+    here = {path: f"{x.dtype}{list(x.shape)}" for path, x in wanted.items()}
     return [
-        f"{path} is {describe(saved, path)} there and {describe(wanted, path)}"
-        for path in sorted({*saved, *wanted})
-        if describe(saved, path) != describe(wanted, path)
+        f"{path} is {there.get(path, 'absent')} there and {here.get(path, 'absent')}"
+        for path in sorted({*there, *here})
+        if there.get(path) != here.get(path)
     ]
 
 

@@ -141,6 +141,17 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    max_skipped: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessesConfig:
+    heartbeat: int
+    shutdown: int
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every: int
     problems: int
@@ -190,6 +201,8 @@ class Config:
     dynamic: DynamicConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
+    guard: GuardConfig
+    processes: ProcessesConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
@@ -272,6 +285,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 # What may differ when a run is continued; a group stands for all of its keys.
 _MAY_DIFFER = ("steps", "eval", "log", "checkpoint", "profile", "mesh")
+_MAY_DIFFER += ("guard", "processes")
 _MAY_DIFFER += ("data.path", "tokenizer.path")  # moved, with the same content
 _MAY_DIFFER += ("batch.microbatch", "rollout.lanes", "rollout.width", "rollout.chunks")  # memory
 _MAY_DIFFER += ("compute.remat", "compute.head_chunk", "compute.attention_chunk")  # memory

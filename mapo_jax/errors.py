@@ -9,5 +9,9 @@ class UserError(Exception):
         self.lines = lines
 
 
+class Preempted(Exception):
+    """A SIGTERM ended the run, after a checkpoint; launchers exit with 143."""
+
+
 class RunStopped(Exception):
     """The run's own guard stopped it (non-finite, no usable group); launchers exit with 3."""

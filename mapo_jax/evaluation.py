@@ -16,7 +16,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mapo_jax import answers, data, errors, model, rewards, sampling, sharding, statistics
+from mapo_jax import (
+    answers,
+    data,
+    errors,
+    model,
+    processes,
+    rewards,
+    sampling,
+    sharding,
+    statistics,
+)
 from mapo_jax import config as config_lib
 from mapo_jax.statistics import mean_interval, wilson_interval
 from mapo_jax.tasks import registry
@@ -246,7 +256,8 @@ class _Sampler:
         )
         responses = decode(self._tokenizer, tokens, mask)
         examples = [problems.examples[i] for i in mine if i is not None for _ in range(G)]
-        judged = rewards.judge(reward, responses, examples)
+        with processes.together():
+            judged = rewards.judge(reward, responses, examples)
         right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
         lengths, ended = mask.sum(-1).reshape(-1), finished.reshape(-1)
         made = [

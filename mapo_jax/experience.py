@@ -14,7 +14,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mapo_jax import config as config_lib
-from mapo_jax import data, errors, evaluation, metrics, model, programs, rewards, sampling, sharding
+from mapo_jax import (
+    data,
+    errors,
+    evaluation,
+    metrics,
+    model,
+    processes,
+    programs,
+    rewards,
+    sampling,
+    sharding,
+)
 from mapo_jax.rollouts import Experience
 from mapo_jax.tasks.base import Task
 from mapo_jax.tokenizers import Tokenizer
@@ -124,11 +135,12 @@ class Collector:
         for (rollouts, *greedy), draw_P in pieces:
             jax.block_until_ready((rollouts, greedy))
             judging -= time.perf_counter()
-            judged = self._judge(rollouts)
+            with processes.together():
+                judged = self._judge(rollouts)
+                baseline = self._judge(greedy[0]).rewards if greedy else None
             if c.task.shuffle_rewards:
                 judged = _shuffle(judged, noise_PG[sharding.own(draw_P) - attempt * P])
             by_group = jax.tree.map(lambda x: x.reshape(-1, G), judged)
-            baseline = self._judge(greedy[0]).rewards if greedy else None
             judging += time.perf_counter()
             found.append(
                 Experience(

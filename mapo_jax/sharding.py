@@ -103,6 +103,14 @@ def own(x: Array) -> np.ndarray:
     return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
 
 
+def own_tree(tree: Any) -> dict[str, np.ndarray]:
+    """This process's rows of each leaf, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): own(leaf) for path, leaf in leaves
+    }
+
+
 def everyones(x: np.ndarray, mesh: Mesh) -> np.ndarray:
     """All rows, on every process's host, from each one's own."""
     return np.asarray(_replicate(mesh)(put(x, mesh)))

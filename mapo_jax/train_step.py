@@ -46,14 +46,15 @@ class TrainState:
     """Everything that an optimizer step changes."""
 
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
-    skipped: Array  # i32[], steps left out because the loss or a gradient was not finite
+    skipped: Array  # i32[], steps left out, see `make_train_step`
+    in_a_row: Array  # i32[], those since the last one that was not
     params: model.Params  # float32, what is trained: all parameters, or the adapters alone
     opt_state: Any
 
 
 def init_state(params: model.Params, tx: optax.GradientTransformation) -> TrainState:
     """A fresh state around `params`, as a new phase starts with."""
-    return TrainState(jnp.int32(0), jnp.int32(0), params, tx.init(params))
+    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, tx.init(params))
 
 
 def state_shardings(
@@ -72,7 +73,7 @@ def state_shardings(
         params,
         transform_non_params=lambda _: replicated,
     )
-    return TrainState(replicated, replicated, params, opt_state)
+    return TrainState(replicated, replicated, replicated, params, opt_state)
 
 
 def policy_loss(
@@ -160,8 +161,9 @@ def make_train_step(
 
     It takes the index-th `minibatch_prompts` prompts of the batch. `frozen` is what the state does
     not hold of the policy, see `model.split`; it may be left out where that is nothing. The state
-    is donated. Where the loss or the gradient is not finite, parameters and optimizer state stay as
-    they were and `skipped` goes up by one.
+    is donated. Where the loss, the gradient or the update is not finite, and where no rollout of
+    the minibatch is valid, parameters and optimizer state stay as they were and `skipped` goes up
+    by one.
 
     Args:
       config: the architecture.
@@ -209,15 +211,17 @@ def make_train_step(
             norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            finite = jnp.isfinite(metrics.losses["loss/total"]) & jnp.isfinite(norm)
+            sizes = jnp.stack([metrics.losses["loss/total"], norm, optax.tree.norm(updates)])
+            taken = jnp.isfinite(sizes).all() & batch.rollouts.valid.any()
             params, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old),
+                lambda new, old: jnp.where(taken, new, old),
                 (params, opt_state),
                 (state.params, state.opt_state),
             )
-            skipped = state.skipped + jnp.where(finite, 0, 1)
+            skipped = state.skipped + jnp.where(taken, 0, 1)
+            in_a_row = jnp.where(taken, 0, state.in_a_row + 1)
             metrics.losses["policy/grad_norm"] = norm
-            return TrainState(state.step + 1, skipped, params, opt_state), metrics
+            return TrainState(state.step + 1, skipped, in_a_row, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 

@@ -31,6 +31,7 @@ from mapo_jax import (
     metrics,
     model,
     policy,
+    processes,
     programs,
     sharding,
     train_step,
@@ -61,13 +62,17 @@ def train(
       overrides: what the command line changed, shown at the start.
 
     Raises:
-      UserError: the work directory belongs to another configuration, or data cannot be had.
+      UserError: the work directory belongs to another configuration, or data cannot be had; a
+        reward function raises. What was learnt before is saved.
+      RunStopped: too many updates in a row were skipped, or dynamic sampling found no batch.
+      Preempted: after a SIGTERM, with a checkpoint of the step that it came in.
     """
     path, writes = epath.Path(workdir), jax.process_index() == 0
     workdir_lib.check(path, config_lib.to_dict(config), writes)
     jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
-    with Console(config.log.console if writes else "quiet") as console:
-        run = _Run(config, path, console, overrides)
+    mode = config.log.console if writes else "quiet"
+    with processes.Termination() as termination, Console(mode) as console:
+        run = _Run(config, path, console, overrides, termination)
         console.table(f"{path}", run.sizes(overrides))
         try:
             run.go()
@@ -89,9 +94,11 @@ class _Run:
         workdir: epath.Path,
         console: Console,
         overrides: Sequence[str] = (),
+        termination: processes.Termination | None = None,
     ):
         c = self.config = config
-        self.console = console
+        self.console, self.termination = console, termination
+        self.workdir = workdir
         self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
         self.source = policy.find(c)
         self.model, self.tokenizer = self.source.model, self.source.tokenizer
@@ -160,23 +167,25 @@ class _Run:
         c = self.config
         self.phase, self.done = ("warmup" if c.warmup.steps else "rl"), 0
         self.drawn = 0  # prompts, in RL: the position in the data
+        self.skipped = 0  # updates of this phase, so far
         self.first: list[int] = []  # draws of the groups of step 1 that are on record
         self.restored: tuple[str, int] | None = None
         self.frozen: model.Params = {}  # what adapters are beside
         if c.lora.rank:
             self.frozen = policy.start(self.source, self.key, self.mesh, c.compute.dtype)
         self.served = self.programs.serve_frozen(self.frozen)
-        index = self.saved.latest()
-        abstract = self.programs.abstract_state(self.phase)
-        if index is not None:
-            self.phase = "rl" if index >= c.warmup.steps else "warmup"
-            self.state, position = self.saved.restore(self.programs.abstract_state(self.phase))
-            self.done = position["step"]
+        found = self.saved.restore(
+            lambda index: self.programs.abstract_state(self._phase_of(index)), self.console.print
+        )
+        if found is not None:
+            index, self.state, position = found
+            self.phase, self.done = self._phase_of(index), position["step"]
             if self.phase == "rl":
                 self.drawn, self.first = position["drawn"], position["first"]
-            self.restored = (self.phase, self.done)
+            self.restored, self.skipped = (self.phase, self.done), int(self.state.skipped)
             if self.phase == "rl" and c.algorithm.beta:
-                self.reference = self.saved.restore_reference(abstract.params)
+                abstract = self.programs.abstract_state("rl").params
+                self.reference = self.saved.restore_reference(abstract)
             left = (
                 "" if self.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
             )
@@ -188,6 +197,9 @@ class _Run:
         else:
             params = policy.start(self.source, key, self.mesh, "float32")
         self.state = self.programs.fresh_state(self.phase, params)
+
+    def _phase_of(self, index: int) -> str:
+        return "rl" if index >= self.config.warmup.steps else "warmup"
 
     def _whole(self, params: model.Params) -> model.Params:
         return model.join(params, self.frozen)
@@ -232,7 +244,7 @@ class _Run:
         if self.phase == "warmup":
             self._warm_up()
             self.state = self.programs.fresh_state("rl", self.state.params)
-            self.phase, self.done = "rl", 0
+            self.phase, self.done, self.skipped = "rl", 0, 0
         self._reinforce()
 
     def _warm_up(self) -> None:
@@ -252,9 +264,11 @@ class _Run:
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", "warmup", step, values)
-            if step % c.checkpoint.every == 0 and step < c.warmup.steps:
-                self.records.upload()  # first: a continuation goes on from records and checkpoint
-                self.saved.save(step, self.state, {"phase": "warmup", "step": step}, None)
+            if step < c.warmup.steps:  # else RL's step 0 is saved
+                self._guard(step, batch)
+                if step % c.checkpoint.every == 0:
+                    self._save(step, None)
+                self._stop_if_asked(step)
 
     def _demonstration_batch(self, rows: list[tuple[int, list[int], list[int]]]) -> Batch:
         c = self.config
@@ -286,18 +300,56 @@ class _Run:
         self.console.phase("rl", c.steps, self.done)
         if self.restored is None or self.restored[0] != "rl":
             self._evaluate_and_save(0)
+            self._stop_if_asked(0)
         for step in range(self.done + 1, c.steps + 1):
             try:
                 with self._profiled(step):
-                    values = self._step(step)
-            except errors.RunStopped:
-                if self.saved.latest() != c.warmup.steps + step - 1:
-                    self._save(step - 1, None)
+                    values, batch = self._step(step)
+            except (errors.RunStopped, errors.UserError):  # nothing of this step is in the state
+                self._save_now(step - 1)
                 raise
             self._record("train", "rl", step, values)
+            self._guard(step, batch)
             if step == c.steps and c.log.rollouts_every:
                 self._sample_again(step)
             self._evaluate_and_save(step)
+            self._stop_if_asked(step)
+        self.saved.wait()
+
+    def _guard(self, step: int, batch: Batch) -> None:
+        """Keeps the batch of skipped updates; ends a run in which there are too many in a row."""
+        before, self.skipped = self.skipped, int(self.state.skipped)
+        if self.skipped == before:
+            return
+        most, in_a_row = self.config.guard.max_skipped, int(self.state.in_a_row)
+        name = f"skipped/{self.phase}-{step:06d}-{jax.process_index()}.npz"
+        workdir_lib.write_arrays(self.workdir / name, sharding.own_tree(batch))
+        self.console.print(
+            f"step {step} of {self.phase}: {self.skipped - before} updates were skipped, as they "
+            f"were not finite or had no reward; their batch is {name}"
+        )
+        if most and in_a_row >= most:
+            self._save_now(step)
+            raise errors.RunStopped(
+                f"step {step} of {self.phase}: {in_a_row} updates in a row were not finite or had "
+                f"no reward, guard.max_skipped={most}; the parameters before them are "
+                f"checkpoint {self.saved.latest()}. Lower the learning rate or take "
+                "compute.dtype=float32, and start from them in another --workdir with "
+                f"policy.init={self.workdir}"
+            )
+
+    def _stop_if_asked(self, step: int) -> None:
+        """After a SIGTERM to any of the processes: all of them save the same step and end."""
+        if self.termination is not None and self.termination.is_requested():
+            self._save_now(step)
+            raise errors.Preempted(
+                f"SIGTERM: step {step} of {self.phase} is saved; the same command continues"
+            )
+
+    def _save_now(self, step: int) -> None:
+        """Saves a step, unless it is, and waits until it is there."""
+        if self.saved.latest() != self._index(step):
+            self._save(step, None)
         self.saved.wait()
 
     def _evaluate_and_save(self, step: int) -> None:
@@ -320,9 +372,15 @@ class _Run:
             self._save(step, accuracy)
 
     def _save(self, step: int, accuracy: float | None) -> None:
-        position = {"phase": "rl", "step": step, "drawn": self.drawn, "first": self.first}
-        self.records.upload()
-        self.saved.save(self.config.warmup.steps + step, self.state, position, accuracy)
+        position: dict[str, Any] = {"phase": self.phase, "step": step}
+        if self.phase == "rl":
+            position |= {"drawn": self.drawn, "first": self.first}
+        self.records.upload()  # first: a continuation goes on from records and checkpoint
+        self.saved.save(self._index(step), self.state, position, accuracy)
+
+    def _index(self, step: int) -> int:
+        """Of a checkpoint: steps of both phases."""
+        return step + (self.config.warmup.steps if self.phase == "rl" else 0)
 
     def _record(self, kind: str, phase: str, step: int, values: dict[str, float]) -> None:
         values = metrics.plain(values)
@@ -340,7 +398,7 @@ class _Run:
 
     # A step of RL
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _step(self, step: int) -> tuple[dict[str, float], Batch]:
         c, start = self.config, time.perf_counter()
         experience, draws, found, drawn = self.collector.collect(
             self._serving(), self._key(step, _SAMPLING), step, self.drawn
@@ -368,7 +426,7 @@ class _Run:
             self.console.group("rl", step, (mixed or groups)[0])
         facts = _facts(jax.device_get(facts))
         tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
-        return (
+        values = (
             facts
             | values
             | {"policy/skipped": int(self.state.skipped)}
@@ -380,6 +438,7 @@ class _Run:
                 "throughput/tokens_per_s": tokens / (end - start),
             }
         )
+        return values, batch
 
     def _make_batch(self, step: int, experience: Experience) -> tuple[Batch, Any]:
         """Rewards become advantages; with what else the loss needs."""

@@ -7,6 +7,7 @@ and are uploaded whole.
 
 import datetime
 import importlib.metadata
+import io
 import json
 import platform
 import secrets
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from mapo_jax import config as config_lib
@@ -81,6 +83,14 @@ def write(path: epath.Path, content: bytes) -> None:
 
 def write_json(path: epath.Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a .npz file; makes its directory."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, content.getvalue())
 
 
 def add_start(

@@ -67,7 +67,7 @@ def test_a_state_comes_back_with_its_position(tmp_path):
 
     store = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=2)
     assert store.latest() == 3
-    restored, found = store.restore(abstract(state))
+    _, restored, found = store.restore(lambda _: abstract(state))
     store.close()
     assert found == position
     assert_same_bits(restored, state)
@@ -82,7 +82,7 @@ def test_other_devices(tmp_path, device_count):
     store.save(1, make_state(8), {}, None)
     store.wait()
     fewer = make_state(device_count)
-    restored, _ = store.restore(abstract(fewer))
+    _, restored, _ = store.restore(lambda _: abstract(fewer))
     store.close()
     assert_same_bits(restored, fewer)
     assert restored.params["embed"].sharding == fewer.params["embed"].sharding
@@ -97,7 +97,7 @@ def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
     for _ in range(5):
         state = advance(state)
     store.wait()
-    restored, _ = store.restore(abstract(state))
+    _, restored, _ = store.restore(lambda _: abstract(state))
     store.close()
     assert_same_bits(restored, expected)
 
@@ -141,7 +141,7 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path):
         },
     )
     with pytest.raises(errors.UserError) as caught:
-        store.restore(wrong)
+        store.restore(lambda _: wrong)
     store.close()
     embed, scale = caught.value.lines
     assert f"--workdir={tmp_path}: params.embed is float32[8, 3] there and float32[8, 4]" in embed

@@ -12,6 +12,7 @@ import re
 import sys
 
 import _cli
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import report
@@ -525,7 +526,7 @@ def saves_on_a_full_disk(files):
 def restores_another_policy(files):
     workdir = files / "other_policy"
     saved = checkpoints.Checkpoints(workdir / "checkpoints", keep=1)
-    state = {"params": {"embed": np.zeros((2, 3), np.float32)}, "step": np.zeros(1, np.int32)}
+    state = {"params": {"embed": jnp.zeros((2, 3))}, "step": jnp.zeros(1, jnp.int32)}
     saved.save(1, state, {}, None)
     saved.close()
     wanted = {"embed": np.zeros((4, 3), np.float32)}

@@ -1,0 +1,88 @@
+"""A run among other processes: what they tell each other, and the signal that ends it.
+
+Beside the loop. All processes of a run do the same; where one of them meets something alone, a
+mistake or a SIGTERM, it must tell the others, or they wait for it in the next collective.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mapo_jax import errors
+
+_LENGTH = 2000  # bytes of what one process tells
+
+
+def everyones(text: str) -> list[str]:
+    """What each process says, by its number; all of them have to call this."""
+    if jax.process_count() == 1:
+        return [text]
+    words = text.encode()[:_LENGTH]
+    padded = np.frombuffer(words.ljust(_LENGTH, b"\0"), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, _LENGTH)
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what only one process may find wrong: a UserError there is raised by all of them."""
+    mistakes = ""
+    try:
+        yield
+    except errors.UserError as error:
+        mistakes = str(error)
+    lines = [line for said in everyones(mistakes) for line in said.splitlines()]
+    if lines:
+        raise errors.UserError(*dict.fromkeys(lines))
+
+
+class Termination:
+    """Notes a SIGTERM, as a machine sends it that is about to be taken away; a second one exits.
+
+    A context manager, for the main thread. The signal is seen by a thread of its own: Python runs
+    handlers between bytecodes of the main thread, which may be in a device computation for minutes.
+    """
+
+    EXIT_CODE = 128 + signal.SIGTERM  # 143
+
+    def __init__(self) -> None:
+        self._is_requested = False
+
+    def __enter__(self) -> "Termination":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGTERM, self._handler)
+        os.close(self._write)  # ends the thread
+        self._thread.join()
+        os.close(self._read)
+
+    def _watch(self) -> None:
+        while numbers := os.read(self._read, 64):
+            for _ in range(numbers.count(signal.SIGTERM)):
+                if self._is_requested:
+                    os._exit(self.EXIT_CODE)
+                self._is_requested = True
+
+    def is_requested(self) -> bool:
+        """Whether any process has got the signal; all of them have to call this."""
+        return any(everyones("x" if self._is_requested else ""))
