@@ -43,6 +43,8 @@ class Records:
         keep_until: tuple[str, int] | None,
         tensorboard: bool,
         wandb_run: Any = None,
+        *,
+        is_open: bool = False,
     ):
         """Opens the files, dropping the lines that will be written again.
 
@@ -51,6 +53,7 @@ class Records:
             keep_until: (phase, step) of the checkpoint that the run continues from: later lines go,
                 those of that very step stay. None: a new run, all lines go.
             tensorboard: whether to write TensorBoard files as well.
+            is_open: of that very step only the training stays: its evaluation is made again.
             wandb_run: of `wandb.init`, to log to as well.
         """
         self._directory = directory
@@ -61,7 +64,7 @@ class Records:
         self._files: dict[str, TextIO] = {}
         for name in RECORDS:
             path = directory.local / name
-            _drop_after(path, keep_until)
+            _drop_after(path, keep_until, is_open)
             self._files[name] = path.open("a", encoding="utf-8")
         for phase in PHASES if wandb_run else ():
             wandb_run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
@@ -122,7 +125,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drop_after(path: Path, keep_until: tuple[str, int] | None) -> None:
+def _drop_after(path: Path, keep_until: tuple[str, int] | None, is_open: bool) -> None:
     """Drops, atomically, the lines after `keep_until` and a half-written one."""
     if not path.exists():
         return
@@ -133,7 +136,8 @@ def _drop_after(path: Path, keep_until: tuple[str, int] | None) -> None:
                 values = json.loads(line)
             except ValueError:
                 continue  # the process died while writing it
-            if _position(values["phase"], values["step"]) <= _position(*keep_until):
+            place, last = _position(values["phase"], values["step"]), _position(*keep_until)
+            if place < last or (place == last and (values["kind"] == "train" or not is_open)):
                 kept.append(line + "\n")
     new = path.with_suffix(".tmp")
     with new.open("w", encoding="utf-8") as file:

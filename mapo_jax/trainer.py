@@ -140,7 +140,9 @@ class _Run:
             if c.profile.steps:
                 self.profile = mirror.local / "profile"
             wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
-            self.records = metrics.Records(mirror, self.restored, c.log.tensorboard, wandb_run)
+            self.records = metrics.Records(
+                mirror, self.restored, c.log.tensorboard, wandb_run, is_open=self.is_open
+            )
 
     def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
         """(example, prompt, response) of what the warm-up learns from."""
@@ -168,6 +170,7 @@ class _Run:
         self.phase, self.done = ("warmup" if c.warmup.steps else "rl"), 0
         self.drawn = 0  # prompts, in RL: the position in the data
         self.skipped = 0  # updates of this phase, so far
+        self.is_open = True  # the evaluation after step `done` of RL has still to be made
         self.first: list[int] = []  # draws of the groups of step 1 that are on record
         self.restored: tuple[str, int] | None = None
         self.frozen: model.Params = {}  # what adapters are beside
@@ -182,6 +185,7 @@ class _Run:
             self.phase, self.done = self._phase_of(index), position["step"]
             if self.phase == "rl":
                 self.drawn, self.first = position["drawn"], position["first"]
+                self.is_open = position["is_open"]
             self.restored, self.skipped = (self.phase, self.done), int(self.state.skipped)
             if self.phase == "rl" and c.algorithm.beta:
                 abstract = self.programs.abstract_state("rl").params
@@ -298,9 +302,8 @@ class _Run:
             self.reference = jax.tree.map(jnp.copy, self.state.params)
             self.saved.save_reference(self.reference)
         self.console.phase("rl", c.steps, self.done)
-        if self.restored is None or self.restored[0] != "rl":
-            self._evaluate_and_save(0)
-            self._stop_if_asked(0)
+        if self.is_open:
+            self._close(self.done)
         for step in range(self.done + 1, c.steps + 1):
             try:
                 with self._profiled(step):
@@ -309,11 +312,9 @@ class _Run:
                 self._save_now(step - 1)
                 raise
             self._record("train", "rl", step, values)
+            self.is_open = True
             self._guard(step, batch)
-            if step == c.steps and c.log.rollouts_every:
-                self._sample_again(step)
-            self._evaluate_and_save(step)
-            self._stop_if_asked(step)
+            self._close(step)
         self.saved.wait()
 
     def _guard(self, step: int, batch: Batch) -> None:
@@ -352,9 +353,25 @@ class _Run:
             self._save(step, None)
         self.saved.wait()
 
-    def _evaluate_and_save(self, step: int) -> None:
+    def _close(self, step: int) -> None:
+        """What follows a step: evaluation and checkpoint, where they are due."""
+        self._stop_if_asked(step)
+        try:
+            accuracy = self._evaluate(step)
+        except errors.UserError:
+            self._save_now(step)
+            raise
+        self.is_open = False
+        c, is_saved = self.config, self.saved.latest() == self._index(step)
+        if (step in (0, c.steps) or step % c.checkpoint.every == 0) and not is_saved:
+            self._save(step, accuracy)
+
+    def _evaluate(self, step: int) -> float | None:
+        """Evaluates, where it is due; returns what the best checkpoint is best by."""
         c = self.config
         ends, accuracy = step in (0, c.steps), None
+        if step == c.steps and step and c.log.rollouts_every:
+            self._sample_again(step)
         if ends or step % c.eval.every == 0:
             values = evaluation.evaluate(
                 self._serving(),
@@ -368,13 +385,12 @@ class _Run:
             )
             self._record("eval", "rl", step, values)
             accuracy = values[f"eval/{next(iter(self.eval_sets))}/accuracy_sampled"]
-        if ends or step % c.checkpoint.every == 0:
-            self._save(step, accuracy)
+        return accuracy
 
     def _save(self, step: int, accuracy: float | None) -> None:
         position: dict[str, Any] = {"phase": self.phase, "step": step}
         if self.phase == "rl":
-            position |= {"drawn": self.drawn, "first": self.first}
+            position |= {"drawn": self.drawn, "first": self.first, "is_open": self.is_open}
         self.records.upload()  # first: a continuation goes on from records and checkpoint
         self.saved.save(self._index(step), self.state, position, accuracy)
 

@@ -284,17 +284,21 @@ def test_distributed_outside_of_a_cluster(capsys, monkeypatch):
     assert line.startswith("--distributed: neither a TPU pod nor a SLURM job was found here")
 
 
-def _no_cluster(*_):
+def _no_cluster(**_):
     raise ValueError("coordinator_address should be defined.")
 
 
 def test_processes_join_before_devices_are_counted(monkeypatch):
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *flags: joined.append(flags))
-    _cli.parse([*TINY, *HAND], "", processes=True)
-    assert joined == [("localhost:1234", 2, 1)]
-    _cli.parse([*TINY, "--distributed"], "", processes=True)
-    assert joined[1:] == [()]
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *flags, **waits: joined.append((flags, waits))
+    )
+    settings = ["--config.processes.heartbeat=7", "--config.processes.shutdown=9"]
+    waits = {"heartbeat_timeout_seconds": 7, "shutdown_timeout_seconds": 9}
+    _cli.parse([*TINY, *HAND, *settings], "", processes=True)
+    assert joined == [(("localhost:1234", 2, 1), waits)]
+    _cli.parse([*TINY, "--distributed", *settings], "", processes=True)
+    assert joined[1:] == [((), waits)]
 
 
 def test_other_launchers_are_one_process(capsys, monkeypatch):
