@@ -87,7 +87,7 @@ def get_config(presets: str = "") -> ConfigDict:
     batch.prompts = 8  # per step, which is one minibatch
     batch.group = 8  # rollouts per prompt
     batch.prompt_tokens = 64  # of every prompt
-    batch.microbatch = (8, 8)  # prompts, rollouts per prompt whose gradient is taken at once
+    batch.microbatch = (8, 8)  # prompts, rollouts of each that a batch shard trains on at once
 
     config.rollout = rollout = ConfigDict()
     rollout.max_new_tokens = 128  # per response

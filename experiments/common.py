@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     batch.prompts = 512  # per rollout batch
     batch.group = 12  # rollouts per prompt
     batch.minibatch_prompts = 128  # prompts per optimizer step
-    batch.microbatch = (8, 12)  # prompts, rollouts per prompt whose gradient is taken at once
+    batch.microbatch = (8, 12)  # prompts, rollouts of each that a batch shard trains on at once
     batch.epochs = 1  # passes over a rollout batch
 
     config.rollout = rollout = ConfigDict()

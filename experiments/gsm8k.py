@@ -123,7 +123,7 @@ def v5e_8(config: ConfigDict) -> None:
     config.policy.init = "Qwen/Qwen2.5-1.5B-Instruct"
     config.mesh.data = 1
     config.mesh.fsdp = 8
-    _sizes(config, 128, 12, 1024, lanes=8, microbatch=(8, 12))
+    _sizes(config, 128, 12, 1024, lanes=8, microbatch=(1, 12))
 
 
 PRESETS = {

@@ -116,10 +116,11 @@ def validate(config: Config, device_count: int) -> list[str]:
     except ValueError as error:
         lines.append(f"{error}; set one of mesh.data, mesh.fsdp and mesh.tensor to -1")
     else:
-        if p % (data * fsdp):
+        shards = data * fsdp
+        if batch.prompts % shards or (batch.prompts // shards) % min(p, batch.prompts // shards):
             lines.append(
-                f"batch.microbatch={p, g}: its prompts must be a multiple of the {data * fsdp} "
-                "shards of the batch (mesh.data x mesh.fsdp)"
+                f"batch.prompts={batch.prompts}: must be a multiple of the {shards} shards of the "
+                f"batch (mesh.data x mesh.fsdp) times batch.microbatch[0]={p}; try {shards * p}"
             )
     return lines
 
@@ -194,7 +195,8 @@ def measure(config: Config) -> dict[str, Phase]:
         head_chunk=compute.head_chunk,
         attention_chunk=compute.attention_chunk,
     )
-    split = {"microbatch": batch.microbatch, "dtype": compute.dtype}
+    microbatch = sharding.microbatch(mesh, batch.prompts, batch.microbatch)
+    split = {"microbatch": microbatch, "dtype": compute.dtype}
     sample = _Compiled(sample_all)
     score = _Compiled(train_step.make_score(policy, scoring_settings, mesh, **split))
     advantage = _Compiled(

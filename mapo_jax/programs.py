@@ -40,6 +40,7 @@ class Programs:
         c = config
         self.policy = policy
         common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
+        microbatch = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
         memory = {
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
@@ -76,12 +77,10 @@ class Programs:
             self.txs["rl"],
             aggregation=c.algorithm.aggregation,
             minibatch_prompts=c.batch.minibatch_prompts,
-            microbatch=c.batch.microbatch,
+            microbatch=microbatch,
             **common,
         )
-        self.score = train_step.make_score(
-            policy, settings, microbatch=c.batch.microbatch, **common
-        )
+        self.score = train_step.make_score(policy, settings, microbatch=microbatch, **common)
         self.sampling = sampling.SamplingConfig(
             group_size=c.batch.group,
             max_new_tokens=c.rollout.max_new_tokens,

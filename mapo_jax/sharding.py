@@ -58,6 +58,15 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
+def microbatch(mesh: Mesh, minibatch_prompts: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(prompts, rollouts of each) of all shards together, from those of one, `batch.microbatch`.
+
+    Fewer prompts where a shard has not as many of the minibatch.
+    """
+    shards, (p, g) = batch_shards(mesh), size
+    return min(p, minibatch_prompts // shards) * shards, g
+
+
 def spec(names: Sequence[str | None], rules: dict = RULES) -> PartitionSpec:
     """The partition of an array whose axes have these logical names."""
     return PartitionSpec(*(rules[name] for name in names))

@@ -217,7 +217,8 @@ class _Run:
 
     def sizes(self, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
         """The rows of the start table: what follows from the configuration."""
-        c, (p, g) = self.config, self.config.batch.microbatch
+        c = self.config
+        p, g = sharding.microbatch(self.mesh, c.batch.minibatch_prompts, c.batch.microbatch)
         minibatches = c.batch.prompts // c.batch.minibatch_prompts
         count, frozen = (
             sum(x.size for x in jax.tree.leaves(tree)) for tree in (self.state.params, self.frozen)

@@ -291,12 +291,13 @@ def _mesh_mistakes(
     why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
     if ok("batch.prompts"):
         lines += _multiple("batch.prompts", batch.prompts, shards, why)
-    if ok("batch.microbatch") and batch.microbatch[0] % shards:
-        near = (max(shards, round(batch.microbatch[0] / shards) * shards), batch.microbatch[1])
-        lines.append(
-            f"batch.microbatch={batch.microbatch}: its first number, prompts, must be a multiple "
-            f"of {why}; try {near}"
-        )
+    if ok("batch.minibatch_prompts"):
+        lines += _multiple("batch.minibatch_prompts", batch.minibatch_prompts, shards, why)
+    if ok("batch.microbatch", "batch.minibatch_prompts") and batch.minibatch_prompts % shards == 0:
+        own, p = batch.minibatch_prompts // shards, batch.microbatch[0]
+        if batch.minibatch_prompts % p == 0:  # else that has been said
+            text = f"the {own} prompts of a minibatch on each of {why} with its first number"
+            lines += _divisor("batch.microbatch", min(p, own), own, text, batch.microbatch)
     if ok("warmup.batch", "warmup.steps") and config.warmup.steps:
         lines += _multiple("warmup.batch", config.warmup.batch, shards, why)
     if ok("eval.batch"):

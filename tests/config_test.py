@@ -206,7 +206,17 @@ def test_a_profile_and_wandb_are_taken(monkeypatch):
         ({"mesh.tensor": 3}, 3, "must divide policy.num_kv_heads=2; try 2"),
         ({"mesh.fsdp": 3}, 3, "must divide policy.embed_dim=64; try 2"),
         ({}, 3, "batch.prompts=16: must be a multiple of the 3 batch shards"),
-        ({"batch.microbatch": (4, 8)}, 8, "a multiple of the 8 batch shards"),
+        (
+            {"batch.minibatch_prompts": 4, "batch.microbatch": (4, 8)},
+            8,
+            "batch.minibatch_prompts=4: must be a multiple of the 8 batch shards",
+        ),
+        (
+            {"batch.prompts": 48, "batch.minibatch_prompts": 48, "batch.microbatch": (8, 8)},
+            4,
+            "batch.microbatch=(8, 8): must divide the 12 prompts of a minibatch on each of the 4 "
+            "batch shards (mesh.data=4 x mesh.fsdp=1) with its first number; try 6",
+        ),
         ({"warmup.batch": 12}, 8, "warmup.batch=12: must be a multiple of the 8 batch shards"),
         ({"eval.batch": 12}, 8, "eval.batch=12: must be a multiple of the 8 batch shards"),
         ({"rollout.chunks": 4}, 8, "rollout.chunks=4: must leave each chunk a multiple of the 8"),
@@ -214,6 +224,14 @@ def test_a_profile_and_wandb_are_taken(monkeypatch):
 )
 def test_mesh_mistakes(changes, device_count, says):
     assert any(says in line for line in make(changes, device_count))
+
+
+def test_a_microbatch_is_of_one_shard():
+    """So the same experiment fits one device and sixty-four."""
+    changes = {"batch.prompts": 128, "batch.minibatch_prompts": 64, "batch.microbatch": (8, 8)}
+    changes |= {"warmup.batch": 64, "eval.batch": 64}
+    for shards in (1, 8, 16, 64):
+        assert make(changes, shards) == []
 
 
 def test_warmup_batch_is_free_without_a_warmup():

@@ -185,6 +185,7 @@ CASES = {
         "batch.minibatch_prompts=5: must divide batch.prompts=16; try 4",
         "batch.microbatch=(8, 4): must divide batch.minibatch_prompts=5 with its first number, "
         "prompts; try 5",
+        f"batch.minibatch_prompts=5: must be a multiple of {SHARDS}; try 8",
     ],
     "--config.batch.microbatch=8,3": [
         "batch.microbatch=(8, 3): must divide batch.group=8 with its second number, rollouts per "
@@ -216,8 +217,7 @@ CASES = {
     "--config.batch.prompts=12 --config.batch.minibatch_prompts=12 "
     "--config.batch.microbatch=12,4": [
         f"batch.prompts=12: must be a multiple of {SHARDS}; try 16",
-        f"batch.microbatch=(12, 4): its first number, prompts, must be a multiple of {SHARDS}; "
-        "try (16, 4)",
+        f"batch.minibatch_prompts=12: must be a multiple of {SHARDS}; try 16",
     ],
     "--config.warmup.batch=12": [f"warmup.batch=12: must be a multiple of {SHARDS}; try 16"],
     "--config.eval.batch=12": [f"eval.batch=12: must be a multiple of {SHARDS}; try 16"],

@@ -1,13 +1,127 @@
 """Real processes on one machine, through the real command line."""
 
 import os
+import signal
 import socket
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
-from trainer_test import ROOT, command, lines, micro
+import pytest
+from trainer_test import ROOT, command, lines, micro, readable
 
 from mapo_jax import trainer
+
+HEARTBEAT = 10  # seconds, in the tests below
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the processes of a run in tmp_path/run; ends those that a failed test leaves."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"} | cache
+    started: list[subprocess.Popen] = []
+
+    def start(number: int, *settings: str) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        together = [f"--coordinator=localhost:{port}", f"--num-processes={number}"]
+        together += [f"--config.processes.heartbeat={HEARTBEAT}"] if number > 1 else []
+        processes = []
+        for i in range(number):
+            flags = [*together, f"--process-id={i}"] if number > 1 else []
+            with (tmp_path / f"{i}.log").open("w") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [*command(tmp_path / "run"), *flags, *settings],
+                        cwd=ROOT,
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+        started.extend(processes)
+        return processes
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(workdir: Path, processes: list[subprocess.Popen], phase: str, step: int) -> None:
+    while ("train", phase, step) not in [
+        (row["kind"], row["phase"], row["step"]) for row in readable(workdir)
+    ]:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+def assert_close(ours: list[dict], theirs: list[dict]) -> None:
+    places = [(row["kind"], row["phase"], row["step"]) for row in ours]
+    assert [(row["kind"], row["phase"], row["step"]) for row in theirs] == places
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            if name.startswith(("loss/", "reward/", "eval/", "success_count/", "policy/grad")):
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
+    """The others end soon; what four saved continues in one, to the metrics of a single run."""
+    run = tmp_path / "run"
+    processes = start(4, "--config.steps=100000", "--config.eval.every=100000")
+    wait_for(run, processes, "rl", 3)
+    processes[2].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    codes = [process.wait(timeout=120) for process in processes]
+    assert time.monotonic() - began < HEARTBEAT + 20
+    assert codes[2] == -signal.SIGKILL
+    assert {abs(code) for i, code in enumerate(codes) if i != 2} <= {134, signal.SIGABRT}
+    said = "".join((tmp_path / f"{i}.log").read_text() for i in (0, 1, 3))
+    assert "another process is gone" in said or "another task died" in said
+
+    (alone,) = start(1)  # from the newest checkpoint, to step 5
+    assert alone.wait() == 0, (tmp_path / "0.log").read_text()
+    assert "continued after step" in (tmp_path / "0.log").read_text()
+    trainer.train(micro(), tmp_path / "whole")
+    ours = [row for row in lines(run) if row["kind"] == "train"]
+    assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
+
+
+def test_sigterm_to_one_process_saves_one_step_of_all(tmp_path, start):
+    run = tmp_path / "run"
+    processes = start(2, "--config.checkpoint.every=100000", "--config.steps=100000")
+    wait_for(run, processes, "rl", 2)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=120) for process in processes] == [143, 143]
+    done = [row["step"] for row in lines(run) if row["phase"] == "rl"][-1]
+    for i in range(2):
+        assert f"SIGTERM: step {done} of rl is saved" in (tmp_path / f"{i}.log").read_text()
+    assert (run / "checkpoints" / str(5 + done)).is_dir()
+
+
+def test_a_mistake_that_one_process_meets_ends_both_with_its_line(tmp_path, start):
+    (tmp_path / "my.py").write_text(
+        "import sys\n"
+        "calls = []\n"
+        "def picky(response, example):\n"
+        "    calls.append(response)\n"
+        "    if len(calls) > 50 and '--process-id=1' in sys.argv:\n"
+        "        raise KeyError('oops')\n"
+        "    return {'reward': 0.5, 'success': False, 'parts': {}}\n"
+    )
+    processes = start(2, f"--config.task.reward={tmp_path}/my.py:picky")
+    assert [process.wait(timeout=120) for process in processes] == [2, 2]
+    for i in range(2):
+        log = (tmp_path / f"{i}.log").read_text()
+        assert "task.reward: picky raised KeyError: 'oops'" in log
+        assert "Traceback" not in log
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -48,13 +162,7 @@ def test_two_processes_train_as_one(tmp_path):
     config = micro(task__reward=reward, dynamic__max_tries=20)
     trainer.train(config, tmp_path / "one")  # 8 devices in this process
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
-    places = [(row["kind"], row["phase"], row["step"]) for row in one]
-    assert [(row["kind"], row["phase"], row["step"]) for row in two] == places
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            if name.startswith(("loss/", "reward/", "eval/", "success_count/", "policy/grad")):
-                np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    assert_close(one, two)
     assert max(row["groups/tries"] for row in two if "groups/tries" in row) > 1
     # The first process writes of all: dynamic sampling may have taken prompts from any.
     texts = [

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,20 @@ def test_mesh():
     one = sharding.make_mesh(devices=jax.devices()[:1])
     assert one.devices.shape == (1, 1, 1)
     assert sharding.batch_shards(one) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "minibatch", "expected"),
+    [
+        ((1, 1, 1), 16, (4, 3)),
+        ((2, 1, 1), 16, (8, 3)),
+        ((2, 2, 2), 16, (16, 3)),
+        ((8, 1, 1), 8, (8, 3)),
+    ],
+)
+def test_a_microbatch_is_of_every_shard_at_most_what_it_has(sizes, minibatch, expected):
+    mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+    assert sharding.microbatch(mesh, minibatch, (4, 3)) == expected
 
 
 def test_rule_table():
