@@ -203,6 +203,18 @@ def count(flags: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
+def fraction(flags: Mapping[str, str], name: str, default: float) -> float:
+    """A number above 0 and at most 1 that a flag gives."""
+    text = flags.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise errors.UserError(f"{name}={text}: must be a number > 0 and <= 1")
+    return value
+
+
 def of_a_policy(config: Any, device_count: int) -> list[str]:
     """The mistakes of a config whose policy comes from somewhere else."""
     return validation.validate(config, device_count, needs_policy=False)

@@ -74,7 +74,7 @@ def find(config: config_lib.Config) -> Source:
     _check_vocabulary(
         tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
     )
-    return Source(_adapted(architecture, config.lora), tokenizer, run, folder)
+    return Source(adapted(architecture, config.lora), tokenizer, run, folder)
 
 
 def _tokenizer(config: config_lib.Config, folder: str) -> Tokenizer:
@@ -96,7 +96,7 @@ def _check_vocabulary(tokenizer, architecture, where):
         )
 
 
-def _adapted(architecture: model.ModelConfig, lora: config_lib.LoraConfig) -> model.ModelConfig:
+def adapted(architecture: model.ModelConfig, lora: config_lib.LoraConfig) -> model.ModelConfig:
     if not lora.rank:
         return architecture
     return dataclasses.replace(

@@ -105,7 +105,9 @@ _CHOICES = {
 }
 
 
-def validate(config: Config, device_count: int, needs_policy: bool = True) -> list[str]:
+def validate(
+    config: Config, device_count: int, needs_policy: bool = True, architecture: Any = None
+) -> list[str]:
     """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
 
     Files are looked for, the task is made and the tokenizer loaded; nothing is compiled.
@@ -115,6 +117,8 @@ def validate(config: Config, device_count: int, needs_policy: bool = True) -> li
         device_count: of all processes together.
         needs_policy: whether a run starts from what policy.init and tokenizer.path name; else they
             need not be there.
+        architecture: model.ModelConfig of a run that is only planned: neither policy nor task nor
+            files need be there.
     """
     from mapo_jax import losses, policy  # import jax: mistakes elsewhere need not wait
 
@@ -147,13 +151,15 @@ def validate(config: Config, device_count: int, needs_policy: bool = True) -> li
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
-    source = _attempt(found, policy.find, config) if needs_policy else None
-    numbers = config.policy
-    if config.policy.init or not needs_policy:  # it brings its own
-        numbers = source.model if source else None
-    lines += _combination_mistakes(config, numbers, device_count, broken)
-    lines += _resource_mistakes(config)
-    most = source.model.max_positions if source else 0
+    resources = [] if architecture else _resource_mistakes(config)
+    if not architecture and needs_policy:
+        source = _attempt(found, policy.find, config)
+        architecture = source.model if source else None
+    numbers: Any = architecture
+    if not numbers and needs_policy and not config.policy.init:  # else it brings its own
+        numbers = config.policy
+    lines += _combination_mistakes(config, numbers, device_count, broken) + resources
+    most = architecture.max_positions if architecture else 0
     needed = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     if most and needed > most:
         found.append(
@@ -161,10 +167,6 @@ def validate(config: Config, device_count: int, needs_policy: bool = True) -> li
             f"{config.data.max_prompt_tokens} that is {needed} tokens, but the policy was trained "
             f"for {most}; lower one of the two"
         )
-    if source and config.mesh.tensor > 1:
-        size = source.model.vocab_size
-        why = f"the vocabulary of the policy, {size} tokens"
-        found += _divisor("mesh.tensor", config.mesh.tensor, size, why)
     return lines + found
 
 
@@ -287,6 +289,9 @@ def _mesh_mistakes(
         if numbers and ok(f"policy.{name}"):
             value, parts = getattr(numbers, name), {"tensor": tensor, "fsdp": fsdp}[axis]
             lines += _divisor(f"mesh.{axis}", parts, value, f"policy.{name}={value}")
+    if hasattr(numbers, "vocab_size"):  # else there is no tokenizer, which has been said
+        why = f"the vocabulary of the policy, {numbers.vocab_size} tokens"
+        lines += _divisor("mesh.tensor", tensor, numbers.vocab_size, why)
     shards = data * fsdp
     why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
     if ok("batch.prompts"):

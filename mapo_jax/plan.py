@@ -1,0 +1,451 @@
+"""Does a run fit, and what does a step cost? Answers without the hardware.
+
+What launch/plan.py calls. Parameters, optimizer state and caches are counted exactly from shapes
+and shardings, FLOPs and bytes from the formulas below, all for full lengths. With a topology the
+train step and the sampler are compiled for it, by libtpu and without a TPU: the memory that the
+compiler reports, and the collectives that it has put in.
+"""
+
+import collections
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+from etils import epath
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from mapo_jax import config as config_lib
+from mapo_jax import errors, model, policy, pretrained, programs, sampling, sharding, train_step
+from mapo_jax.pretrained.known import KNOWN
+from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.validation import validate
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One JAX device of an accelerator."""
+
+    flops: float  # bfloat16 FLOP/s
+    bandwidth: float  # of its memory, bytes/s
+    memory: float  # bytes
+
+
+# Google's pages of each generation, cloud.google.com/tpu/docs/v5e and so on. A chip is one device,
+# but for tpu7x, which has two.
+CHIPS = {
+    "v5e": Chip(197e12, 819e9, 16 * GIB),
+    "v5p": Chip(459e12, 2765e9, 95 * GIB),
+    "v6e": Chip(918e12, 1640e9, 32 * GIB),
+    "tpu7x": Chip(2307e12 / 2, 7380e9 / 2, 96 * GIB),
+}
+
+
+class Phase(NamedTuple):
+    """What all devices together compute, and what each of them moves, in one step."""
+
+    flops: float
+    bytes: float  # read from memory per device; 0 where arithmetic decides
+
+
+class Compiled(NamedTuple):
+    """What the compiler says about one program, per device."""
+
+    seconds: float  # compilation
+    arguments: int  # bytes
+    temporaries: int  # bytes
+    collectives: dict[str, int]  # kind -> how often it stands in the program
+
+
+def run(config: config_lib.Config, topology: str, efficiency: float) -> None:
+    """Prints the plan of a configuration.
+
+    Args:
+        config: as a run would have it; policy, data and tokenizer need not be there.
+        topology: as in v5e:8x8, compiled for; "": devices are those that mesh.* multiply to.
+        efficiency: share of a chip's peak that its arithmetic and its memory reach.
+
+    Raises:
+        UserError: a mistake in the configuration; an unknown topology; libtpu is not there; the
+            programs do not fit.
+    """
+    architecture = find_architecture(config)
+    chip = _chip(topology) if topology else None
+    devices = _devices(topology) if topology else None
+    sizes = dataclasses.asdict(config.mesh)
+    count = len(devices) if devices else math.prod(n for n in sizes.values() if n > 0)
+    if lines := validate(config, count, architecture=architecture):
+        raise errors.UserError(*lines)
+    shape = sharding.mesh_shape(**sizes, device_count=count)
+    mesh: Any = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    screen = rich.console.Console()
+    wide = screen if screen.is_terminal else rich.console.Console(width=110)
+    parts = memory(config, architecture, mesh)
+    title = (
+        f"{count} x {topology or 'devices'}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
+    )
+    _print_memory(wide, title, architecture, parts, chip)
+    _print_cost(wide, phases(config, architecture, mesh), count, chip, efficiency)
+    if devices:
+        _print_compiled(wide, config, architecture, devices, parts, chip)
+
+
+def find_architecture(config: config_lib.Config) -> model.ModelConfig:
+    """The policy's numbers, from its folder or run, or by its name; weights are not read.
+
+    Raises:
+        UserError: it is neither there nor known.
+    """
+    init = config.policy.init
+    if init and not epath.Path(init).is_dir():
+        if init not in KNOWN:
+            raise errors.UserError(
+                f"policy.init={init}: no such folder, and not one of the policies whose numbers a "
+                f"plan knows{config_lib.did_you_mean(init, KNOWN)}; give a folder with its "
+                f"config.json, or one of {', '.join(KNOWN)}"
+            )
+        return policy.adapted(KNOWN[init], config.lora)
+    if init and not (epath.Path(init) / "checkpoints").is_dir():
+        return policy.adapted(pretrained.read_config(pretrained.folder(init)), config.lora)
+    return policy.find(config).model
+
+
+def _chip(topology: str) -> Chip:
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+        raise errors.UserError(
+            f"--topology={topology}: must be GENERATION:AxB or AxBxC, as in v5e:8x8 or v5p:4x4x4; "
+            f"generations: {', '.join(CHIPS)}"
+        )
+    return CHIPS[name]
+
+
+def _devices(topology: str) -> list:
+    """The devices of a topology that is not there."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise errors.UserError(
+            f'--topology={topology}: needs the compiler for TPUs; pip install "jax[tpu]" (700 MB), '
+            "or leave --topology out for the figures that need none"
+        )
+    # What libtpu else looks for on the machine, and its lock: both are for machines with a TPU.
+    os.environ |= {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu").devices)
+    except Exception as error:  # libtpu has no class of its own for it
+        raise errors.UserError(
+            f"--topology={topology}: the compiler does not know it "
+            f"({' '.join(str(error).split())[:160]})"
+        ) from None
+
+
+# Memory
+
+
+def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, int]:
+    """Bytes per device of what lives through a step, by name; exact.
+
+    "batch": what an update reads beside the state. "cache" and "prefix": the sampler's keys and
+    values of responses and of prompts.
+    """
+    c = config
+    axes = model.logical_axes(architecture)
+    trained, frozen = model.split(_shapes(architecture))
+    trained_axes, frozen_axes = model.split(axes)
+    tx = programs.optimizer.make_optimizer(c.optimizer)
+    state = jax.eval_shape(lambda params: train_step.init_state(params, tx), trained)
+    layout = train_step.state_shardings(architecture, tx, mesh)
+    width = jnp.dtype(c.compute.dtype).itemsize
+    parts = {
+        "parameters": _bytes(state.params, layout.params),
+        "optimizer": _bytes(state, layout) - _bytes(state.params, layout.params),
+        "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
+        "gradients": _bytes(state.params, layout.params),
+        "reference": _bytes(state.params, layout.params) if c.algorithm.beta else 0,
+        "serving": sum(
+            _bytes(tree, sharding.shardings(mesh, names, sharding.GATHERED), width)
+            for tree, names in ((trained, trained_axes), (frozen, frozen_axes))
+            if tree
+        ),
+    }
+    shards, tensor = sharding.batch_shards(mesh), mesh.shape["tensor"]
+    P, G, S, T = _sizes(c)
+    prompts = P // c.rollout.chunks // shards
+    lanes = min(c.rollout.lanes or prompts, prompts)
+    slots = lanes * min(c.rollout.width or G, G)
+    key_and_value = (
+        2 * architecture.num_layers * architecture.num_kv_heads // tensor * architecture.head_dim
+    ) * width
+    parts["cache"] = slots * T * key_and_value
+    parts["prefix"] = (prompts + (lanes if lanes < prompts else 0)) * S * key_and_value
+    batch = abstract_batch(c, mesh)
+    parts["batch"] = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(batch)
+    )
+    return parts
+
+
+def _shapes(architecture: model.ModelConfig) -> model.Params:
+    return jax.eval_shape(lambda: model.init_params(jax.random.key(0), architecture))
+
+
+def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
+    """Bytes per device; each element takes `width`, or what its dtype does."""
+    sizes = jax.tree.map(
+        lambda x, s: math.prod(s.shard_shape(x.shape)) * (width or x.dtype.itemsize),
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def _sizes(c: config_lib.Config) -> tuple[int, int, int, int]:
+    return c.batch.prompts, c.batch.group, c.data.max_prompt_tokens, c.rollout.max_new_tokens
+
+
+def abstract_batch(c: config_lib.Config, mesh: Any) -> Batch:
+    """A rollout batch's shapes, dtypes and shardings."""
+    P, G, S, T = _sizes(c)
+
+    def array(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.by_prompt(mesh))
+
+    logps = array((P, G, T), jnp.float32)
+    rollouts = Rollouts(
+        prompt_tokens=array((P, S), jnp.int32),
+        prompt_lengths=array((P,), jnp.int32),
+        example=array((P,), jnp.int32),
+        tokens=array((P, G, T), jnp.int32),
+        mask=array((P, G, T), jnp.bool_),
+        logps=logps,
+        finished=array((P, G), jnp.bool_),
+        valid=array((P, G), jnp.bool_),
+    )
+    return Batch(rollouts, array((P, G), jnp.float32), logps, logps if c.algorithm.beta else None)
+
+
+# Cost
+
+
+def phases(
+    config: config_lib.Config, architecture: model.ModelConfig, mesh: Any
+) -> dict[str, Phase]:
+    """FLOPs of all devices and bytes per device of a step's phases, at full lengths.
+
+    A matrix of n weights takes 2 n FLOPs a token, attention 4 N H a pair of query and key. A
+    prompt is computed once for its group. The update computes forward once, backward twice and,
+    with compute.remat, the layers once more. Decoding reads the weights and the caches of all
+    slots in every step: that, not arithmetic, is what sampling waits for.
+    """
+    c, a = config, architecture
+    P, G, S, T = _sizes(c)
+    layers = a.num_layers * (
+        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
+    )
+    head = a.embed_dim * a.vocab_size
+    pair = 4 * a.num_layers * a.num_heads * a.head_dim
+    prompt = P * (2 * layers * S + pair * S * (S + 1) / 2)
+    response = P * G * (2 * layers * T + pair * (T * S + T * (T + 1) / 2))
+    forward, logits = prompt + response, P * G * T * 2 * head
+    parts = memory(c, a, mesh)
+    own = P // c.rollout.chunks // sharding.batch_shards(mesh)
+    lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
+    steps = c.rollout.chunks * T * math.ceil(own / lanes) * math.ceil(G / width)
+    cached = parts["cache"] + parts["prefix"] * lanes / max(own + (lanes < own) * lanes, 1)
+    found = {"sampling": Phase(forward + logits, steps * (parts["serving"] + cached))}
+    scored = (c.algorithm.old_logps == "rescored") + bool(c.algorithm.beta)
+    if scored:
+        found["scoring"] = Phase(scored * (forward + logits), 0)
+    again = 1 if c.compute.remat else 0
+    update = c.batch.epochs * ((3 + again) * forward + 4 * logits)  # the head is always recomputed
+    return found | {"update": Phase(update, 0)}
+
+
+# The compiler
+
+
+def compile_programs(
+    config: config_lib.Config, architecture: model.ModelConfig, mesh: Mesh
+) -> dict[str, Compiled]:
+    """Compiles the run's own train step and sampler for the devices of `mesh`.
+
+    Raises:
+        UserError: one of them does not fit.
+    """
+    c = config
+    jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
+    made = programs.Programs(c, architecture, (0,), mesh)
+    batch, replicated = abstract_batch(c, mesh), sharding.replicated(mesh)
+    shapes, axes = _shapes(architecture), model.logical_axes(architecture)
+
+    def laid_out(tree, names, rules):
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(c.compute.dtype), sharding=s),
+            tree,
+            sharding.shardings(mesh, names, rules),
+        )
+
+    frozen = model.split(shapes)[1]
+    if frozen:
+        frozen = laid_out(frozen, model.split(axes)[1], sharding.RULES)
+    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    chunk, r = c.batch.prompts // c.rollout.chunks, batch.rollouts
+    tokens, lengths, example = (
+        jax.ShapeDtypeStruct((chunk, *x.shape[1:]), x.dtype, sharding=x.sharding)
+        for x in (r.prompt_tokens, r.prompt_lengths, r.example)
+    )
+    step: Any = made.update
+    update = step.lower(made.abstract_state("rl"), batch, index, frozen)
+    sample = sampling._sample.lower(
+        laid_out(shapes, axes, sharding.GATHERED),
+        (tokens, lengths, None, example, example),
+        key,
+        architecture,
+        made.sampling,
+        mesh,
+    )
+    return {"update": _compile("update", update), "sampling": _compile("sampling", sample)}
+
+
+def _compile(name: str, lowered: Any) -> Compiled:
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise errors.UserError(
+            f"{name}: does not fit ({' '.join(str(error).split())[:200]}); lower batch.microbatch, "
+            "compute.head_chunk or rollout.lanes, or raise mesh.fsdp, rollout.chunks or the number "
+            "of chips"
+        ) from None
+    used = compiled.memory_analysis()
+    return Compiled(
+        time.perf_counter() - start,
+        used.argument_size_in_bytes,
+        used.temp_size_in_bytes,
+        collectives(compiled.as_text()),
+    )
+
+
+def collectives(hlo: str) -> dict[str, int]:
+    """How often each kind of collective stands in a compiled program; a loop's count once."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", hlo)))
+
+
+# The screen
+
+
+_NAMES = {
+    "parameters": "parameters, float32",
+    "optimizer": "optimizer's moments, float32",
+    "frozen": "frozen parameters",
+    "gradients": "gradients, float32",
+    "reference": "reference, float32",
+    "serving": "sampler's weights",
+    "cache": "sampler's cache, responses",
+    "prefix": "sampler's cache, prompts",
+    "batch": "rollout batch",
+}
+
+
+def _print_memory(screen, title, architecture, parts, chip) -> None:
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(_shapes(architecture)))
+    screen.print(f"{count:,} parameters on {title}")
+    table = rich.table.Table("memory per device", "GiB")
+    table.columns[1].justify = "right"
+    for name, label in _NAMES.items():
+        if parts[name]:
+            table.add_row(label, f"{parts[name] / GIB:.3f}")
+    table.add_section()
+    lasting = sum(parts[n] for n in ("parameters", "optimizer", "frozen", "reference", "batch"))
+    sampled = lasting + parts["serving"] + parts["cache"] + parts["prefix"]
+    table.add_row("while sampling, without temporaries", f"{sampled / GIB:.3f}")
+    table.add_row(
+        "while updating, without activations", f"{(lasting + parts['gradients']) / GIB:.3f}"
+    )
+    if chip:
+        table.add_row("a device has", f"{chip.memory / GIB:.3f}")
+    screen.print(table)
+
+
+def _print_cost(screen, found, count, chip, efficiency) -> None:
+    table = rich.table.Table(
+        "a step, at full lengths",
+        "PFLOP",
+        "GiB read per device",
+    )
+    if chip:
+        table.add_column(f"seconds at {efficiency:.0%} of the peak")
+    total = 0.0
+    for name, phase in found.items():
+        row = [
+            name,
+            f"{phase.flops / 1e15:.3f}",
+            f"{phase.bytes / GIB:,.0f}" if phase.bytes else "",
+        ]
+        if chip:
+            seconds = max(phase.flops / count / chip.flops, phase.bytes / chip.bandwidth)
+            total += seconds / efficiency
+            row.append(f"{seconds / efficiency:,.1f}")
+        table.add_row(*row)
+    if chip:
+        table.add_row("all", "", "", f"{total:,.1f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    screen.print(table)
+
+
+def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
+    with screen.status("compiling"):
+        found = compile_programs(config, architecture, mesh)
+    table = rich.table.Table(
+        "compiled, per device",
+        "arguments, GiB",
+        "temporaries",
+        "with what else lives",
+        "collectives",
+        "seconds",
+    )
+    state = parts["parameters"] + parts["optimizer"]
+    others = {
+        "update": parts["reference"],
+        "sampling": state + parts["reference"],
+    }
+    for name, program in found.items():
+        need = program.arguments + program.temporaries + others[name]
+        table.add_row(
+            name,
+            f"{program.arguments / GIB:.3f}",
+            f"{program.temporaries / GIB:.3f}",
+            f"{need / GIB:.3f} of {chip.memory / GIB:.0f}",
+            ", ".join(f"{n} {kind}" for kind, n in sorted(program.collectives.items())) or "none",
+            f"{program.seconds:.0f}",
+        )
+    for column in (1, 2, 3, 5):
+        table.columns[column].justify = "right"
+    screen.print(table)
+    expected = state + parts["frozen"] + parts["batch"]
+    share = found["update"].arguments / expected - 1
+    screen.print(
+        f"State and batch counted from shapes: {expected / GIB:.4f} GiB; the compiler's arguments "
+        f"of the update: {share:+.2%}."
+    )
