@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.task = task = ConfigDict()
     task.name = "arithmetic"  # an entry of mapo_jax/tasks/registry.py
     task.reward = ""  # the task's own, or file.py:function
+    task.reward_timeout = 10.0  # seconds for one response; then its worker is killed
+    task.reward_memory = 4.0  # GiB of address space of each worker
+    task.reward_workers = 2  # processes that run file.py:function
     task.shuffle_rewards = False  # permute rewards within each group: a control that must not learn
     task.options = ConfigDict()  # open: whatever the task takes
 

@@ -20,6 +20,9 @@ Options = tuple[tuple[str, Any], ...]  # an open mapping: sorted items, so that 
 class TaskConfig:
     name: str
     reward: str
+    reward_timeout: float
+    reward_memory: float
+    reward_workers: int
     shuffle_rewards: bool
     options: Options
 
@@ -287,6 +290,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 _MAY_DIFFER = ("steps", "eval", "log", "checkpoint", "profile", "mesh")
 _MAY_DIFFER += ("guard", "processes")
 _MAY_DIFFER += ("data.path", "tokenizer.path")  # moved, with the same content
+_MAY_DIFFER += ("task.reward_timeout", "task.reward_memory", "task.reward_workers")
 _MAY_DIFFER += ("batch.microbatch", "rollout.lanes", "rollout.width", "rollout.chunks")  # memory
 _MAY_DIFFER += ("compute.remat", "compute.head_chunk", "compute.attention_chunk")  # memory
 

@@ -16,7 +16,7 @@ import rich.table
 from etils import epath
 
 from mapo_jax import config as config_lib
-from mapo_jax import errors, evaluation, loading, metrics, policy
+from mapo_jax import errors, evaluation, metrics, policy, rewards
 from mapo_jax import workdir as workdir_lib
 from mapo_jax.tasks import registry
 
@@ -36,9 +36,9 @@ def run(config: config_lib.Config, workdir: epath.Path, params: str = "") -> Non
     if "://" in str(workdir):
         raise errors.UserError(f"--workdir={workdir}: must be a local directory here; copy it")
     task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
-    reward = task.reward
+    reward: rewards.RewardFunction = task.reward
     if c.task.reward:
-        reward = loading.load_function(c.task.reward, "task.reward")
+        reward = rewards.load(c.task)
     found = policy.open(c, workdir, params)
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
     about = {

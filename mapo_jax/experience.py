@@ -131,6 +131,7 @@ class Collector:
             ]
             pieces.append((sampled, draw_P))
         judging, found, given_up = 0.0, [], rewards.timeouts()
+        killed = rewards.failures()
         noise_PG = np.random.default_rng((c.seed, step, attempt)).random((P, G))
         for (rollouts, *greedy), draw_P in pieces:
             jax.block_until_ready((rollouts, greedy))
@@ -154,6 +155,7 @@ class Collector:
             "time/sample": time.perf_counter() - began - judging,
             "time/reward": judging,
             "reward/timeouts": rewards.timeouts() - given_up,
+            "reward/failures": rewards.failures() - killed,
         }
         return self.programs.join(*found), times
 

@@ -281,11 +281,11 @@ def phases(
 
 def compile_programs(
     config: config_lib.Config, architecture: model.ModelConfig, mesh: Mesh
-) -> dict[str, Compiled]:
+) -> dict[str, Compiled | str]:
     """Compiles the run's own train step and sampler for the devices of `mesh`.
 
-    Raises:
-        UserError: one of them does not fit.
+    Returns:
+        What the compiler says about each; of one that does not fit its message.
     """
     c = config
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
@@ -320,21 +320,17 @@ def compile_programs(
         made.sampling,
         mesh,
     )
-    return {"update": _compile("update", update), "sampling": _compile("sampling", sample)}
+    return {"update": _compile(update), "sampling": _compile(sample)}
 
 
-def _compile(name: str, lowered: Any) -> Compiled:
+def _compile(lowered: Any) -> Compiled | str:
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise errors.UserError(
-            f"{name}: does not fit ({' '.join(str(error).split())[:200]}); lower batch.microbatch, "
-            "compute.head_chunk or rollout.lanes, or raise mesh.fsdp, rollout.chunks or the number "
-            "of chips"
-        ) from None
+        return " ".join(str(error).split())
     used = compiled.memory_analysis()
     return Compiled(
         time.perf_counter() - start,
@@ -363,6 +359,12 @@ _NAMES = {
     "cache": "sampler's cache, responses",
     "prefix": "sampler's cache, prompts",
     "batch": "rollout batch",
+}
+
+
+_KNOBS = {
+    "update": "batch.microbatch, compute.head_chunk or compute.attention_chunk, raise mesh.fsdp",
+    "sampling": "rollout.lanes or rollout.width, raise rollout.chunks or mesh.tensor",
 }
 
 
@@ -430,7 +432,13 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
         "update": parts["reference"],
         "sampling": state + parts["reference"],
     }
+    lines = []
     for name, program in found.items():
+        if isinstance(program, str):
+            lines.append(
+                f"{name}: does not fit ({program[:200]}); lower {_KNOBS[name]}, or take more chips"
+            )
+            continue
         need = program.arguments + program.temporaries + others[name]
         table.add_row(
             name,
@@ -444,8 +452,11 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
         table.columns[column].justify = "right"
     screen.print(table)
     expected = state + parts["frozen"] + parts["batch"]
-    share = found["update"].arguments / expected - 1
-    screen.print(
-        f"State and batch counted from shapes: {expected / GIB:.4f} GiB; the compiler's arguments "
-        f"of the update: {share:+.2%}."
-    )
+    if not isinstance(found["update"], str):
+        share = found["update"].arguments / expected - 1
+        screen.print(
+            f"State and batch counted from shapes: {expected / GIB:.4f} GiB; the compiler's "
+            f"arguments of the update: {share:+.2%}."
+        )
+    if lines:
+        raise errors.UserError(*lines)

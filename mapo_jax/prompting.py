@@ -11,7 +11,6 @@ from mapo_jax import (
     data,
     errors,
     evaluation,
-    loading,
     policy,
     rewards,
     sampling,
@@ -53,7 +52,7 @@ def run(
     task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
     reward = task.reward
     if c.task.reward:
-        reward = loading.load_function(c.task.reward, "task.reward")
+        reward = rewards.load(c.task)
     one_device = sharding.make_mesh(devices=jax.devices()[:1])
     found = policy.open(c, workdir, params, one_device)
     question = {"question": prompt}

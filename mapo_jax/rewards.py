@@ -15,13 +15,15 @@ import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapo_jax import answers, errors
+from mapo_jax import answers, errors, workers
+from mapo_jax.config import TaskConfig
 
-RewardFunction = Callable[..., Mapping[str, Any]]  # fn(response, example[, finished])
+RewardFunction = Callable[..., Any]  # fn(response, example[, finished]) -> reward, success, parts
 
 _KEYS = ("reward", "success", "parts")
 
@@ -68,9 +70,95 @@ def verifier() -> answers.Verifier:
     return made
 
 
+class Remote:
+    """A user's own reward function, `path/to/file.py:function`, in worker processes.
+
+    A worker that does not answer in time, dies or runs out of memory is killed and replaced, and
+    the question asked once more. `failures` counts them. What is left without an answer has no
+    reward. One that raises is a mistake, as that of any function.
+    """
+
+    def __init__(self, reference: str, timeout: float, memory: float, size: int):
+        """Starts the workers.
+
+        Args:
+            reference: "path/to/file.py:function".
+            timeout: seconds for one response.
+            memory: GiB of address space of each worker.
+            size: how many workers.
+
+        Raises:
+            UserError: there is no such function, or its file does not run.
+        """
+        self._pool = workers.Pool(
+            "mapo_jax.reward_worker",
+            size,
+            timeout,
+            memory=memory,
+            argument=reference,
+            where=f"task.reward={reference}",
+        )
+        self._pool.start()
+        about = self._pool.loaded
+        self.__name__, self.range = about["name"], tuple(about["range"])
+        self.takes_finished, self.threads = about["takes_finished"], size
+        self.parts: tuple[str, ...] = ()  # names, as far as they are known
+
+    @property
+    def failures(self) -> int:
+        """Workers that were killed so far."""
+        return self._pool.failures
+
+    def __call__(self, response: str, example: dict, **told: bool) -> Mapping[str, Any] | None:
+        """The checked result; None where there is none."""
+        question = {"response": response, "example": example, **told}
+        found = self._pool.ask(question) or self._pool.ask(question)
+        if found is None:
+            return None
+        if "mistake" in found:
+            raise errors.UserError(found["mistake"])
+        self.parts = tuple(found["parts"])
+        return found
+
+    def close(self) -> None:
+        """Ends the workers; a later question starts new ones."""
+        self._pool.close()
+
+
+_loaded: dict[Any, Remote] = {}  # the one in use
+
+
+def load(task: TaskConfig) -> Remote:
+    """The function that `task.reward` names, in workers; the same one while the file is the same.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    path = Path(task.reward.rpartition(":")[0])
+    content = path.read_bytes() if path.is_file() else b""  # `Remote` says what is wrong
+    key = (task.reward, content, task.reward_timeout, task.reward_memory, task.reward_workers)
+    if key not in _loaded:
+        close()
+        _loaded[key] = Remote(task.reward, *key[2:])
+    return _loaded[key]
+
+
+@atexit.register
+def close() -> None:
+    """Ends the workers of `load`."""
+    for remote in _loaded.values():
+        remote.close()
+    _loaded.clear()
+
+
 def timeouts() -> int:
     """Answers that this process's verifier gave up on, so far."""
     return verifier().timeouts if verifier.cache_info().currsize else 0
+
+
+def failures() -> int:
+    """Workers with a user's function that were killed in this process, so far."""
+    return sum(remote.failures for remote in _loaded.values())
 
 
 def _graded(
@@ -104,8 +192,8 @@ def reward_range(fn: RewardFunction) -> tuple[float, float]:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise errors.UserError(
-            f"task.reward: {_name(fn)}.range={declared!r}: must be two finite numbers (low, high),"
-            " low < high, as in (0, 1)"
+            f"task.reward: {name_of(fn)}.range={declared!r}: must be two finite numbers (low, "
+            "high), low < high, as in (0, 1)"
         )
     return low, high
 
@@ -132,46 +220,29 @@ def judge(
             range.
     """
     low, high = reward_range(fn)
-    is_told = _takes_finished(fn)
+    is_told = takes_finished(fn)
     finished = [True] * len(responses) if finished is None else [bool(flag) for flag in finished]
     rewards, success, parts = [], [], []
 
-    def call(response: str, example: dict, ended: bool) -> Any:
-        return _call(fn, response, example, {"finished": ended} if is_told else {})
+    def ask(response: str, example: dict, ended: bool) -> Any:
+        return call(fn, response, example, {"finished": ended} if is_told else {})
 
     cases = list(zip(responses, examples, finished, strict=True))
     threads = getattr(fn, "threads", 1)
     if threads > 1:
         with futures.ThreadPoolExecutor(threads) as pool:
-            results = list(pool.map(lambda case: call(*case), cases))
+            results = list(pool.map(lambda case: ask(*case), cases))
     else:
-        results = (call(*case) for case in cases)
+        results = (ask(*case) for case in cases)
     for (_, _, ended), result in zip(cases, results, strict=True):
-        if not isinstance(result, Mapping) or set(result) != set(_KEYS):
-            raise _wrong(
-                fn,
-                result,
-                'must be a dict with the keys reward, success and parts, as in {"reward": 1.0, '
-                '"success": True, "parts": {}}',
-            )
-        reward = _number(result["reward"])
-        if reward is None:
-            raise _wrong(fn, result, "the reward must be a number")
-        if not (math.isnan(reward) or low <= reward <= high):
-            where = f"the reward is outside [{low:g}, {high:g}]"
-            raise _wrong(fn, result, f"{where}; set {_name(fn)}.range = (low, high)")
-        if not isinstance(result["success"], bool | np.bool_):
-            raise _wrong(fn, result, "success must be True or False")
-        named = result["parts"]
-        if not isinstance(named, Mapping) or any(
-            not isinstance(name, str) or _number(part) is None for name, part in named.items()
-        ):
-            raise _wrong(fn, result, "parts must be a dict of numbers by their names, {} for none")
-        named = {name: float(named[name]) for name in sorted(named)}
+        if result is None and isinstance(fn, Remote):
+            nothing = dict.fromkeys(fn.parts, 0.0)
+            result = {"reward": math.nan, "success": False, "parts": nothing}
+        result = checked(fn, result, low, high)
+        reward, right, named = (result[key] for key in _KEYS)
         if parts and set(named) != set(parts[0]):
             names = ", ".join(map(str, parts[0])) or "none"
             raise _wrong(fn, result, f"every response must have the parts of the first: {names}")
-        right = bool(result["success"])
         if not (ended or is_told) and (right or _has_accuracy(named)):
             reward, right = low, False
             named |= {"accuracy": 0.0} if "accuracy" in named else {}
@@ -184,6 +255,36 @@ def judge(
         np.asarray(success, bool),
         {name: np.asarray([named[name] for named in parts], np.float32) for name in names},
     )
+
+
+def checked(fn: RewardFunction, result: Any, low: float, high: float) -> dict[str, Any]:
+    """What a reward function returned, in plain numbers, parts in alphabetical order.
+
+    Raises:
+        UserError: it is not what it must be.
+    """
+    if not isinstance(result, Mapping) or set(result) != set(_KEYS):
+        raise _wrong(
+            fn,
+            result,
+            'must be a dict with the keys reward, success and parts, as in {"reward": 1.0, '
+            '"success": True, "parts": {}}',
+        )
+    reward = _number(result["reward"])
+    if reward is None:
+        raise _wrong(fn, result, "the reward must be a number")
+    if not (math.isnan(reward) or low <= reward <= high):
+        where = f"the reward is outside [{low:g}, {high:g}]"
+        raise _wrong(fn, result, f"{where}; set {name_of(fn)}.range = (low, high)")
+    if not isinstance(result["success"], bool | np.bool_):
+        raise _wrong(fn, result, "success must be True or False")
+    named = result["parts"]
+    if not isinstance(named, Mapping) or any(
+        not isinstance(name, str) or _number(part) is None for name, part in named.items()
+    ):
+        raise _wrong(fn, result, "parts must be a dict of numbers by their names, {} for none")
+    named = {name: float(named[name]) for name in sorted(named)}
+    return {"reward": reward, "success": bool(result["success"]), "parts": named}
 
 
 def overlong(judged: Judged, share: np.ndarray, penalty: float, buffer: float) -> Judged:
@@ -210,23 +311,33 @@ def _has_accuracy(parts: Mapping[str, float]) -> bool:
     return "accuracy" in parts and parts["accuracy"] > 0
 
 
-def _takes_finished(fn: RewardFunction) -> bool:
+def takes_finished(fn: RewardFunction) -> bool:
+    """Whether a function is told which responses ended by themselves."""
+    if isinstance(fn, Remote):
+        return fn.takes_finished
     try:
         return "finished" in inspect.signature(fn).parameters
     except ValueError:  # some callables written in C have no signature
         return False
 
 
-def _call(fn: RewardFunction, response: str, example: dict, told: dict) -> Mapping[str, Any]:
+def call(fn: RewardFunction, response: str, example: dict, told: dict) -> Any:
+    """What the function returns; what it raises becomes a line.
+
+    Raises:
+        UserError: it raised.
+    """
     try:
         return fn(response, example, **told)
+    except (MemoryError, errors.UserError):
+        raise
     except Exception as error:  # whatever the user's code raises is the user's to mend
         frames = traceback.extract_tb(error.__traceback__)
         code = getattr(fn, "__code__", None)
         own = [frame for frame in frames if code and frame.filename == code.co_filename]
         frame = (own or frames)[-1]  # the user's own line, where it raised inside a library
         raise errors.UserError(
-            f"task.reward: {_name(fn)} raised {type(error).__name__}: {_one_line(str(error))} "
+            f"task.reward: {name_of(fn)} raised {type(error).__name__}: {_one_line(str(error))} "
             f"({frame.filename}:{frame.lineno}) for the response {response[:200]!r}; "
             "mend it and start the same command again: it continues from the last checkpoint"
         ) from error
@@ -243,10 +354,11 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _name(fn: RewardFunction) -> str:
+def name_of(fn: RewardFunction) -> str:
+    """Of a reward function, for a line."""
     return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _wrong(fn: RewardFunction, result: Any, what: str) -> errors.UserError:
     shown = _one_line(repr(result))[:200]
-    return errors.UserError(f"task.reward: {_name(fn)} returned {shown}: {what}")
+    return errors.UserError(f"task.reward: {name_of(fn)} returned {shown}: {what}")

@@ -27,12 +27,12 @@ from mapo_jax import (
     data,
     errors,
     evaluation,
-    loading,
     metrics,
     model,
     policy,
     processes,
     programs,
+    rewards,
     sharding,
     train_step,
 )
@@ -102,9 +102,9 @@ class _Run:
         self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
         self.source = policy.find(c)
         self.model, self.tokenizer = self.source.model, self.source.tokenizer
-        self.reward = self.task.reward
+        self.reward: rewards.RewardFunction = self.task.reward
         if c.task.reward:
-            self.reward = loading.load_function(c.task.reward, "task.reward")
+            self.reward = rewards.load(c.task)
         for note in self.task.notes:
             console.print(note)
         self.prompts = data.encode_set(

@@ -28,6 +28,9 @@ _AXIS: Limit = (">= 1, or -1 for the rest of the devices", lambda value: value >
 _LIMITS: dict[str, Limit] = {
     "seed": (">= 0 and < 2**32", lambda value: 0 <= value < 2**32),
     "steps": _at_least(0),
+    "task.reward_timeout": _above(0),
+    "task.reward_memory": _above(0),
+    "task.reward_workers": _at_least(1),
     "data.max_prompt_tokens": _at_least(1),
     "policy.num_layers": _at_least(1),
     "policy.embed_dim": _at_least(1),
@@ -346,12 +349,18 @@ def _resource_mistakes(config: Config) -> list[str]:
 
     reward = task.reward if task else None
     if config.task.reward:
-        reward = attempt(loading.load_function, config.task.reward, "task.reward")
+        reward = attempt(rewards.load, config.task)
     reward_range = attempt(rewards.reward_range, reward) if reward else None
     parts = None
     if task and reward_range:  # once now, not after the first sampling
         judged = attempt(rewards.judge, reward, [""], [task.train[0]])
         parts = list(judged.parts) if judged else None
+        if config.task.reward and judged and rewards.failures():
+            lines.append(
+                f"task.reward={config.task.reward}: gave no answer to an empty response within "
+                f"task.reward_timeout={config.task.reward_timeout:g} seconds and "
+                f"task.reward_memory={config.task.reward_memory:g} GiB; mend it, or raise them"
+            )
     penalty = config.algorithm.overlong_penalty
     if penalty > 0 and parts is not None:
         if "overlong" in parts:

@@ -1,11 +1,12 @@
 """Worker processes for what may never end: asked by JSON over pipes, killed and replaced.
 
-A worker is `python -m mapo_jax.workers MODULE`: it imports MODULE and answers each line of its
-input, a question, with a line, `MODULE.answer(question)`. It ends with its input, so none outlives
-the process that asks.
+A worker is `python -m mapo_jax.workers MODULE ...`: it imports MODULE, calls its `load(argument)`
+where it is given an argument, and answers each line of its input, a question, with a line,
+`MODULE.answer(question)`. None outlives the process that asks.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -23,22 +24,38 @@ from mapo_jax import errors
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = 120.0  # seconds until a worker has imported its module, on the busiest machine
-_MEMORY = 4 * 2**30  # bytes of address space
 
 
 class Pool:
     """Workers that answer questions, each within a time. Several threads may ask at once."""
 
-    def __init__(self, module: str, size: int, timeout: float):
+    def __init__(
+        self,
+        module: str,
+        size: int,
+        timeout: float,
+        *,
+        memory: float = 4.0,
+        argument: str = "",
+        where: str = "answers",
+    ):
         """Makes a pool; its processes start with `start` or the first question.
 
         Args:
-            module: has a function `answer(question)`, both JSON-able.
+            module: has a function `answer(question)`, both JSON-able, and, where there is an
+                argument, `load(argument)`, which may raise a UserError.
             size: how many processes.
             timeout: seconds for an answer, until a worker that gives none is killed.
+            memory: GiB of address space for each of them.
+            argument: see `module`.
+            where: begins the line of a pool that cannot be used.
         """
-        self._module, self._size = module, size
+        self._size = size
         self._timeout = 0.9 * timeout  # killing takes some of it
+        self._new = functools.partial(
+            _Worker, [module, str(self._timeout), str(int(memory * 2**30)), argument], where
+        )
+        self.loaded: Any = None  # what `load` returned
         self._idle: queue.Queue[_Worker] = queue.Queue()  # first in, first out: new ones warm up
         self._lock, self._is_started = threading.Lock(), False
         self.failures = 0  # questions without an answer in time
@@ -52,9 +69,15 @@ class Pool:
         with self._lock:
             if self._is_started:
                 return
-            started = [_Worker(self._module, self._timeout) for _ in range(self._size)]
+            started = [self._new() for _ in range(self._size)]
+            try:
+                for worker in started:
+                    self.loaded = worker.wait_until_ready()
+            except errors.UserError:
+                for worker in started:
+                    worker.kill()
+                raise
             for worker in started:
-                worker.wait_until_ready()
                 self._idle.put(worker)
             self._is_started = True
 
@@ -69,7 +92,7 @@ class Pool:
             worker.kill()
             with self._lock:
                 self.failures += 1
-            worker, answer = _Worker(self._module, self._timeout), None
+            worker, answer = self._new(), None
         self._idle.put(worker)
         return answer
 
@@ -86,8 +109,8 @@ class _Failed(Exception):
 
 
 class _Worker:
-    def __init__(self, module: str, timeout: float):
-        command = [sys.executable, "-m", "mapo_jax.workers", module, str(timeout)]
+    def __init__(self, arguments: list[str], where: str):
+        command = [sys.executable, "-m", "mapo_jax.workers", *arguments]
         paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             command,
@@ -97,18 +120,25 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
         )
-        self._is_ready, self._buffer = False, b""
+        self._where, self._is_ready, self._buffer = where, False, b""
+        self._loaded: Any = None
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> Any:
+        """Returns what `load` did."""
         if not self._is_ready:
             try:
-                mistake = self._read(_START)
+                start = self._read(_START)
             except _Failed:
-                mistake = "it does not start"
-            if mistake is not None:
+                start = {"error": "it does not start"}
+            if "mistakes" in start:
+                raise errors.UserError(*start["mistakes"])
+            if "error" in start:
                 self.kill()
-                raise errors.UserError(f"answers: worker processes cannot be used: {mistake}")
-            self._is_ready = True
+                raise errors.UserError(
+                    f"{self._where}: worker processes cannot be used: {start['error']}"
+                )
+            self._loaded, self._is_ready = start["loaded"], True
+        return self._loaded
 
     def ask(self, question: Any, timeout: float) -> Any:
         try:
@@ -140,8 +170,16 @@ class _Worker:
         self._process.wait()
 
 
-def main(module: str, timeout: float) -> None:
+def _end_with(parent: int) -> None:
+    """Ends this process with the one that asks, also while an answer hangs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def main(module: str, timeout: float, memory: int, argument: str) -> None:
     """Answers questions until there are no more."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     lines, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is not an answer
 
@@ -150,12 +188,16 @@ def main(module: str, timeout: float) -> None:
         out.flush()
 
     try:
-        answer = importlib.import_module(module).answer
+        imported = importlib.import_module(module)
+        answer, loaded = imported.answer, imported.load(argument) if argument else None
     except ImportError as error:
-        reply(str(error))
+        reply({"error": str(error)})
         return
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    reply(None)
+    except errors.UserError as error:
+        reply({"mistakes": error.lines})
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    reply({"loaded": loaded})
     for line in lines:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         # Ends a worker that nobody is there to kill any more.
@@ -168,4 +210,4 @@ def main(module: str, timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import threading
 
 import numpy as np
 import pytest
 
+from experiments import arithmetic
 from mapo_jax import errors, rewards
+from mapo_jax.config import from_config_dict
 
 GOOD = {"reward": 1.0, "success": True, "parts": {"accuracy": 1.0}}
 
@@ -248,3 +251,141 @@ def test_a_reward_with_threads_that_raises_is_one_line():
     with pytest.raises(errors.UserError, match="fn raised ValueError: no") as caught:
         rewards.judge(fn, ["a", "b"], [{}] * 2)
     assert len(caught.value.lines) == 1
+
+
+# A user's own function, in worker processes
+
+OWN = """
+import ctypes, json, os, time
+import numpy as np
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+def own(response, example):
+    print("noise")
+    if response == "hang":
+        while True: pass
+    if response == "sleep":
+        time.sleep(600)
+    if response == "exit":
+        os._exit(0)
+    if response == "crash":
+        ctypes.string_at(0)
+    if response == "eat":
+        bytearray(5 * 2**30)
+    if response == "hang once":
+        with open(HERE / "hung", "a") as file:
+            file.write("x")
+        if (HERE / "hung").stat().st_size == 1:
+            time.sleep(600)
+    if response == "raise":
+        json.loads("{")
+    return {
+        "reward": np.float32(example["worth"]),
+        "success": np.bool_(True),
+        "parts": {"pid": os.getpid(), "length": np.int64(len(response))},
+    }
+
+own.range = (0, 5)
+
+def told(response, example, finished):
+    return {"reward": float(finished), "success": finished, "parts": {}}
+
+def nothing(response, example):
+    return {"reward": float("nan"), "success": False, "parts": {}}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Makes the function of a name, in workers."""
+    (tmp_path / "own.py").write_text(OWN)
+    made = []
+
+    def make(name="own", timeout=1.0, memory=4.0, size=1):
+        made.append(rewards.Remote(f"{tmp_path}/own.py:{name}", timeout, memory, size))
+        return made[-1]
+
+    yield make
+    for remote in made:
+        remote.close()
+
+
+def test_a_users_function_runs_elsewhere(own):
+    fn = own(size=2, timeout=30.0)
+    assert (fn.__name__, fn.range, fn.threads, fn.takes_finished) == ("own", (0, 5), 2, False)
+    judged = rewards.judge(fn, ["a", "bb", "ccc"] * 20, [{"worth": 3}, {"worth": 4}] * 30)
+    assert judged.rewards.tolist() == [3, 4] * 30
+    assert judged.success.all()
+    assert judged.parts["length"].tolist() == [1, 2, 3] * 20
+    assert os.getpid() not in judged.parts["pid"]
+    assert fn.failures == 0
+
+
+def test_a_users_function_may_be_told_and_may_have_no_reward(own):
+    judged = rewards.judge(own("told"), ["", ""], [{}, {}], [True, False])
+    assert judged.rewards.tolist() == [1, 0]
+    assert np.isnan(rewards.judge(own("nothing"), [""], [{}]).rewards).all()
+
+
+@pytest.mark.parametrize("trick", ["hang", "sleep", "exit", "crash", "eat"])
+def test_what_gives_no_reward_is_asked_once_more_and_left_out(own, trick):
+    fn = own()
+    rewards.judge(fn, ["a"], [{"worth": 1}])  # the names of its parts are known from here on
+    for responses in ([trick, "b"], ["b", trick], [trick]):
+        before = fn.failures
+        judged = rewards.judge(fn, responses, [{"worth": 1}] * len(responses))
+        at = responses.index(trick)
+        assert np.isnan(judged.rewards[at])
+        assert not judged.success[at]
+        assert {name: x[at] for name, x in judged.parts.items()} == {"length": 0, "pid": 0}
+        assert np.isfinite(np.delete(judged.rewards, at)).all()
+        assert fn.failures == before + 2
+
+
+def test_what_hangs_once_has_its_reward(own):
+    fn = own()
+    assert rewards.judge(fn, ["hang once"], [{"worth": 2}]).rewards.tolist() == [2]
+    assert fn.failures == 1
+
+
+def test_memory_is_limited_as_asked(own):
+    assert np.isnan(rewards.judge(own(memory=3.0), ["eat"], [{"worth": 1}]).rewards).all()
+    fn = own(memory=12.0, timeout=60.0)
+    assert rewards.judge(fn, ["eat"], [{"worth": 1}]).rewards.tolist() == [1]
+
+
+def test_a_users_function_that_raises_is_one_line(own, tmp_path):
+    with pytest.raises(errors.UserError) as caught:
+        rewards.judge(own(), ["a", "raise"], [{"worth": 1}] * 2)
+    (line,) = caught.value.lines
+    assert line.startswith("task.reward: own raised JSONDecodeError: Expecting property name")
+    assert f"({tmp_path}/own.py:26) for the response 'raise'" in line
+
+
+def test_a_users_mistake_in_what_it_returns_is_one_line(own):
+    with pytest.raises(errors.UserError, match=r"the reward is outside \[0, 5\]; set own.range"):
+        rewards.judge(own(), ["a"], [{"worth": 6}])
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(errors.UserError, match=r"cannot read .*gone.py: No such file"):
+        rewards.Remote(f"{tmp_path}/gone.py:f", 1.0, 4.0, 2)
+    (tmp_path / "dies.py").write_text("import os\nos._exit(3)\n")
+    with pytest.raises(errors.UserError, match=r"dies.py:f: worker processes cannot be used"):
+        rewards.Remote(f"{tmp_path}/dies.py:f", 1.0, 4.0, 2)
+
+
+def test_the_same_file_is_loaded_once(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    tree = arithmetic.get_config("tiny")
+    with tree.unlocked():
+        tree.task.reward = f"{tmp_path}/own.py:told"
+    task = from_config_dict(tree).task
+    first = rewards.load(task)
+    assert rewards.load(task) is first
+    (tmp_path / "own.py").write_text(OWN + "\n")
+    second = rewards.load(task)
+    assert second is not first
+    rewards.close()

@@ -87,7 +87,7 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
         )
         for name in _sets(runs)
     ]
-    aside = ("reward/mean", "reward/invalid", "reward/timeouts")
+    aside = ("reward/mean", "reward/invalid", "reward/timeouts", "reward/failures")
     names = [key for key in keys if key.startswith("reward/") and key not in aside][:4]
     lines = [Line(key, key.removeprefix("reward/")) for key in names]
     if len(compared) == 1:

@@ -1,0 +1,33 @@
+"""A user's reward function in a process of its own: what `rewards.Remote` asks, by workers.py."""
+
+import os
+from typing import Any
+
+from mapo_jax import errors, loading, rewards
+
+_fn: rewards.RewardFunction
+_range: tuple[float, float]
+
+
+def load(reference: str) -> dict[str, Any]:
+    """Runs the file; returns what the run needs to know of the function."""
+    global _fn, _range
+    _fn = loading.load_function(reference, "task.reward")
+    _range = rewards.reward_range(_fn)
+    return {
+        "name": rewards.name_of(_fn),
+        "range": _range,
+        "takes_finished": rewards.takes_finished(_fn),
+    }
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """The function's checked result, or {"mistake": line}."""
+    try:
+        told = {"finished": question["finished"]} if "finished" in question else {}
+        result = rewards.call(_fn, question["response"], question["example"], told)
+        return rewards.checked(_fn, result, *_range)
+    except MemoryError:
+        os._exit(1)  # with what it holds
+    except errors.UserError as error:
+        return {"mistake": str(error)}
