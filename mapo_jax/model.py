@@ -19,6 +19,7 @@ from jax import Array
 
 from mapo_jax import sharding
 from mapo_jax.attention import ABSENT, RopeScaling, Segment, attend, rope_angles, rotate
+from mapo_jax.linear import Linear, lookup, product, rounded
 
 Params = Any  # nested dict of arrays
 
@@ -60,17 +61,16 @@ _LORA = "_lora"  # q_lora is the adapter of q
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
 
-def _init(scale: float, *names: str):
-    init = nn.initializers.variance_scaling(scale, "fan_in", "normal")
-    return nn.with_logical_partitioning(init, names)
+def _init(scale: float):
+    return nn.initializers.variance_scaling(scale, "fan_in", "normal")
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result has the dtype of the
-    parameters."""
+    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result is of `dtype`."""
 
     config: ModelConfig
     axis: str
+    dtype: Any = None  # None: that of the parameters
 
     @nn.compact
     def __call__(self, x):
@@ -79,9 +79,10 @@ class Norm(nn.Module):
         scale: Any = self.param("scale", init, x.shape[-1:])
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
-        factor = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        dtype = self.dtype or scale.dtype
+        factor = rounded(scale, (self.axis,), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         factor = 1 + factor if self.config.norm_offset else factor
-        return (wide * (inverse * factor)).astype(scale.dtype)
+        return (wide * (inverse * factor)).astype(dtype)
 
 
 class Lora(nn.Module):
@@ -94,16 +95,9 @@ class Lora(nn.Module):
     @nn.compact
     def __call__(self, x):
         c, n_in = self.config, len(self.axes) - len(self.features)
-        into = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, *self.axes[n_in:]))
-        x = nn.DenseGeneral(
-            c.lora_rank,
-            axis=tuple(range(-n_in, 0)),
-            use_bias=False,
-            kernel_init=nn.with_logical_partitioning(into, (*self.axes[:n_in], None)),
-            name="a",
-        )(x)
-        x = nn.DenseGeneral(self.features, use_bias=False, kernel_init=zeros, name="b")(x)
+        zeros = nn.initializers.zeros
+        x = Linear((*self.axes[:n_in], None), (c.lora_rank,), _init(1.0), name="a")(x)
+        x = Linear((None, *self.axes[n_in:]), self.features, zeros, name="b")(x)
         return x * (c.lora_alpha / c.lora_rank)
 
 
@@ -131,16 +125,12 @@ def kinds(config: ModelConfig, positions: Array) -> Any:
     return kind
 
 
-def _norm(config: ModelConfig, name: str, axis: str) -> nn.RMSNorm:
-    ones = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
-    return nn.RMSNorm(epsilon=config.norm_eps, scale_init=ones, name=name)
-
-
 class Block(nn.Module):
     """One layer: attention over the prefix and the own segment, then the gated MLP."""
 
     config: ModelConfig
     attention_chunk: int = 0  # queries at a time; 0: all
+    dtype: Any = None  # to compute in; None: that of the parameters
 
     @nn.compact
     def __call__(
@@ -164,18 +154,10 @@ class Block(nn.Module):
             return y.reshape(-1, y.shape[-1])
 
         def norm(y, name, axis="embed"):
-            return Norm(c, axis, name=name)(y)
+            return Norm(c, axis, self.dtype, name=name)(y)
 
         def linear(y, name, axes, *features, scale=1.0, bias=False):
-            n_in = len(axes) - len(features)
-            out = nn.DenseGeneral(
-                features,
-                axis=tuple(range(-n_in, 0)),
-                use_bias=bias,
-                kernel_init=_init(scale, *axes),
-                bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[n_in:]),
-                name=name,
-            )(y)
+            out = Linear(axes, features, _init(scale), bias, name=name)(y)
             if name in c.lora_targets:
                 out += Lora(c, axes, features, name=name + _LORA)(y)
             return out
@@ -227,12 +209,13 @@ class Ends(nn.Module):
     """Everything that is not a layer: embedding, final norm, head."""
 
     config: ModelConfig
+    dtype: Any = None  # to compute in; None: that of the parameters
 
     def setup(self):
         c = self.config
         embed = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.embedding: Any = self.param("embedding", embed, (c.vocab_size, c.embed_dim))
-        self.norm = Norm(c, "embed")
+        self.norm = Norm(c, "embed", self.dtype)
         if not c.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
             self.head_kernel: Any = self.param("head", head, (c.embed_dim, c.vocab_size))
@@ -241,14 +224,15 @@ class Ends(nn.Module):
         return self.head(self.encode(tokens))
 
     def encode(self, tokens):
-        x = self.embedding[tokens]
+        dtype = self.dtype or self.embedding.dtype
+        x = lookup(self.embedding, tokens, ("vocab", "embed"), dtype)
         return x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype) if self.config.scale_embeddings else x
 
     def head(self, x):
         c = self.config
         kernel = self.embedding.T if c.tie_embeddings else self.head_kernel
         x = self.norm(x)
-        logits = jnp.einsum("...d,dv->...v", x, kernel, preferred_element_type=jnp.float32)
+        logits = product(x, kernel, ("embed", "vocab"), 1, jnp.float32)
         cap = c.logits_softcap
         return cap * jnp.tanh(logits / cap) if cap else logits
 
@@ -317,26 +301,19 @@ def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelCo
     return {**frozen, "layers": layers}, plain
 
 
-def _gather(params: Params, axes: Params) -> Params:
-    """Weights as they are used: gathered over fsdp, else the compiler moves activations instead."""
-    return jax.tree.map(lambda w, a: sharding.constrain(w, a, sharding.GATHERED), params, axes)
-
-
-def embed(params: Params, config: ModelConfig, tokens: Array) -> Array:
+def embed(params: Params, config: ModelConfig, tokens: Array, dtype: Any = None) -> Array:
     """Token embeddings f32[..., D].
 
     The residual stream that begins here stays in float32 whatever the layers compute in: rounding
     it after each of them is what sampler and scorer differ by most in bfloat16.
     """
-    ends = _gather(params["ends"], logical_axes(config)["ends"])
-    out: Any = Ends(config).apply({"params": ends}, tokens, method="encode")
+    out: Any = Ends(config, dtype).apply({"params": params["ends"]}, tokens, method="encode")
     return out.astype(jnp.float32)
 
 
-def head(params: Params, config: ModelConfig, hidden: Array) -> Array:
+def head(params: Params, config: ModelConfig, hidden: Array, dtype: Any = None) -> Array:
     """Logits f32[..., V] of the last layer's output [..., D]: final norm and LM head."""
-    ends = _gather(params["ends"], logical_axes(config)["ends"])
-    out: Any = Ends(config).apply({"params": ends}, hidden, method="head")
+    out: Any = Ends(config, dtype).apply({"params": params["ends"]}, hidden, method="head")
     return out
 
 
@@ -349,11 +326,12 @@ def forward(
     *,
     remat: bool = False,
     attention_chunk: int = 0,
+    dtype: Any = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """One pass over a stream of tokens, by a scan over the layers.
 
     Args:
-      params: as of `init_params`, in the dtype to compute in.
+      params: as of `init_params`.
       config: the architecture.
       tokens_PGT: i32. The prompt pass has G = 1.
       positions_PGT: i32, RoPE and mask positions; ABSENT where there is no token.
@@ -361,24 +339,22 @@ def forward(
         positions i32[P, S].
       remat: recompute each layer in the backward pass.
       attention_chunk: see `attend`.
+      dtype: to compute in; None: that of the parameters.
 
     Returns:
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
     """
-    axes = logical_axes(config)["layers"]
-    axes = jax.tree.map(lambda names: names[1:], axes, is_leaf=lambda x: isinstance(x, tuple))
-    block = Block(config, attention_chunk)
+    block = Block(config, attention_chunk, dtype)
     kind = kinds(config, positions_PGT)
     windows_L = jnp.asarray(config.windows) if config.windows else None
 
     def body(x, layer):
         weights, kv, window = layer
-        weights = _gather(weights, axes)  # a layer at a time
         shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
         out: Any = block.apply({"params": weights}, x, positions_PGT, kind(window), shared)
         return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
 
-    x = embed(params, config, tokens_PGT)
+    x = embed(params, config, tokens_PGT, dtype)
     x = sharding.constrain(x, ("batch", None, None, None))
     shared = None if prefix is None else (prefix.k, prefix.v)
     return jax.lax.scan(

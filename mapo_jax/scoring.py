@@ -1,6 +1,7 @@
 """Teacher-forced log-probs of sampled responses: what the trainer recomputes and differentiates."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,11 @@ class ScoringConfig:
 
 
 def score(
-    params: model.Params, config: model.ModelConfig, rollouts: Rollouts, settings: ScoringConfig
+    params: model.Params,
+    config: model.ModelConfig,
+    rollouts: Rollouts,
+    settings: ScoringConfig,
+    dtype: Any = None,
 ) -> tuple[Array, Array]:
     """Log-probs of the response tokens and entropies of the distributions they came from.
 
@@ -35,7 +40,11 @@ def score(
       logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 off the mask.
     """
     tokens, lengths = rollouts.tokens, rollouts.prompt_lengths
-    passes = {"remat": settings.remat, "attention_chunk": settings.attention_chunk}
+    passes: dict[str, Any] = {
+        "remat": settings.remat,
+        "attention_chunk": settings.attention_chunk,
+        "dtype": dtype,
+    }
     prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
     first = model.last_tokens(rollouts.prompt_tokens, lengths)
     stream = jnp.concatenate(
@@ -44,11 +53,11 @@ def score(
     steps = jnp.arange(tokens.shape[2])[None, None]
     positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
     hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
-    logps, entropies = _head(params, config, hidden, tokens, settings)
+    logps, entropies = _head(params, config, hidden, tokens, settings, dtype)
     return jnp.where(rollouts.mask, logps, 0.0), jnp.where(rollouts.mask, entropies, 0.0)
 
 
-def _head(params, config, hidden_PGTD, tokens_PGT, settings):
+def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):
     """The LM head over pieces of time, so that prompts stay where they are sharded."""
     P, G, T, _ = hidden_PGTD.shape
     size = min(T, max(1, settings.head_chunk // (P * G))) if settings.head_chunk else T
@@ -60,7 +69,7 @@ def _head(params, config, hidden_PGTD, tokens_PGT, settings):
 
     @jax.checkpoint
     def piece(hidden, tokens):
-        logits = model.head(params, config, hidden) / (settings.temperature or 1.0)
+        logits = model.head(params, config, hidden, dtype) / (settings.temperature or 1.0)
         logps = jax.nn.log_softmax(logits)
         all_logps = logps if settings.entropy_gradient else jax.lax.stop_gradient(logps)
         entropies = -(jnp.exp(all_logps) * all_logps).sum(-1)

@@ -141,7 +141,7 @@ def _sum_count(x, mask):
 
 
 def cast(params: model.Params, dtype: str) -> model.Params:
-    """The one cast of the weights that sampler, scorer and trainer compute with."""
+    """The sampler's cast of the weights: that which scorer and trainer make as they use them."""
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
@@ -182,8 +182,8 @@ def make_train_step(
     shardings = state_shardings(config, tx, mesh)
 
     def loss(params, frozen, batch, weights):
-        whole = cast(model.join(params, frozen), dtype)
-        logps, entropies = scoring.score(whole, config, batch.rollouts, settings)
+        whole = model.join(params, frozen)
+        logps, entropies = scoring.score(whole, config, batch.rollouts, settings, dtype)
         return loss_fn(logps, entropies, batch, weights)
 
     def gradient(params, frozen, batch):
@@ -241,10 +241,11 @@ def make_score(
 
     def score(params, rollouts):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            weights = cast(params, dtype)
             whole = rollouts.valid.shape
             pieces = split(rollouts, whole, microbatch)
-            logps = jax.lax.map(lambda r: scoring.score(weights, config, r, settings)[0], pieces)
+            logps = jax.lax.map(
+                lambda r: scoring.score(params, config, r, settings, dtype)[0], pieces
+            )
             return join(logps, whole)
 
     return jax.jit(score, out_shardings=sharding.by_prompt(mesh))

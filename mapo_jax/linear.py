@@ -1,0 +1,133 @@
+"""Products with weights: where mixed precision and the layout of parameters meet.
+
+Weights are stored in float32 and split over `fsdp`; they are used in the dtype of the activations
+and whole. A layer gathers its weights when it uses them, in the forward and in the backward pass,
+and hands its gradient back summed in float32, over tokens and devices, split as the weights are:
+by an all-gather and a reduce-scatter per layer, never by moving activations.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mapo_jax import sharding
+
+Names = tuple[str | None, ...]  # logical axes of an array
+
+
+def _gathered(w: Array, names: Names, dtype: Any) -> Array:
+    return sharding.constrain(w.astype(dtype), names, sharding.GATHERED)
+
+
+def _gradient(g: Array, names: Names, like: Array) -> Array:
+    """A weight's gradient, float32 until it is where the weight is."""
+    return sharding.constrain(g, names).astype(like.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def product(x: Array, w: Array, names: Names, n: int = 1, out_dtype: Any = None) -> Array:
+    """x [..., in...] times w [in..., out...] in the dtype of x, over n axes; of `out_dtype`."""
+    w = _gathered(w, names, x.dtype)
+    return _dot(x, w, range(x.ndim - n, x.ndim), range(n), out_dtype)
+
+
+def _dot(x, y, x_axes, y_axes, out_dtype):
+    dimensions = ((tuple(x_axes), tuple(y_axes)), ((), ()))
+
+    def dot(x, y):
+        return jax.lax.dot_general(x, y, dimensions, preferred_element_type=out_dtype)
+
+    def dot_wide(x, y):
+        return dot(x.astype(jnp.float32), y.astype(jnp.float32))
+
+    if out_dtype != jnp.float32 or x.dtype == y.dtype == jnp.float32:
+        return dot(x, y)
+    # XLA:CPU has no bfloat16 product with a float32 result.
+    return jax.lax.platform_dependent(x, y, cpu=dot_wide, default=dot)
+
+
+def _product_forward(x, w, names, n, out_dtype):
+    return product(x, w, names, n, out_dtype), (x, w)
+
+
+def _product_backward(names, n, out_dtype, saved, g):
+    x, w = saved
+    rows, outs = x.ndim - n, w.ndim - n
+    whole = _gathered(w, names, x.dtype)
+    dx = _dot(g, whole, range(rows, rows + outs), range(n, n + outs), x.dtype)
+    dw = _dot(x, g, range(rows), range(rows), jnp.float32)
+    return dx, _gradient(dw, names, w)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def lookup(w: Array, index: Array, names: Names, dtype: Any) -> Array:
+    """The rows of w [V, D] at index i32[...], in `dtype`."""
+    return _gathered(w, names, dtype)[index]
+
+
+def _lookup_forward(w, index, names, dtype):
+    return lookup(w, index, names, dtype), (w, index)
+
+
+def _lookup_backward(names, dtype, saved, g):
+    w, index = saved
+    dw = jnp.zeros(w.shape, jnp.float32).at[index].add(g.astype(jnp.float32))
+    # Summed where it is, whole: to be split by columns first, tokens would have to move.
+    return _gradient(sharding.constrain(dw, names, sharding.GATHERED), names, w), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def rounded(w: Array, names: Names, dtype: Any) -> Array:
+    """A weight that is added or multiplied with: float32, of a value that `dtype` has."""
+    return _gathered(w, names, dtype).astype(jnp.float32)
+
+
+def _rounded_forward(w, names, dtype):
+    return rounded(w, names, dtype), w
+
+
+def _rounded_backward(names, dtype, w, g):
+    return (_gradient(g, names, w),)
+
+
+rounded.defvjp(_rounded_forward, _rounded_backward)
+
+
+class Linear(nn.Module):
+    """An affine map of x [..., in...] to [..., out...]; parameters `kernel` and, maybe, `bias`."""
+
+    axes: Names  # logical, of what goes in and what comes out
+    features: tuple[int, ...]  # sizes of what comes out
+    kernel_init: Callable  # of a matrix
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        n = len(self.axes) - len(self.features)
+        shape = (*x.shape[x.ndim - n :], *self.features)
+
+        def init(key, shape):
+            matrix = self.kernel_init(key, (math.prod(shape[:n]), math.prod(shape[n:])))
+            return matrix.reshape(shape)
+
+        boxed = nn.with_logical_partitioning(init, self.axes)
+        kernel: Any = self.param("kernel", boxed, shape)
+        out = product(x, kernel, self.axes, n)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[n:])
+            bias: Any = self.param("bias", zeros, self.features)
+            wide = rounded(bias, self.axes[n:], x.dtype)
+            out = (out + wide.reshape((1,) * (x.ndim - n) + wide.shape)).astype(x.dtype)
+        return out
