@@ -1,5 +1,6 @@
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +228,30 @@ def test_meshes(shape, loss, aggregation, capfd):
     text = compiled.as_text()
     assert (" all-gather(" in text) == (shape[1] > 1)  # stored split, used whole
     assert " all-reduce(" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_move_and_activations_do_not(dtype):
+    """The compiled step gathers each weight, sums each gradient, and communicates nothing else."""
+    step, mesh = build((1, 8, 1), dtype=dtype)
+    b = jax.device_put(batch(), sharding.by_prompt(mesh))
+    text = step.lower(fresh_state(mesh), b, jnp.int32(0)).compile().as_text()
+    params = small.params(CONFIG)
+    weights = {x.shape for x in jax.tree.leaves(params["ends"])}
+    weights |= {x.shape[1:] for x in jax.tree.leaves(params["layers"])}
+    sizes = {tuple(sorted(n for n in shape if n > 1)) for shape in weights}
+    moved = {kind: [] for kind in ("all-gather", "all-reduce", "reduce-scatter")}
+    lines = re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
+    for shapes, kind in lines:
+        for dims in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            moved[kind].append(tuple(sorted(int(n) for n in dims.split(",") if n not in ("", "1"))))
+    gathered = set(moved["all-gather"])
+    assert {shape for shape in sizes if CONFIG.embed_dim in shape} <= gathered
+    # Beside weights: token numbers and masks of prompts, which a minibatch takes from all devices.
+    assert not any(CONFIG.embed_dim in shape for shape in gathered - sizes)
+    assert not any(CONFIG.embed_dim in shape for shape in set(moved["all-reduce"]) - sizes)
+    assert "all-to-all(" not in text
+    assert "collective-permute(" not in text
 
 
 def test_minibatch_takes_its_prompts():
