@@ -9,7 +9,9 @@ launch/tpu_pod.sh COMMAND [SETTING ...]
 
   create                     makes the slice
   install                    copies the last commit to every worker, installs it and JAX for TPUs
-  run -- ARGUMENT ...        starts `python launch/run.py --distributed ARGUMENT ...` on every worker
+  run -- ARGUMENT ...        starts `python launch/run.py --distributed ARGUMENT ...` on every worker,
+                             and again where a process of the run has died (launch/again.sh)
+  stop                       has the run save a checkpoint and end; the same `run` continues
   logs                       follows what the first worker prints; Ctrl-C leaves the run alone
   fetch gs://WORKDIR DIR     copies the records of a run, without checkpoints, into DIR
   delete                     deletes the slice
@@ -99,7 +101,7 @@ command=${words[0]-}
 rest=(${words[@]+"${words[@]:1}"}) # bash 3.2 has no empty arrays under set -u
 
 case $command in
-  create | install | run | logs | delete)
+  create | install | run | stop | logs | delete)
     [[ $name ]] || mistake '--name: missing; give --name NAME or set TPU_NAME'
     [[ $project ]] || mistake '--project: missing; give --project PROJECT or set PROJECT_ID'
     [[ $zone ]] || mistake '--zone: missing; give --zone ZONE or set ZONE'
@@ -110,8 +112,8 @@ case $command in
       mistake 'fetch: give the work directory and where to copy it, as in gs://BUCKET/NAME DIR'
     fi
     ;;
-  '') mistake 'COMMAND: missing; create, install, run, logs, fetch or delete (see --help)' ;;
-  *) mistake "$command: no such command; create, install, run, logs, fetch or delete" ;;
+  '') mistake 'COMMAND: missing; create, install, run, stop, logs, fetch or delete (see --help)' ;;
+  *) mistake "$command: no such command; create, install, run, stop, logs, fetch or delete" ;;
 esac
 
 case $command in
@@ -154,9 +156,14 @@ case $command in
     # In the background, so that the run outlives the connection. gcloud repeats a command whose
     # connection broke: the lock, which the run keeps open, stops it from being started twice.
     remote='cd mapo_jax && exec 9>run.lock && { flock --nonblock 9 || { echo a run is going on;'
-    remote+=' exit 1; }; } && { nohup venv/bin/python launch/run.py --distributed '
+    remote+=' exit 1; }; } && { nohup bash launch/again.sh venv/bin/python launch/run.py --distributed '
     remote+="$(quote_all "$@") >run.log 2>&1 </dev/null & }"
     tpu ssh "$name" --worker=all "--command=$remote"
+    ;;
+  stop)
+    stop_if_mistaken
+    # Python itself, not what starts it again; the brackets keep this command from finding itself.
+    tpu ssh "$name" --worker=all "--command=pkill -TERM -f '^venv/bin/python launch/run[.]py'"
     ;;
   logs)
     stop_if_mistaken

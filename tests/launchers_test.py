@@ -19,7 +19,7 @@ HOSTILE = ["a b", "it's", '"q"', "$HOME", "`id`", "$(id)", "\\", "*", "", "~", "
 
 # Stands in for a program: writes down what it was called with.
 RECORDER = """#!{python}
-import json, os, signal, sys
+import json, os, signal, sys, time
 if sys.argv[-2:] == ["status", "--porcelain"]:
     sys.exit()  # a question; the answer is that nothing has changed
 with open(os.environ["CALLS"], "a") as file:
@@ -27,19 +27,23 @@ with open(os.environ["CALLS"], "a") as file:
     ids = os.environ.get("JAX_LOCAL_DEVICE_IDS")
     file.write(json.dumps({{"argv": [name, *sys.argv[1:]], "ids": ids}}) + "\\n")
 if "SIGNAL" in os.environ and name == "srun":
-    os.kill(os.getppid(), signal.SIGUSR1)
+    # Of again.sh, whose parent is the batch script.
+    with open(f"/proc/{{os.getppid()}}/stat") as file:
+        os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGUSR1)
+    time.sleep(1)
 sys.exit(int(os.environ.get("EXIT", 0)))
 """
 
 
 class Machine:
-    """A PATH whose gcloud, git, srun and scontrol only write down their arguments."""
+    """A PATH whose gcloud, git and SLURM only write down their arguments."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.programs = directory / "bin"
         self.programs.mkdir()
-        for name in ("gcloud", "git", "srun", "scontrol"):
+        (directory / "launch").symlink_to(LAUNCH)
+        for name in ("gcloud", "git", "srun", "scancel", "scontrol"):
             self.program(self.programs / name)
 
     def program(self, path: Path) -> None:
@@ -87,7 +91,7 @@ INSTALL = (
 RUN = (
     "cd mapo_jax && exec 9>run.lock"
     " && { flock --nonblock 9 || { echo a run is going on; exit 1; }; }"
-    " && { nohup venv/bin/python launch/run.py --distributed "
+    " && { nohup bash launch/again.sh venv/bin/python launch/run.py --distributed "
     "--config experiments/arithmetic.py --workdir gs://b/run >run.log 2>&1 </dev/null & }"
 )
 ARCHIVE = "/t m p/mapo_jax.tar.gz"
@@ -107,6 +111,13 @@ COMMANDS = {
     ],
     ("run", "--", "--config", "experiments/arithmetic.py", "--workdir", "gs://b/run"): [
         [*TPU, "ssh", "pod", "--worker=all", f"--command={RUN}", *PLACE]
+    ],
+    ("stop",): [
+        [
+            *[*TPU, "ssh", "pod", "--worker=all"],
+            "--command=pkill -TERM -f '^venv/bin/python launch/run[.]py'",
+            *PLACE,
+        ]
     ],
     ("logs",): [
         [*TPU, "ssh", "pod", "--worker=0", "--command=tail -n 100 -F mapo_jax/run.log", *PLACE]
@@ -166,6 +177,7 @@ def test_arguments_arrive_on_a_worker_as_they_were_typed(machine):
     python = machine.directory / "mapo_jax" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     machine.program(python)
+    (machine.directory / "mapo_jax" / "launch").symlink_to(LAUNCH)
 
     # The run holds the lock while it lives: once it can be had, the run is over.
     lock = machine.directory / "mapo_jax" / "run.lock"
@@ -197,7 +209,7 @@ MISSING = [
     "--project: missing; give --project PROJECT or set PROJECT_ID",
     "--zone: missing; give --zone ZONE or set ZONE",
 ]
-KNOWN = "create, install, run, logs, fetch or delete"
+KNOWN = "create, install, run, stop, logs, fetch or delete"
 FETCH = "fetch: give the work directory and where to copy it, as in gs://BUCKET/NAME DIR"
 WORKDIR = "run: give -- ... --workdir gs://BUCKET/NAME (or a directory that all workers mount)"
 
@@ -276,4 +288,68 @@ def test_slurm_passes_the_exit_code_on(machine):
 
 def test_slurm_goes_back_into_the_queue_when_its_time_is_up(machine):
     slurm(machine, SIGNAL="yes", SLURM_JOB_ID="42")
-    assert machine.steps()[-1] == ["scontrol", "requeue", "42"]
+    assert machine.steps()[1:] == [
+        ["scancel", "--signal=TERM", "42"],
+        ["scontrol", "requeue", "42"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("type_", "accelerator"),
+    [("v5litepod-64", "v5e"), ("v6e-64", "v6e"), ("v5p-128", "v5p"), ("v4-128", "v4")],
+)
+def test_a_slice_of_64_chips(machine, type_, accelerator):
+    """Chips of v5e and v6e, cores of v4 and v5p, two a chip; as Google's pages name them."""
+    dry = tpu_pod(machine, "create", *SETTINGS, f"--type={type_}", "--dry-run")
+    version = {
+        "v5e": "v2-alpha-tpuv5-lite",
+        "v6e": "v2-alpha-tpuv6e",
+        "v5p": "v2-alpha-tpuv5",
+        "v4": "tpu-ubuntu2204-base",
+    }[accelerator]
+    assert shlex.split(dry.stdout) == [
+        *[*TPU, "create", "pod", f"--accelerator-type={type_}", f"--version={version}"],
+        *PLACE,
+    ]
+
+
+# launch/again.sh
+
+
+def again(machine, codes, **environment):
+    """Runs a command that ends by one code after the other; the last one stays."""
+    (machine.directory / "codes").write_text("\n".join(map(str, codes)))
+    (machine.directory / "command").write_text(
+        "#!/usr/bin/env bash\n"
+        'echo "$@" >> said\n'
+        'code=$(head -n 1 codes); sed -i "1{\\$!d}" codes\n'
+        'if [[ $code == TERM ]]; then kill -TERM $PPID; exit 134; fi; exit "$code"\n'
+    )
+    done = machine.run(
+        *["bash", str(LAUNCH / "again.sh"), "bash", "command", *HOSTILE],
+        **({"PAUSE": "0"} | environment),
+    )
+    said = (machine.directory / "said").read_text()
+    return done, said.count(" ".join(HOSTILE) + "\n")
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 130, 143])
+def test_what_ended_by_itself_is_not_repeated(machine, code):
+    done, times = again(machine, [code])
+    assert (done.returncode, times, done.stderr) == (code, 1, "")
+
+
+def test_what_died_is_started_again(machine):
+    done, times = again(machine, [134, 137, 139, 1, 0])
+    assert (done.returncode, times) == (0, 5)
+    assert "ended by exit code 137; starts again in 0 s (2 of 10)" in done.stderr
+
+
+def test_it_is_not_started_again_for_ever(machine):
+    done, times = again(machine, [134], RESTARTS="3")
+    assert (done.returncode, times) == (134, 4)
+
+
+def test_it_is_not_started_again_once_it_is_told_to_end(machine):
+    done, times = again(machine, ["TERM"])
+    assert (done.returncode, times) == (134, 1)
