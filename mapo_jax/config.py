@@ -70,6 +70,7 @@ class ComputeConfig:
     remat: bool
     head_chunk: int
     attention_chunk: int
+    attention: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +293,12 @@ _MAY_DIFFER += ("guard", "processes")
 _MAY_DIFFER += ("data.path", "tokenizer.path")  # moved, with the same content
 _MAY_DIFFER += ("task.reward_timeout", "task.reward_memory", "task.reward_workers")
 _MAY_DIFFER += ("batch.microbatch", "rollout.lanes", "rollout.width", "rollout.chunks")  # memory
-_MAY_DIFFER += ("compute.remat", "compute.head_chunk", "compute.attention_chunk")  # memory
+_MAY_DIFFER += (
+    "compute.remat",
+    "compute.head_chunk",
+    "compute.attention_chunk",
+    "compute.attention",
+)
 
 
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

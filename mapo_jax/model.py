@@ -10,6 +10,7 @@ those alone: `split` parts them from the frozen base.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -141,6 +142,7 @@ class Block(nn.Module):
         prefix: Segment | None = None,
         cache: Segment | None = None,
         write_at: Array | int = 0,
+        attention: Callable | None = None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's."""
         c = self.config
@@ -182,15 +184,20 @@ class Block(nn.Module):
                 write(cache.v, own.v, write_at, 3),
                 cache.positions,
             )
-        out = attend(
-            q,
-            positions_PGT,
-            [own] if prefix is None else [prefix, own],
-            self.attention_chunk,
-            scale=(c.query_scale or c.head_dim) ** -0.5,
-            window=kind.window,
-            softcap=c.attention_softcap,
-        ).reshape(-1, c.num_heads, c.head_dim)
+        scale = (c.query_scale or c.head_dim) ** -0.5
+        if attention is not None:
+            out = attention(q * scale, k[:, :, 0], v[:, :, 0])
+        else:
+            out = attend(
+                q,
+                positions_PGT,
+                [own] if prefix is None else [prefix, own],
+                self.attention_chunk,
+                scale=scale,
+                window=kind.window,
+                softcap=c.attention_softcap,
+            )
+        out = out.reshape(-1, c.num_heads, c.head_dim)
         axes = ("heads", "head_dim", "embed")
         out = linear(out, "o", axes, c.embed_dim, scale=residual_scale).reshape(x_PGTD.shape)
         x = x_PGTD + (norm(out, "attention_post_norm") if c.post_norms else out)
@@ -327,6 +334,7 @@ def forward(
     remat: bool = False,
     attention_chunk: int = 0,
     dtype: Any = None,
+    attention: Callable | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """One pass over a stream of tokens, by a scan over the layers.
 
@@ -340,6 +348,7 @@ def forward(
       remat: recompute each layer in the backward pass.
       attention_chunk: see `attend`.
       dtype: to compute in; None: that of the parameters.
+      attention: in place of `attend`, over packed rows: see packed.py.
 
     Returns:
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
@@ -351,7 +360,9 @@ def forward(
     def body(x, layer):
         weights, kv, window = layer
         shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
-        out: Any = block.apply({"params": weights}, x, positions_PGT, kind(window), shared)
+        out: Any = block.apply(
+            {"params": weights}, x, positions_PGT, kind(window), shared, attention=attention
+        )
         return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
 
     x = embed(params, config, tokens_PGT, dtype)

@@ -18,6 +18,7 @@ from mapo_jax import (
     masked,
     model,
     optimizer,
+    packed,
     sampling,
     scoring,
     sharding,
@@ -41,9 +42,10 @@ class Programs:
         self.policy = policy
         common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
         microbatch = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
-        memory = {
+        memory: dict[str, Any] = {
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
+        memory["attention"] = _attention(c.compute.attention, policy, mesh)
         settings = scoring.ScoringConfig(
             temperature=c.rollout.temperature,
             entropy_gradient=c.algorithm.entropy > 0,
@@ -160,6 +162,14 @@ class Programs:
             shapes,
             self.shardings[phase],
         )
+
+
+def _attention(asked: str, policy: model.ModelConfig, mesh: Mesh) -> str:
+    """Of `ScoringConfig`: on TPUs the kernel, where it computes what the policy asks for."""
+    if asked != "auto":
+        return asked
+    is_tpu = mesh.devices.flat[0].platform == "tpu"
+    return "splash" if is_tpu and packed.is_supported(policy) else "plain"
 
 
 def _valid(truncated: str, experience: Experience) -> jax.Array:

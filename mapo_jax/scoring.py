@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mapo_jax import model
+from mapo_jax import model, packed
 from mapo_jax.rollouts import Rollouts
 
 
@@ -19,6 +19,9 @@ class ScoringConfig:
     remat: bool = True  # recompute each layer in the backward pass
     head_chunk: int = 0  # tokens per piece of the LM head; 0: all at once
     attention_chunk: int = 0  # queries per piece of attention; 0: all at once
+    attention: str = (
+        "plain"  # "splash": one TPU kernel over packed rows; "interpret": on any device
+    )
     entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
 
 
@@ -45,14 +48,22 @@ def score(
         "attention_chunk": settings.attention_chunk,
         "dtype": dtype,
     }
-    prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
     first = model.last_tokens(rollouts.prompt_tokens, lengths)
     stream = jnp.concatenate(
         [jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1)), tokens[..., :-1]], -1
     )
-    steps = jnp.arange(tokens.shape[2])[None, None]
-    positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
-    hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
+    if settings.attention == "plain":
+        prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
+        steps = jnp.arange(tokens.shape[2])[None, None]
+        positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
+        hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
+    else:
+        row, packed_tokens, positions = packed.pack(rollouts, stream)
+        passes["attention"] = packed.make_attention(
+            row, lengths, interpret=settings.attention == "interpret"
+        )
+        hidden, _ = model.forward(params, config, packed_tokens, positions, **passes)
+        hidden = packed.unpack(hidden, row)
     logps, entropies = _head(params, config, hidden, tokens, settings, dtype)
     return jnp.where(rollouts.mask, logps, 0.0), jnp.where(rollouts.mask, entropies, 0.0)
 

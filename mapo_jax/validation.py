@@ -101,6 +101,7 @@ _LIMITS: dict[str, Limit] = {
 _CHOICES = {
     "compute.dtype": ("float32", "bfloat16"),
     "compute.matmul_precision": ("default", "high", "highest"),
+    "compute.attention": ("auto", "plain", "splash"),
     "data.too_long": ("drop", "truncate"),
     "algorithm.old_logps": ("sampler", "rescored"),
     "algorithm.truncated": ("fail", "mask"),

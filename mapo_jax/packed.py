@@ -1,0 +1,146 @@
+"""Training's attention on TPUs: one splash call on the packed row [prompt | o_1 | ... | o_G].
+
+In place of a prompt pass and a response pass over segments (attention.py), which it equals. A
+token of the prompt sees the prompt before it; a token of a response sees the prompt and its own
+response before it: a tree. The kernel skips the blocks of the row in which nobody sees anybody, and
+computes the mask of the others from their numbers: scores and masks never exist in memory.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
+from jax.sharding import PartitionSpec
+
+from mapo_jax import model, sharding
+from mapo_jax.rollouts import Rollouts
+
+_LANES = 128  # the last axis of a TPU's registers
+_BLOCK = 512  # queries and keys of a block, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The layout of a packed row."""
+
+    prompt: int  # S
+    group: int  # G
+    response: int  # T
+
+    @property
+    def length(self) -> int:
+        """Tokens, without what fills the last block."""
+        return self.prompt + self.group * self.response
+
+    @property
+    def block(self) -> int:
+        return min(_BLOCK, -(-self.length // _LANES) * _LANES)
+
+    @property
+    def padded(self) -> int:
+        return -(-self.length // self.block) * self.block
+
+
+def is_supported(config: model.ModelConfig) -> bool:
+    """Whether a policy's attention is the kernel's: windows and soft caps are not."""
+    return not config.windows and not config.attention_softcap
+
+
+def pack(rollouts: Rollouts, stream_PGT: Array) -> tuple[Row, Array, Array]:
+    """The row's layout, its tokens i32[P, 1, N] and their RoPE positions i32[P, 1, N]."""
+    P, G, T = stream_PGT.shape
+    row = Row(rollouts.prompt_tokens.shape[1], G, T)
+    tokens = jnp.concatenate([rollouts.prompt_tokens, stream_PGT.reshape(P, G * T)], 1)
+    own = rollouts.prompt_lengths[:, None] - 1 + jnp.tile(jnp.arange(T), G)[None]
+    prompt = jnp.broadcast_to(jnp.arange(row.prompt), (P, row.prompt))
+    return row, tokens[:, None], jnp.concatenate([prompt, own], 1)[:, None]
+
+
+def unpack(x: Array, row: Row) -> Array:
+    """The responses' part [P, G, T, ...] of [P, 1, N, ...]."""
+    return x[:, 0, row.prompt :].reshape(x.shape[0], row.group, row.response, *x.shape[3:])
+
+
+def make_attention(row: Row, lengths_P: Array, interpret: bool):
+    """An attention function for `model.forward` over packed rows.
+
+    Args:
+        row: their layout.
+        lengths_P: i32, tokens of each prompt. The last one starts every response stream, so that
+            responses see the prompt without it.
+        interpret: run the kernel's steps on another platform than a TPU.
+
+    Returns:
+        (queries [P, 1, N, heads, H], scaled; keys and values [P, heads, N, H]) -> [P, 1, N, heads,
+        H].
+    """
+    place = jnp.arange(row.padded)[None]
+    hidden = (place >= lengths_P[:, None] - 1) & (place < row.prompt)
+    segment_PN = (hidden | (place >= row.length)).astype(jnp.int32)  # sees only its like
+
+    def attention(q_P1TNH: Array, k_PKTH: Array, v_PKTH: Array) -> Array:
+        q_PNTH = q_P1TNH[:, 0].swapaxes(1, 2)
+        fill = [(0, 0), (0, 0), (0, row.padded - row.length), (0, 0)]
+        q, k, v = (jnp.pad(x, fill) for x in (q_PNTH, k_PKTH, v_PKTH))
+        out = _sharded(row, interpret)(q, k, v, segment_PN)
+        return out[:, :, : row.length].swapaxes(1, 2)[:, None].astype(q_P1TNH.dtype)
+
+    return attention
+
+
+def _sharded(row: Row, interpret: bool) -> Callable[..., Array]:
+    """The kernel on each device's prompts and heads: it knows nothing of other devices."""
+    one: Any = functools.partial(_attend, row=row, interpret=interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return one
+    heads = PartitionSpec(sharding.BATCH_AXES, "tensor")
+    rows = PartitionSpec(sharding.BATCH_AXES)
+    return jax.shard_map(
+        one, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+    )
+
+
+def _attend(q_PNTH, k_PKTH, v_PKTH, segment_PT, *, row, interpret):
+    heads = q_PNTH.shape[1]
+    mask = splash_attention_mask.MultiHeadMask([_Tree(row)] * heads)
+    b = row.block
+    blocks = splash_attention_kernel.BlockSizes(
+        block_q=b, block_kv=b, block_q_dkv=b, block_kv_dkv=b, block_q_dq=b, block_kv_dq=b
+    )
+    kernel = splash_attention_kernel.make_splash_mha(
+        mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+
+    def one(q, k, v, segment):
+        ids = splash_attention_kernel.SegmentIds(segment, segment)
+        return kernel(q, k, v, segment_ids=ids)
+
+    return jax.vmap(one)(q_PNTH, k_PKTH, v_PKTH, segment_PT)
+
+
+class _Tree(splash_attention_mask._ComputableMask):
+    """Who sees whom in a row, but for the prompt's padding, which differs from row to row."""
+
+    def __init__(self, row: Row):
+        self._row = row
+
+        def sees(q, k):
+            own = row.prompt + (q - row.prompt) // row.response * row.response
+            return (k <= q) & ((k < row.prompt) | (k >= own))
+
+        super().__init__((row.padded, row.padded), sees)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Tree) and self._row == other._row
+
+    def __hash__(self) -> int:
+        return hash(self._row)
