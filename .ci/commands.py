@@ -29,6 +29,7 @@ SKIPPED = {  # regular expression of a whole line: reason
     r"git .*": "the scratch copy has no history",
     r"python -m mapo_jax\.pretrained\.gguf .*": "the wheel is large; tests/gguf_test.py converts",
     r"pip download .*": "large",
+    r"python launch/plan\.py .*--topology.*": "needs libtpu, 700 MB",
 }
 SHORTENED = {  # regular expression of a whole line: arguments that are appended to it
     r"python launch/run\.py .*--workdir runs/reproduce/.*": (

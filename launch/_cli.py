@@ -11,6 +11,7 @@ import errno
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,6 +76,8 @@ def main(run: Callable[[list[str]], None]) -> int:
         print(message)
     except errors.UserError as error:
         print(*error.lines, sep="\n", file=sys.stderr)
+        if "disk is full" in str(error):
+            _leave_quietly()
         return 2
     except errors.RunStopped as error:
         print(error, file=sys.stderr)
@@ -89,6 +92,7 @@ def main(run: Callable[[list[str]], None]) -> int:
         if error.errno != errno.ENOSPC:
             raise
         print("--workdir: its disk is full; free some or choose another one", file=sys.stderr)
+        _leave_quietly()
         return 2
     except Exception as error:
         if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
@@ -101,6 +105,11 @@ def main(run: Callable[[list[str]], None]) -> int:
         )
         return 2
     return 0
+
+
+def _leave_quietly() -> None:
+    """On a full disk: what is still to be written at the exit would say so again, at length."""
+    sys.unraisablehook = threading.excepthook = lambda _: None
 
 
 def _leave_others(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import _cli
 import jax
@@ -205,7 +206,10 @@ def test_exit_codes(capsys, monkeypatch):
     assert _cli.main(lambda argv: None) == 0
     assert raises(errors.UserError("a=1: no", "b=2: no")) == (2, "a=1: no\nb=2: no\n")
     assert raises(errors.RunStopped("loss is nan")) == (3, "loss is nan\n")
+    assert raises(errors.Preempted("SIGTERM: saved")) == (143, "SIGTERM: saved\n")
     assert raises(KeyboardInterrupt())[0] == 130
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     assert raises(OSError(28, "No space left on device")) == (
         2,
         "--workdir: its disk is full; free some or choose another one\n",
@@ -304,3 +308,27 @@ def test_processes_join_before_devices_are_counted(monkeypatch):
 def test_other_launchers_are_one_process(capsys, monkeypatch):
     with pytest.raises(errors.UserError, match=r"--distributed: no such argument"):
         _cli.parse([*TINY, "--distributed"], "")
+
+
+def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch):
+    """Without the exit's wait for them: 134 where a connection broke, 1 for a bug."""
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    left = []
+
+    def leave(code):
+        left.append(code)
+        raise SystemExit
+
+    monkeypatch.setattr(_cli.os, "_exit", leave)
+    for error in (RuntimeError("Gloo AllGather failed: Connection reset by peer"), ValueError("b")):
+
+        def fn(argv, error=error):
+            raise error
+
+        with pytest.raises(SystemExit):
+            _cli.main(fn)
+    assert left == [134, 1]
+    said = capsys.readouterr().err
+    assert said.count("another process is gone; start the same command on all of them again") == 1
+    assert "ValueError: b" in said

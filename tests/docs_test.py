@@ -12,7 +12,7 @@ _SPEC = importlib.util.spec_from_file_location("commands", ROOT / ".ci" / "comma
 commands = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(commands)
 
-PROGRAMS = ("python", "launch/tpu_pod.sh", "sbatch", "export", "wait", ".ci/run")
+PROGRAMS = ("python", "launch/tpu_pod.sh", "launch/again.sh", "sbatch", "export", "wait", ".ci/run")
 FLAGS = {
     "config",
     "workdir",
@@ -24,6 +24,7 @@ FLAGS = {
     "params",
     "prompt",
     "answer",
+    "topology",
 }
 
 

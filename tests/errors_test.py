@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import threading
 
 import _cli
 import jax.numpy as jnp
@@ -644,6 +645,8 @@ def _in_root(monkeypatch):
 def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
     """Runs a launcher and compares what it says; {files} stands for a directory."""
     monkeypatch.setattr(sys, "argv", ["x", *argv])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     assert _cli.main(launcher) == code
     said = capsys.readouterr().err
     assert "Traceback" not in said
