@@ -61,7 +61,7 @@ class Compiled(NamedTuple):
 
     seconds: float  # compilation
     arguments: int  # bytes
-    temporaries: int  # bytes
+    peak: int  # bytes, arguments included
     collectives: dict[str, int]  # kind -> how often it stands in the program
 
 
@@ -335,7 +335,7 @@ def _compile(lowered: Any) -> Compiled | str:
     return Compiled(
         time.perf_counter() - start,
         used.argument_size_in_bytes,
-        used.temp_size_in_bytes,
+        used.peak_memory_in_bytes,
         collectives(compiled.as_text()),
     )
 
@@ -422,7 +422,7 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     table = rich.table.Table(
         "compiled, per device",
         "arguments, GiB",
-        "temporaries",
+        "peak",
         "with what else lives",
         "collectives",
         "seconds",
@@ -439,11 +439,11 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
                 f"{name}: does not fit ({program[:200]}); lower {_KNOBS[name]}, or take more chips"
             )
             continue
-        need = program.arguments + program.temporaries + others[name]
+        need = program.peak + others[name]
         table.add_row(
             name,
             f"{program.arguments / GIB:.3f}",
-            f"{program.temporaries / GIB:.3f}",
+            f"{program.peak / GIB:.3f}",
             f"{need / GIB:.3f} of {chip.memory / GIB:.0f}",
             ", ".join(f"{n} {kind}" for kind, n in sorted(program.collectives.items())) or "none",
             f"{program.seconds:.0f}",

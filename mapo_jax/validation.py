@@ -356,7 +356,7 @@ def _resource_mistakes(config: Config) -> list[str]:
     if task and reward_range:  # once now, not after the first sampling
         judged = attempt(rewards.judge, reward, [""], [task.train[0]])
         parts = list(judged.parts) if judged else None
-        if config.task.reward and judged and rewards.failures():
+        if judged and math.isnan(judged.rewards[0]) and rewards.failures():
             lines.append(
                 f"task.reward={config.task.reward}: gave no answer to an empty response within "
                 f"task.reward_timeout={config.task.reward_timeout:g} seconds and "

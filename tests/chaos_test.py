@@ -94,7 +94,8 @@ mount -t tmpfs -o size=$1k tmpfs "$3" && cp -a "$2/." "$3" && shift 3 && "${@}"
 def test_everything_at_once(environment, tmp_path):  # noqa: F811
     (tmp_path / "my.py").write_text(REWARD)
     settings = [f"--config.task.reward={tmp_path}/my.py:mine", "--config.task.reward_timeout=1"]
-    settings += ["--config.steps=40", "--config.warmup.steps=20", "--config.checkpoint.keep=3"]
+    settings += ["--config.steps=200", "--config.warmup.steps=30", "--config.checkpoint.keep=3"]
+    settings += ["--config.eval.every=50"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert finish(start(whole, environment, *settings)) == 0
     rng = random.Random(1)
@@ -103,11 +104,15 @@ def test_everything_at_once(environment, tmp_path):  # noqa: F811
     def meet(what: str) -> None:
         met[what] = met.get(what, 0) + 1
 
-    def live(seconds: float, how: int) -> None:
-        process = start(run, environment, *settings)
+    def live(seconds: float, how: int, trick: str = "") -> None:
+        process, before = start(run, environment, *settings), done(run)
+        while done(run) <= before and process.poll() is None:  # it has come to live
+            time.sleep(0.02)
+        if trick:
+            (tmp_path / trick).write_text("")
         try:
             code = process.wait(timeout=seconds)
-            assert code == 2, code  # the reward that raises
+            assert (code, trick) == (2, "raise"), code
             meet("raise")
         except subprocess.TimeoutExpired:
             process.send_signal(how)
@@ -136,10 +141,9 @@ def test_everything_at_once(environment, tmp_path):  # noqa: F811
         assert "Traceback" not in text, text
         meet("full disk")
 
-    for trick in ("", "hang", "die", "", "raise", "hang", "", "die", ""):
-        if trick:
-            (tmp_path / trick).write_text("")
-        live(rng.uniform(4, 14), rng.choice([signal.SIGKILL, signal.SIGTERM]))
+    for trick in ("", "hang", "die", "", "raise", "hang", "", "die", "raise"):
+        live(rng.uniform(0.5, 6), rng.choice([signal.SIGKILL, signal.SIGTERM]), trick)
+        meet(trick or "nothing")
         if newest(run) > 5 and rng.random() < 0.5:
             damage()
     if newest(run) < 0:

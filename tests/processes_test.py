@@ -72,10 +72,12 @@ def assert_close(ours: list[dict], theirs: list[dict]) -> None:
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     """The others end soon; what four saved continues in one, to the metrics of a single run."""
     run = tmp_path / "run"
-    processes = start(4, "--config.steps=100000", "--config.eval.every=100000")
+    rate = "--config.optimizer.learning_rate=1e-3"  # meshes part slowly
+    processes = start(4, "--config.steps=100000", "--config.eval.every=100000", rate)
     wait_for(run, processes, "rl", 3)
     processes[2].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -86,14 +88,15 @@ def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     said = "".join((tmp_path / f"{i}.log").read_text() for i in (0, 1, 3))
     assert "another process is gone" in said or "another task died" in said
 
-    (alone,) = start(1)  # from the newest checkpoint, to step 5
+    (alone,) = start(1, rate)  # from the newest checkpoint, to step 5
     assert alone.wait() == 0, (tmp_path / "0.log").read_text()
     assert "continued after step" in (tmp_path / "0.log").read_text()
-    trainer.train(micro(), tmp_path / "whole")
+    trainer.train(micro(optimizer__learning_rate=1e-3), tmp_path / "whole")
     ours = [row for row in lines(run) if row["kind"] == "train"]
     assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_one_step_of_all(tmp_path, start):
     run = tmp_path / "run"
     processes = start(2, "--config.checkpoint.every=100000", "--config.steps=100000")
