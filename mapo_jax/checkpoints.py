@@ -44,6 +44,12 @@ _UNREACHABLE = re.compile(
 class _Damaged(Exception):
     """A checkpoint is not what was saved; the text says in what."""
 
+    is_local = False  # of several processes perhaps only this one has noticed
+
+
+class _Unreadable(_Damaged):
+    is_local = True
+
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, the best, and the reference policy."""
@@ -114,7 +120,13 @@ class Checkpoints:
             try:
                 return index, *self._restore(index, abstract(index), where)
             except _Damaged as damage:
-                note(f"checkpoint {index} is damaged ({damage}); {self._set_aside(index)}")
+                alone = damage.is_local and jax.process_count() > 1
+                line = f"checkpoint {index} is damaged ({damage}); {self._set_aside(index, alone)}"
+                if alone:  # the others wait for what this process could not read
+                    raise OSError(
+                        f"{line}; start the same command on all processes again"
+                    ) from None
+                note(line)
         if indices:
             raise errors.UserError(
                 f"{where}: all of its checkpoints are damaged ({', '.join(map(str, indices))}, now "
@@ -134,15 +146,17 @@ class Checkpoints:
         _compare(leaves, manifest["leaves"])
         return _unflatten(abstract, leaves), manifest["position"]
 
-    def _set_aside(self, index: int) -> str:
+    def _set_aside(self, index: int, alone: bool) -> str:
         """Renames a checkpoint, so that nobody takes it for one; returns what was done."""
-        target = self._directory / f"damaged-{index}"
-        if jax.process_index() == 0:
-            if target.exists():
+        source, target = self._directory / str(index), self._directory / f"damaged-{index}"
+        if alone or jax.process_index() == 0:
+            if target.exists() and source.exists():
                 target.rmtree()
-            (self._directory / str(index)).rename(target)
-        _wait_for_all("set_aside")
-        self._manager.reload()
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                source.rename(target)
+        if not alone:
+            _wait_for_all("set_aside")
+            self._manager.reload()
         return f"it is checkpoints/{target.name} now"
 
     def save_reference(self, params: Any) -> None:
@@ -371,7 +385,7 @@ def _read(act: Callable[[], Any]) -> Any:
     except Exception as error:  # orbax, tensorstore and json each have their own
         if _UNREACHABLE.search(str(error)):
             raise
-        raise _Damaged("it cannot be read: " + " ".join(str(error).split())[:120]) from None
+        raise _Unreadable("it cannot be read: " + " ".join(str(error).split())[:120]) from None
 
 
 def _wait_for_all(name: str) -> None:

@@ -46,7 +46,8 @@ def together() -> Iterator[None]:
 class Termination:
     """Notes a SIGTERM, as a machine sends it that is about to be taken away; a second one exits.
 
-    A context manager, for the main thread. The signal is seen by a thread of its own: Python runs
+    A context manager; outside of the main thread, which alone may do this, it notes nothing. The
+    signal is seen by a thread of its own: Python runs
     handlers between bytecodes of the main thread, which may be in a device computation for minutes.
     """
 
@@ -56,6 +57,9 @@ class Termination:
         self._is_requested = False
 
     def __enter__(self) -> "Termination":
+        self._is_active = threading.current_thread() is threading.main_thread()
+        if not self._is_active:
+            return self
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._handler = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -70,6 +74,8 @@ class Termination:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._is_active:
+            return
         signal.set_wakeup_fd(self._wakeup)
         signal.signal(signal.SIGTERM, self._handler)
         os.close(self._write)  # ends the thread

@@ -148,6 +148,28 @@ def test_an_unreachable_disk_is_no_damage(saved, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
 
+def test_what_one_of_several_processes_cannot_read_ends_it(saved, tmp_path, monkeypatch):
+    """The others wait for it: it sets the checkpoint aside, and the next start finds another."""
+    directory, state, _ = saved
+    shutil.copytree(directory, tmp_path / "run")
+    store = opened(tmp_path / "run")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def unreadable(*_):
+        raise checkpoints._Unreadable("cut")
+
+    monkeypatch.setattr(store, "_restore", unreadable)
+    with pytest.raises(
+        OSError, match=r"checkpoint 2 is damaged \(cut\); it is .*damaged-2 now; st"
+    ):
+        store.restore(lambda _: abstract(state))
+    monkeypatch.undo()
+    store.close()
+    store = opened(tmp_path / "run")
+    assert store.latest() == 1
+    store.close()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
 def test_the_digest_sees_every_bit_and_every_place(dtype):
     """Of one element any change shows, whatever the mesh; exchanged elements too."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_signals_are_the_callers_again_afterwards():
             time.sleep(0.01)
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_run_in_another_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run():
+        with processes.Termination() as termination:
+            found.append((signal.getsignal(signal.SIGTERM), termination.is_requested()))
+
+    found = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [(before, False)]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(whole, environment, tmp_path):
