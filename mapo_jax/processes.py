@@ -47,8 +47,8 @@ class Termination:
     """Notes a SIGTERM, as a machine sends it that is about to be taken away; a second one exits.
 
     A context manager; outside of the main thread, which alone may do this, it notes nothing. The
-    signal is seen by a thread of its own: Python runs
-    handlers between bytecodes of the main thread, which may be in a device computation for minutes.
+    signal is seen by a thread of its own: Python runs handlers between bytecodes of the main
+    thread, which may be in a device computation for minutes.
     """
 
     EXIT_CODE = 128 + signal.SIGTERM  # 143
