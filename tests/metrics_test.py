@@ -167,3 +167,22 @@ def test_weights_and_biases_counts_by_phase(tmp_path):
         {"rl/loss/total": 0.5, "rl/step": 1},
     ]
     assert run.finished
+
+
+def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
+    """Its evaluation is made again; an earlier one stays."""
+    records = open_records(tmp_path, None, tensorboard=False)
+    for step in (1, 2):
+        records.write("train", "rl", step, {"x": 1})
+        records.write("eval", "rl", step, {"x": 1})
+        records.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}])
+    records.close()
+    mirror = workdir_lib.Mirror(tmp_path, metrics.RECORDS)
+    metrics.Records(mirror, ("rl", 2), False, is_open=True).close()
+    assert [(r["kind"], r["step"]) for r in lines(tmp_path)] == [
+        ("train", 1),
+        ("eval", 1),
+        ("train", 2),
+    ]
+    kept = [(r["kind"], r["step"]) for r in lines(tmp_path, "rollouts")]
+    assert kept == [("train", 1), ("after", 1), ("train", 2)]

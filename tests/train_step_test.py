@@ -482,13 +482,14 @@ def test_nothing_moves_where_something_is_not_finite():
         skipped += 1
         assert not np.isfinite(metrics.losses["loss/total"])
         assert (int(state.step), int(state.skipped)) == (1 + skipped, skipped)
+        assert int(state.in_a_row) == skipped
         for part in ("params", "opt_state"):
             for a, e in zip(
                 *(jax.tree.leaves(getattr(s, part)) for s in (state, before)), strict=True
             ):
                 np.testing.assert_array_equal(a, e)
     state, metrics = step(state, good, jnp.int32(0))
-    assert (int(state.step), int(state.skipped)) == (4, 2)
+    assert (int(state.step), int(state.skipped), int(state.in_a_row)) == (4, 2, 0)
     assert np.isfinite(metrics.losses["loss/total"])
     kernel = lambda s: s.params["layers"]["up"]["kernel"]  # noqa: E731
     assert np.isfinite(kernel(state)).all()
