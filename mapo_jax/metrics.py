@@ -137,7 +137,7 @@ def _drop_after(path: Path, keep_until: tuple[str, int] | None, is_open: bool) -
             except ValueError:
                 continue  # the process died while writing it
             place, last = _position(values["phase"], values["step"]), _position(*keep_until)
-            if place < last or (place == last and (values["kind"] == "train" or not is_open)):
+            if place < last or (place == last and (not is_open or values["kind"] == "train")):
                 kept.append(line + "\n")
     new = path.with_suffix(".tmp")
     with new.open("w", encoding="utf-8") as file:
