@@ -149,6 +149,7 @@ class Checkpoints:
     def _set_aside(self, index: int, alone: bool) -> str:
         """Renames a checkpoint, so that nobody takes it for one; returns what was done."""
         source, target = self._directory / str(index), self._directory / f"damaged-{index}"
+        self._keep.metrics[index] = None  # no longer the best
         if alone or jax.process_index() == 0:
             if target.exists() and source.exists():
                 target.rmtree()
