@@ -89,9 +89,8 @@ def run(config: config_lib.Config, topology: str, efficiency: float) -> None:
     screen = rich.console.Console()
     wide = screen if screen.is_terminal else rich.console.Console(width=110)
     parts = memory(config, architecture, mesh)
-    title = (
-        f"{count} x {topology or 'devices'}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
-    )
+    where = f"{count} device{'s' if count > 1 else ''}{f' of {topology}' if topology else ''}"
+    title = f"{where}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
     _print_memory(wide, title, architecture, parts, chip)
     _print_cost(wide, phases(config, architecture, mesh), count, chip, efficiency)
     if devices:
@@ -368,41 +367,48 @@ _KNOBS = {
 }
 
 
+_FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+_BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    power = min(int(math.log(value, base)), len(units) - 1) if value else 0
+    return f"{value / base**power:.4g} {units[power]}" if value else ""
+
+
+def _memory(value: float) -> str:
+    return _scaled(value, 1024, _BYTES)
+
+
 def _print_memory(screen, title, architecture, parts, chip) -> None:
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(_shapes(architecture)))
     screen.print(f"{count:,} parameters on {title}")
-    table = rich.table.Table("memory per device", "GiB")
+    table = rich.table.Table("memory per device", "")
     table.columns[1].justify = "right"
     for name, label in _NAMES.items():
         if parts[name]:
-            table.add_row(label, f"{parts[name] / GIB:.3f}")
+            table.add_row(label, _memory(parts[name]))
     table.add_section()
     lasting = sum(parts[n] for n in ("parameters", "optimizer", "frozen", "reference", "batch"))
     sampled = lasting + parts["serving"] + parts["cache"] + parts["prefix"]
-    table.add_row("while sampling, without temporaries", f"{sampled / GIB:.3f}")
-    table.add_row(
-        "while updating, without activations", f"{(lasting + parts['gradients']) / GIB:.3f}"
-    )
+    table.add_row("while sampling, without temporaries", _memory(sampled))
+    table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
     if chip:
-        table.add_row("a device has", f"{chip.memory / GIB:.3f}")
+        table.add_row("a device has", _memory(chip.memory))
     screen.print(table)
 
 
 def _print_cost(screen, found, count, chip, efficiency) -> None:
     table = rich.table.Table(
         "a step, at full lengths",
-        "PFLOP",
-        "GiB read per device",
+        "operations",
+        "read per device",
     )
     if chip:
         table.add_column(f"seconds at {efficiency:.0%} of the peak")
     total = 0.0
     for name, phase in found.items():
-        row = [
-            name,
-            f"{phase.flops / 1e15:.3f}",
-            f"{phase.bytes / GIB:,.0f}" if phase.bytes else "",
-        ]
+        row = [name, _scaled(phase.flops, 1000, _FLOPS), _memory(phase.bytes)]
         if chip:
             seconds = max(phase.flops / count / chip.flops, phase.bytes / chip.bandwidth)
             total += seconds / efficiency
@@ -421,7 +427,7 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
         found = compile_programs(config, architecture, mesh)
     table = rich.table.Table(
         "compiled, per device",
-        "arguments, GiB",
+        "arguments",
         "peak",
         "with what else lives",
         "collectives",
@@ -442,9 +448,9 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
         need = program.peak + others[name]
         table.add_row(
             name,
-            f"{program.arguments / GIB:.3f}",
-            f"{program.peak / GIB:.3f}",
-            f"{need / GIB:.3f} of {chip.memory / GIB:.0f}",
+            _memory(program.arguments),
+            _memory(program.peak),
+            f"{_memory(need)} of {_memory(chip.memory)}",
             ", ".join(f"{n} {kind}" for kind, n in sorted(program.collectives.items())) or "none",
             f"{program.seconds:.0f}",
         )
@@ -455,7 +461,7 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     if not isinstance(found["update"], str):
         share = found["update"].arguments / expected - 1
         screen.print(
-            f"State and batch counted from shapes: {expected / GIB:.4f} GiB; the compiler's "
+            f"State and batch counted from shapes: {_memory(expected)}; the compiler's "
             f"arguments of the update: {share:+.2%}."
         )
     if lines:

@@ -137,7 +137,7 @@ def run(*arguments):
 def test_the_screen_without_a_topology(capsys):
     run("--config.mesh.data=1", "--config.mesh.fsdp=8")
     out = capsys.readouterr().out
-    assert "494,032,768 parameters on 8 x devices: data 1 x fsdp 8 x tensor 1" in out
+    assert "494,032,768 parameters on 8 devices: data 1 x fsdp 8 x tensor 1" in out
     assert "seconds" not in out
 
 
