@@ -1,5 +1,6 @@
 """What a disk does to a checkpoint: every flipped bit is noticed or changes nothing."""
 
+import gc
 import random
 import shutil
 from pathlib import Path
@@ -15,6 +16,13 @@ from mapo_jax import checkpoints, errors
 
 # Orbax leaves a coroutine behind for each array that it gives up.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_behind():
+    yield
+    gc.collect()
+
 
 POSITION = {"phase": "rl", "step": 12, "drawn": 192, "first": [0, 1]}
 

@@ -186,6 +186,7 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
     assert rows[0]["reward/mean"] is None or math.isnan(rows[0]["reward/mean"])
 
 
+@pytest.mark.slow
 def test_a_reward_that_raises_in_mid_run_loses_nothing(whole, environment, tmp_path):
     """Mended, the same command ends as if nothing had been."""
     reward = tmp_path / "my.py"

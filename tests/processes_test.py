@@ -109,13 +109,16 @@ def test_sigterm_to_one_process_saves_one_step_of_all(tmp_path, start):
     assert (run / "checkpoints" / str(5 + done)).is_dir()
 
 
+@pytest.mark.slow
 def test_a_mistake_that_one_process_meets_ends_both_with_its_line(tmp_path, start):
     (tmp_path / "my.py").write_text(
-        "import sys\n"
+        "import os\n"
+        "from pathlib import Path\n"
+        "mine = Path(f'/proc/{os.getppid()}/cmdline').read_bytes()\n"  # of the process it is for
         "calls = []\n"
         "def picky(response, example):\n"
         "    calls.append(response)\n"
-        "    if len(calls) > 50 and '--process-id=1' in sys.argv:\n"
+        "    if len(calls) > 20 and b'--process-id=1' in mine:\n"
         "        raise KeyError('oops')\n"
         "    return {'reward': 0.5, 'success': False, 'parts': {}}\n"
     )
