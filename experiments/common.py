@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
     compute.remat = True  # recompute each layer in the backward pass: less memory, more time
     compute.head_chunk = 1024  # tokens whose logits exist at once in scoring
     compute.attention_chunk = 256  # query positions whose scores exist at once in training
-    compute.attention = "auto"  # in training: "splash", a kernel for TPUs, "plain", or by device
+    compute.attention = "auto"  # in training: "plain", "splash" (TPU), "cudnn" (GPU), or by device
 
     config.warmup = warmup = ConfigDict()
     warmup.steps = 0  # cross-entropy steps on demonstrations before RL; 0: none

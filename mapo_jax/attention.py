@@ -119,6 +119,14 @@ def attend(
     return out.reshape(*out.shape[:2], n * chunk, *out.shape[4:])[:, :, :T]
 
 
+def visible(positions_PGT: Array, key_positions: Array, window: Array | int | None) -> Array:
+    """bool[P, G, T, S]: which keys, at i32[P, S] or i32[P, G, S], each query sees."""
+    keys = key_positions if key_positions.ndim == 3 else key_positions[:, None]
+    keys, queries = keys[:, :, None, :], positions_PGT[..., None]
+    seen = keys <= queries
+    return seen if window is None else seen & (queries - keys < window)
+
+
 def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
     P, G, T, N, H = q_PGTNH.shape
     K = segments[0].k.shape[1]
@@ -129,12 +137,8 @@ def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
         s = jnp.einsum(f"pkgtrh,{_axes(k)}->pkgtrs", q, k, preferred_element_type=jnp.float32)
         if softcap:
             s = softcap * jnp.tanh(s / softcap)
-        k_positions = k_positions if k.ndim == 5 else k_positions[:, None]
-        k_positions, positions = k_positions[:, :, None, :], positions_PGT[..., None]
-        seen = k_positions <= positions  # [P, G, T, S]
-        if window is not None:
-            seen &= positions - k_positions < window
-        scores.append(jnp.where(seen[:, None, :, :, None], s, _MASKED))
+        seen_PGTS = visible(positions_PGT, k_positions, window)
+        scores.append(jnp.where(seen_PGTS[:, None, :, :, None], s, _MASKED))
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
     total = sum(w.sum(-1, keepdims=True) for w in weights)

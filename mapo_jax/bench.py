@@ -20,7 +20,16 @@ import numpy as np
 import rich.console
 import rich.table
 
-from mapo_jax import advantages, model, optimizer, sampling, scoring, sharding, train_step
+from mapo_jax import (
+    advantages,
+    model,
+    optimizer,
+    programs,
+    sampling,
+    scoring,
+    sharding,
+    train_step,
+)
 from mapo_jax import config as config_lib
 from mapo_jax.rollouts import Batch
 
@@ -194,6 +203,13 @@ def measure(config: Config) -> dict[str, Phase]:
         remat=compute.remat,
         head_chunk=compute.head_chunk,
         attention_chunk=compute.attention_chunk,
+        attention=programs.choose_attention(
+            compute,
+            policy,
+            mesh,
+            batch.microbatch,
+            (batch.prompt_tokens, config.rollout.max_new_tokens),
+        ),
     )
     microbatch = sharding.microbatch(mesh, batch.prompts, batch.microbatch)
     split = {"microbatch": microbatch, "dtype": compute.dtype}

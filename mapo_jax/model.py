@@ -130,7 +130,6 @@ class Block(nn.Module):
     """One layer: attention over the prefix and the own segment, then the gated MLP."""
 
     config: ModelConfig
-    attention_chunk: int = 0  # queries at a time; 0: all
     dtype: Any = None  # to compute in; None: that of the parameters
 
     @nn.compact
@@ -142,7 +141,7 @@ class Block(nn.Module):
         prefix: Segment | None = None,
         cache: Segment | None = None,
         write_at: Array | int = 0,
-        attention: Callable | None = None,
+        attend: Callable = attend,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's."""
         c = self.config
@@ -184,19 +183,14 @@ class Block(nn.Module):
                 write(cache.v, own.v, write_at, 3),
                 cache.positions,
             )
-        scale = (c.query_scale or c.head_dim) ** -0.5
-        if attention is not None:
-            out = attention(q * scale, k[:, :, 0], v[:, :, 0])
-        else:
-            out = attend(
-                q,
-                positions_PGT,
-                [own] if prefix is None else [prefix, own],
-                self.attention_chunk,
-                scale=scale,
-                window=kind.window,
-                softcap=c.attention_softcap,
-            )
+        out = attend(
+            q,
+            positions_PGT,
+            [own] if prefix is None else [prefix, own],
+            scale=(c.query_scale or c.head_dim) ** -0.5,
+            window=kind.window,
+            softcap=c.attention_softcap,
+        )
         out = out.reshape(-1, c.num_heads, c.head_dim)
         axes = ("heads", "head_dim", "embed")
         out = linear(out, "o", axes, c.embed_dim, scale=residual_scale).reshape(x_PGTD.shape)
@@ -332,9 +326,8 @@ def forward(
     prefix: Segment | None = None,
     *,
     remat: bool = False,
-    attention_chunk: int = 0,
     dtype: Any = None,
-    attention: Callable | None = None,
+    attend: Callable = attend,
 ) -> tuple[Array, tuple[Array, Array]]:
     """One pass over a stream of tokens, by a scan over the layers.
 
@@ -346,14 +339,13 @@ def forward(
       prefix: keys and values of all layers that the stream can see, [L, P, K, S, H] twice, with
         positions i32[P, S].
       remat: recompute each layer in the backward pass.
-      attention_chunk: see `attend`.
       dtype: to compute in; None: that of the parameters.
-      attention: in place of `attend`, over packed rows: see packed.py.
+      attend: `attention.attend`, or what equals it on some device: see packed.py and fused.py.
 
     Returns:
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
     """
-    block = Block(config, attention_chunk, dtype)
+    block = Block(config, dtype)
     kind = kinds(config, positions_PGT)
     windows_L = jnp.asarray(config.windows) if config.windows else None
 
@@ -361,7 +353,7 @@ def forward(
         weights, kv, window = layer
         shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
         out: Any = block.apply(
-            {"params": weights}, x, positions_PGT, kind(window), shared, attention=attention
+            {"params": weights}, x, positions_PGT, kind(window), shared, attend=attend
         )
         return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
 

@@ -69,8 +69,8 @@ def unpack(x: Array, row: Row) -> Array:
     return x[:, 0, row.prompt :].reshape(x.shape[0], row.group, row.response, *x.shape[3:])
 
 
-def make_attention(row: Row, lengths_P: Array, interpret: bool):
-    """An attention function for `model.forward` over packed rows.
+def make_attend(row: Row, lengths_P: Array, interpret: bool) -> Callable[..., Array]:
+    """What stands for `attention.attend` in `model.forward` over packed rows.
 
     Args:
         row: their layout.
@@ -79,21 +79,23 @@ def make_attention(row: Row, lengths_P: Array, interpret: bool):
         interpret: run the kernel's steps on another platform than a TPU.
 
     Returns:
-        (queries [P, 1, N, heads, H], scaled; keys and values [P, heads, N, H]) -> [P, 1, N, heads,
-        H].
+        A function of queries [P, 1, N, heads, H] and one segment of their keys and values.
     """
     place = jnp.arange(row.padded)[None]
     hidden = (place >= lengths_P[:, None] - 1) & (place < row.prompt)
     segment_PN = (hidden | (place >= row.length)).astype(jnp.int32)  # sees only its like
 
-    def attention(q_P1TNH: Array, k_PKTH: Array, v_PKTH: Array) -> Array:
-        q_PNTH = q_P1TNH[:, 0].swapaxes(1, 2)
+    def attend(q_P1TNH, _, segments, *, scale, window=None, softcap=0.0):
+        assert window is None  # see `is_supported`
+        assert not softcap
+        (own,) = segments
+        q_PNTH = (q_P1TNH * scale)[:, 0].swapaxes(1, 2)
         fill = [(0, 0), (0, 0), (0, row.padded - row.length), (0, 0)]
-        q, k, v = (jnp.pad(x, fill) for x in (q_PNTH, k_PKTH, v_PKTH))
+        q, k, v = (jnp.pad(x, fill) for x in (q_PNTH, own.k[:, :, 0], own.v[:, :, 0]))
         out = _sharded(row, interpret)(q, k, v, segment_PN)
         return out[:, :, : row.length].swapaxes(1, 2)[:, None].astype(q_P1TNH.dtype)
 
-    return attention
+    return attend
 
 
 def _sharded(row: Row, interpret: bool) -> Callable[..., Array]:

@@ -82,7 +82,8 @@ def run(config: config_lib.Config, topology: str, efficiency: float) -> None:
     devices = _devices(topology) if topology else None
     sizes = dataclasses.asdict(config.mesh)
     count = len(devices) if devices else math.prod(n for n in sizes.values() if n > 0)
-    if lines := validate(config, count, architecture=architecture):
+    platform = "tpu" if topology else ""
+    if lines := validate(config, count, architecture=architecture, platform=platform):
         raise errors.UserError(*lines)
     shape = sharding.mesh_shape(**sizes, device_count=count)
     mesh: Any = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)

@@ -14,11 +14,13 @@ from jax.sharding import Mesh
 
 from mapo_jax import (
     advantages,
+    fused,
     loading,
     masked,
     model,
     optimizer,
     packed,
+    processes,
     sampling,
     scoring,
     sharding,
@@ -45,7 +47,9 @@ class Programs:
         memory: dict[str, Any] = {
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
-        memory["attention"] = _attention(c.compute.attention, policy, mesh)
+        lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
+        self.attention = choose_attention(c.compute, policy, mesh, c.batch.microbatch, lengths)
+        memory["attention"] = self.attention
         settings = scoring.ScoringConfig(
             temperature=c.rollout.temperature,
             entropy_gradient=c.algorithm.entropy > 0,
@@ -164,12 +168,29 @@ class Programs:
         )
 
 
-def _attention(asked: str, policy: model.ModelConfig, mesh: Mesh) -> str:
-    """Of `ScoringConfig`: on TPUs the kernel, where it computes what the policy asks for."""
-    if asked != "auto":
-        return asked
-    is_tpu = mesh.devices.flat[0].platform == "tpu"
-    return "splash" if is_tpu and packed.is_supported(policy) else "plain"
+def choose_attention(
+    compute: config_lib.ComputeConfig,
+    policy: model.ModelConfig,
+    mesh: Mesh,
+    microbatch: tuple[int, int],
+    lengths: tuple[int, int],
+) -> str:
+    """Of `ScoringConfig`: compute.attention, or where that is "auto" the device's own kernel.
+
+    On TPUs that is splash, where it computes what the policy asks for. On GPUs it is cuDNN's, where
+    every process finds that it equals the plain path in a microbatch of the run.
+    """
+    if compute.attention != "auto":
+        return compute.attention
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu" and packed.is_supported(policy):
+        return "splash"
+    if platform == "gpu":
+        shape = (*microbatch, *lengths)
+        equal = fused.equals_plain(policy, shape, compute.dtype, compute.attention_chunk)
+        if all(processes.everyones("equal" if equal else "")):
+            return "cudnn"
+    return "plain"
 
 
 def _valid(truncated: str, experience: Experience) -> jax.Array:

@@ -1,14 +1,19 @@
 """Teacher-forced log-probs of sampled responses: what the trainer recomputes and differentiates."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mapo_jax import model, packed
+from mapo_jax import attention, fused, model, packed
 from mapo_jax.rollouts import Rollouts
+
+# Kernels of TPUs and GPUs, and what computes the same on any device, for tests.
+_PACKED = {"splash": {"interpret": False}, "splash_interpreted": {"interpret": True}}
+_FUSED = {"cudnn": {"implementation": "cudnn"}, "cudnn_imitated": {"implementation": "xla"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +24,7 @@ class ScoringConfig:
     remat: bool = True  # recompute each layer in the backward pass
     head_chunk: int = 0  # tokens per piece of the LM head; 0: all at once
     attention_chunk: int = 0  # queries per piece of attention; 0: all at once
-    attention: str = (
-        "plain"  # "splash": one TPU kernel over packed rows; "interpret": on any device
-    )
+    attention: str = "plain"  # or of `_PACKED` or `_FUSED`
     entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
 
 
@@ -45,25 +48,27 @@ def score(
     tokens, lengths = rollouts.tokens, rollouts.prompt_lengths
     passes: dict[str, Any] = {
         "remat": settings.remat,
-        "attention_chunk": settings.attention_chunk,
         "dtype": dtype,
     }
     first = model.last_tokens(rollouts.prompt_tokens, lengths)
     stream = jnp.concatenate(
         [jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1)), tokens[..., :-1]], -1
     )
-    if settings.attention == "plain":
+    if settings.attention in _PACKED:
+        row, packed_tokens, positions = packed.pack(rollouts, stream)
+        passes["attend"] = packed.make_attend(row, lengths, **_PACKED[settings.attention])
+        hidden, _ = model.forward(params, config, packed_tokens, positions, **passes)
+        hidden = packed.unpack(hidden, row)
+    else:
+        passes["attend"] = (
+            functools.partial(attention.attend, chunk=settings.attention_chunk)
+            if settings.attention == "plain"
+            else functools.partial(fused.attend, **_FUSED[settings.attention])
+        )
         prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
         steps = jnp.arange(tokens.shape[2])[None, None]
         positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
         hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
-    else:
-        row, packed_tokens, positions = packed.pack(rollouts, stream)
-        passes["attention"] = packed.make_attention(
-            row, lengths, interpret=settings.attention == "interpret"
-        )
-        hidden, _ = model.forward(params, config, packed_tokens, positions, **passes)
-        hidden = packed.unpack(hidden, row)
     logps, entropies = _head(params, config, hidden, tokens, settings, dtype)
     return jnp.where(rollouts.mask, logps, 0.0), jnp.where(rollouts.mask, entropies, 0.0)
 

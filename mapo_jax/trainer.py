@@ -229,6 +229,7 @@ class _Run:
             ("parameters", f"{count + frozen:,}", vocabulary),
             *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
             ("mesh", shape, jax.devices()[0].device_kind),
+            ("attention", self.programs.attention, "in training"),
             ("examples", f"{len(self.prompts):,}", f"of {c.task.name}"),
             ("prompts", c.batch.prompts, "per rollout batch"),
             ("rollouts", c.batch.prompts * c.batch.group, f"{c.batch.group} per prompt"),

@@ -101,7 +101,7 @@ _LIMITS: dict[str, Limit] = {
 _CHOICES = {
     "compute.dtype": ("float32", "bfloat16"),
     "compute.matmul_precision": ("default", "high", "highest"),
-    "compute.attention": ("auto", "plain", "splash"),
+    "compute.attention": ("auto", "plain", "splash", "cudnn"),
     "data.too_long": ("drop", "truncate"),
     "algorithm.old_logps": ("sampler", "rescored"),
     "algorithm.truncated": ("fail", "mask"),
@@ -110,7 +110,11 @@ _CHOICES = {
 
 
 def validate(
-    config: Config, device_count: int, needs_policy: bool = True, architecture: Any = None
+    config: Config,
+    device_count: int,
+    needs_policy: bool = True,
+    architecture: Any = None,
+    platform: str | None = None,
 ) -> list[str]:
     """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
 
@@ -123,8 +127,11 @@ def validate(
             need not be there.
         architecture: model.ModelConfig of a run that is only planned: neither policy nor task nor
             files need be there.
+        platform: of the devices, "cpu", "gpu" or "tpu"; None: of those here; "": not known.
     """
-    from mapo_jax import losses, policy  # import jax: mistakes elsewhere need not wait
+    import jax  # late, as all that imports it: mistakes elsewhere need not wait
+
+    from mapo_jax import losses, policy
 
     choices = _CHOICES | {
         "algorithm.surrogate": tuple(losses.SURROGATES),
@@ -163,6 +170,9 @@ def validate(
     if not numbers and needs_policy and not config.policy.init:  # else it brings its own
         numbers = config.policy
     lines += _combination_mistakes(config, numbers, device_count, broken) + resources
+    if needs_policy:
+        platform = jax.devices()[0].platform if platform is None else platform
+        lines += _kernel_mistakes(config, architecture, platform)
     most = architecture.max_positions if architecture else 0
     needed = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     if most and needed > most:
@@ -204,6 +214,27 @@ def _lora_mistakes(config: Config) -> list[str]:
     return lines
 
 
+def _kernel_mistakes(config: Config, architecture: Any, platform: str) -> list[str]:
+    """Where compute.attention asks for a kernel that computes something else, or not here."""
+    asked, has = config.compute.attention, []
+    if architecture and architecture.windows and asked == "splash":
+        has.append("windows, which the policy has")
+    if architecture and architecture.attention_softcap:
+        has.append("soft caps, which the policy has")
+    if config.compute.dtype != "bfloat16" and asked == "cudnn":
+        has.append(f"compute.dtype={config.compute.dtype}, only bfloat16")
+    device = {"splash": "tpu", "cudnn": "gpu"}.get(asked)
+    if device is None:
+        return []
+    lines = [f"compute.attention={asked}: does not compute {what}; take auto" for what in has]
+    if platform not in ("", device):
+        lines.append(
+            f"compute.attention={asked}: is for {device.upper()}s, and the devices are of the "
+            f"platform {platform}; take auto"
+        )
+    return lines
+
+
 def _multiple(key: str, value: int, of: int, why: str) -> list[str]:
     if value % of == 0:
         return []
@@ -211,11 +242,15 @@ def _multiple(key: str, value: int, of: int, why: str) -> list[str]:
     return [f"{key}={value}: must be a multiple of {why}; try {near}"]
 
 
-def _divisor(key: str, value: int, total: int, why: str, shown: Any = None) -> list[str]:
+def _divisor(
+    key: str, value: int, total: int, why: str, shown: Any = None, among: int = 0
+) -> list[str]:
+    """`among`: what the number to try divides, where not `total`."""
     if total % value == 0:
         return []
+    among = among or total
     near = min(
-        (n for n in range(1, total + 1) if total % n == 0), key=lambda n: (abs(n - value), n)
+        (n for n in range(1, among + 1) if among % n == 0), key=lambda n: (abs(n - value), n)
     )
     return [f"{key}={value if shown is None else shown}: must divide {why}; try {near}"]
 
@@ -292,10 +327,13 @@ def _mesh_mistakes(
     for name, axis in (splits | {"embed_dim": "fsdp"}).items():
         if numbers and ok(f"policy.{name}"):
             value, parts = getattr(numbers, name), {"tensor": tensor, "fsdp": fsdp}[axis]
-            lines += _divisor(f"mesh.{axis}", parts, value, f"policy.{name}={value}")
+            among = math.gcd(value, device_count)
+            why = f"policy.{name}={value}"
+            lines += _divisor(f"mesh.{axis}", parts, value, why, among=among)
     if hasattr(numbers, "vocab_size"):  # else there is no tokenizer, which has been said
         why = f"the vocabulary of the policy, {numbers.vocab_size} tokens"
-        lines += _divisor("mesh.tensor", tensor, numbers.vocab_size, why)
+        among = math.gcd(numbers.vocab_size, device_count)
+        lines += _divisor("mesh.tensor", tensor, numbers.vocab_size, why, among=among)
     shards = data * fsdp
     why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
     if ok("batch.prompts"):

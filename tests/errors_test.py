@@ -212,8 +212,15 @@ CASES = {
         "mesh.tensor=4: must divide policy.num_kv_heads=2; try 2",
         "mesh.tensor=4: must divide the vocabulary of the policy, 22 tokens; try 2",
     ],
+    "--config.compute.attention=splash": [
+        "compute.attention=splash: is for TPUs, and the devices are of the platform cpu; take auto"
+    ],
+    "--config.compute.attention=cudnn": [
+        "compute.attention=cudnn: does not compute compute.dtype=float32, only bfloat16; take auto",
+        "compute.attention=cudnn: is for GPUs, and the devices are of the platform cpu; take auto",
+    ],
     "--config.mesh.fsdp=8 --config.policy.embed_dim=36": [
-        "mesh.fsdp=8: must divide policy.embed_dim=36; try 9"
+        "mesh.fsdp=8: must divide policy.embed_dim=36; try 4"
     ],
     "--config.batch.prompts=12 --config.batch.minibatch_prompts=12 "
     "--config.batch.microbatch=12,4": [

@@ -9,28 +9,28 @@ import numpy as np
 import pytest
 import small
 
-from mapo_jax import model, packed, programs, scoring, sharding
+from mapo_jax import model, packed, scoring, sharding
 
 CONFIG = dataclasses.replace(
     small.CONFIG, num_heads=4, num_kv_heads=2, head_dim=16, num_layers=2, qk_norm=True
 )
 P, G, S, T = 4, 3, 37, 45  # 172 tokens: two blocks of 128
 PLAIN = scoring.ScoringConfig(remat=True)
-SPLASH = dataclasses.replace(PLAIN, attention="interpret")
+SPLASH = dataclasses.replace(PLAIN, attention="splash_interpreted")
 
 
-def value_and_gradients(settings, mesh_shape=(1, 1, 1)):
-    params = small.params(CONFIG)
+def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
+    params = small.params(config)
     rollouts = small.rollouts(P, G, S, T)
     weights = jnp.asarray(np.random.default_rng(3).normal(size=(P, G, T)), jnp.float32)
     mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[: math.prod(mesh_shape)])
-    params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes(CONFIG)))
+    params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes(config)))
     rollouts, weights = jax.device_put((rollouts, weights), sharding.by_prompt(mesh))
 
     @jax.jit
     def run(params, rollouts, weights):
         def loss(params):
-            logps, _ = scoring.score(params, CONFIG, rollouts, settings)
+            logps, _ = scoring.score(params, config, rollouts, settings)
             return (weights * logps).sum(), logps
 
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -70,12 +70,7 @@ def test_a_row_is_whole_blocks():
     assert packed.Row(100, 4, 100).padded == 512
 
 
-def test_where_it_is_used():
-    mesh = sharding.make_mesh()
-    windowed = dataclasses.replace(CONFIG, windows=(4, 0))
-    capped = dataclasses.replace(CONFIG, attention_softcap=5.0)
+def test_what_it_computes():
     assert packed.is_supported(CONFIG)
-    assert not packed.is_supported(windowed)
-    assert not packed.is_supported(capped)
-    assert programs._attention("auto", CONFIG, mesh) == "plain"  # no TPU here
-    assert programs._attention("splash", CONFIG, mesh) == "splash"
+    assert not packed.is_supported(dataclasses.replace(CONFIG, windows=(4, 0)))
+    assert not packed.is_supported(dataclasses.replace(CONFIG, attention_softcap=5.0))

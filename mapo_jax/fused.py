@@ -1,0 +1,144 @@
+"""Training's attention on GPUs: cuDNN's kernel, where it is shown to equal ours.
+
+In place of `attention.attend`, over the same segments: their keys are laid side by side, those that
+a group shares once for each of its rollouts, and what positions let a query see becomes a mask.
+Scores never exist in memory. cuDNN computes in bfloat16 and knows no soft caps.
+
+No run takes it on trust: before the first step `equals_plain` compares it with `attention.attend`,
+gradients included, on the device and in the shapes of the run.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from mapo_jax import attention, model, sharding
+from mapo_jax.attention import ABSENT, Segment
+
+
+def attend(
+    q_PGTNH: Array,
+    positions_PGT: Array,
+    segments: list[Segment],
+    *,
+    scale: float,
+    window: Array | int | None = None,
+    softcap: float = 0.0,
+    implementation: Any = "cudnn",
+) -> Array:
+    """`attention.attend` by one kernel on each device's prompts and heads.
+
+    Args:
+      q_PGTNH: queries, bfloat16.
+      positions_PGT: i32, their positions.
+      segments: keys and values, shared or own.
+      scale: of the queries.
+      window: how many positions back a query sees; None: all.
+      softcap: must be 0.
+      implementation: "cudnn", or "xla": what JAX has of the same function for any device.
+
+    Returns:
+      [P, G, T, N, H], of the queries' dtype.
+    """
+    assert not softcap  # `equals_plain` has said no
+    one: Any = functools.partial(_attend, scale=scale, implementation=implementation)
+    if not jax.sharding.get_abstract_mesh().empty:
+        rows = PartitionSpec(sharding.BATCH_AXES)
+        keys = PartitionSpec(sharding.BATCH_AXES, "tensor")
+        queries = PartitionSpec(sharding.BATCH_AXES, None, None, "tensor")
+        layouts = [Segment(keys, keys, rows) for _ in segments]
+        one = jax.shard_map(
+            one,
+            in_specs=(queries, rows, layouts, PartitionSpec()),
+            out_specs=queries,
+            check_vma=False,
+        )
+    return one(q_PGTNH, positions_PGT, segments, window)
+
+
+def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
+    P, G, T, N, H = q_PGTNH.shape
+
+    def side_by_side(pieces):  # [P, K, S, H] or [P, K, G, S, H] -> [P * G, all S, K, H]
+        own = [
+            x if x.ndim == 5 else jnp.broadcast_to(x[:, :, None], (*x.shape[:2], G, *x.shape[2:]))
+            for x in pieces
+        ]
+        x = jnp.concatenate(own, 3).transpose(0, 2, 3, 1, 4)
+        return x.reshape(P * G, *x.shape[2:])
+
+    k, v = (side_by_side([s[i] for s in segments]) for i in (0, 1))
+    seen = jnp.concatenate([attention.visible(positions_PGT, s[2], window) for s in segments], -1)
+    q, seen = q_PGTNH.reshape(P * G, T, N, H), seen.reshape(P * G, 1, T, -1)
+    # cuDNN's gradient wants even numbers of queries and of keys. One more query sees everything.
+    more_q, more_k = [(0, 0), (0, T % 2)], [(0, 0), (0, k.shape[1] % 2)]
+    none = (0, 0)
+    q = jnp.pad(q, [*more_q, none, none])
+    k, v = (jnp.pad(x, [*more_k, none, none]) for x in (k, v))
+    seen = jnp.pad(seen, [none, *more_q, none], constant_values=True)
+    seen = jnp.pad(seen, [none, none, *more_k])
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=seen, scale=scale, implementation=implementation
+    )
+    return out[:, :T].reshape(P, G, T, N, H)
+
+
+def equals_plain(
+    config: model.ModelConfig,
+    shape: tuple[int, int, int, int],
+    dtype: str,
+    chunk: int,
+    implementation: str = "cudnn",
+) -> bool:
+    """Whether the kernel runs on this device and errs no more than `attention.attend` does.
+
+    Both are compared with `attention.attend` in float32, on random numbers and ragged prompts: the
+    output and the gradients of queries, keys and values, each by its largest error.
+
+    Args:
+      config: the policy, whose heads are taken.
+      shape: (P, G, S, T) of a microbatch on one device.
+      dtype: that the run computes in.
+      chunk: queries at a time of the plain path.
+      implementation: see `attend`.
+    """
+    if config.attention_softcap:
+        return False
+    P, G, S, T = shape
+    N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, S, (P, 1))
+    positions = np.broadcast_to(lengths[..., None] + np.arange(T), (P, G, T)).astype(np.int32)
+    places = np.where(np.arange(S) < lengths, np.arange(S), ABSENT).astype(np.int32)
+    sizes = [(P, G, T, N, H), *[(P, K, S, H)] * 2, *[(P, K, G, T, H)] * 2]
+    arrays = [jnp.asarray(rng.normal(size=size), dtype) for size in sizes]
+    slope = jnp.asarray(rng.normal(size=sizes[0]), dtype)
+
+    def of(function, dtype, **options):
+        def run(q, shared_k, shared_v, own_k, own_v):
+            segments = [Segment(shared_k, shared_v, places), Segment(own_k, own_v, positions)]
+            return function(q, positions, segments, scale=H**-0.5, **options)
+
+        @jax.jit
+        def both(arrays, slope):
+            out, gradient = jax.vjp(run, *arrays)
+            return out, *gradient(slope)
+
+        cast = jax.tree.map(lambda x: x.astype(dtype), (arrays, slope))
+        return [np.asarray(x, np.float32) for x in both(*cast)]
+
+    try:
+        exact = of(attention.attend, "float32", chunk=chunk)
+        plain = of(attention.attend, dtype, chunk=chunk)
+        fused = of(attend, dtype, implementation=implementation)
+    except Exception:  # no GPU, too old a one, another dtype, a shape: each says so in its own way
+        return False
+    return all(
+        np.abs(a - e).max() <= 2 * np.abs(b - e).max() + 1e-6
+        for a, b, e in zip(fused, plain, exact, strict=True)
+    )
