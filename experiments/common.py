@@ -125,6 +125,7 @@ def get_config() -> ConfigDict:
     guard.max_skipped = 10  # updates in a row, at most, that are skipped as not finite; 0: any
 
     config.processes = processes = ConfigDict()  # where a run is several
+    processes.start = 300  # seconds that one waits at its start for the others
     processes.heartbeat = 60  # seconds until one that is silent is taken for dead; ends the others
     processes.shutdown = 300  # seconds that one waits at its end for the others
 

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -78,7 +78,7 @@ def main(run: Callable[[list[str]], None]) -> int:
         print(*error.lines, sep="\n", file=sys.stderr)
         if "disk is full" in str(error):
             _leave_quietly()
-        return 2
+        return 2 if error.everywhere else _leave_others(2)
     except errors.RunStopped as error:
         print(error, file=sys.stderr)
         return 3
@@ -87,24 +87,36 @@ def main(run: Callable[[list[str]], None]) -> int:
         return 143
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print("--workdir: its disk is full; free some or choose another one", file=sys.stderr)
-        _leave_quietly()
-        return 2
+        return _leave_others(130)
     except Exception as error:
-        if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
-            _leave_others(error)
+        if line := _lack(error):
+            print(line, file=sys.stderr)
+            return _leave_others(2)
+        if not _is_one_of_several():
             raise
+        traceback.print_exception(error)
+        if not any(word in str(error) for word in _GONE):
+            return _leave_others(1)
         print(
-            f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
-            "or compute.head_chunk, or raise rollout.chunks or mesh.fsdp",
+            "another process is gone, or far behind; start the same command on all of them again, "
+            "which continues from the last checkpoint",
             file=sys.stderr,
         )
-        return 2
+        return _leave_others(134)  # as jax ends those that do not see it by themselves
     return 0
+
+
+def _lack(error: Exception) -> str:
+    """A line, where there is too little of the machine."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _leave_quietly()
+        return "--workdir: its disk is full; free some or choose another one"
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
+            "or compute.head_chunk, or raise rollout.chunks or mesh.fsdp"
+        )
+    return ""
 
 
 def _leave_quietly() -> None:
@@ -112,27 +124,26 @@ def _leave_quietly() -> None:
     sys.unraisablehook = threading.excepthook = lambda _: None
 
 
-def _leave_others(error: Exception) -> None:
-    """Ends one of several processes without waiting for the others, which an exit does."""
+def _is_one_of_several() -> bool:
+    if "jax" not in sys.modules:
+        return False
     import jax
 
-    if jax.process_count() == 1:
-        return
-    traceback.print_exception(error)
-    code = 1
-    if any(word in str(error) for word in _GONE):
-        code = 134  # as jax ends those that do not see it by themselves
-        print(
-            "another process is gone; start the same command on all of them again, which continues "
-            "from the last checkpoint",
-            file=sys.stderr,
-        )
-    sys.stderr.flush()
-    os._exit(code)
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave_others(code: int) -> int:
+    """Ends one of several processes without waiting for the others, which an exit does."""
+    if _is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 # What collectives say when a peer's connection breaks: Gloo's words, and the service's.
 _GONE = ("Connection reset by peer", "Connection closed", "Broken pipe", "heartbeat", "preempted")
+_GONE += ("DEADLINE_EXCEEDED",)
 
 
 def parse(
@@ -190,18 +201,32 @@ def parse(
     except errors.UserError as error:
         raise errors.UserError(*lines, *error.lines) from None
 
-    if presets_known:  # without one of its presets a config is not the one that was meant
-        import jax  # late: the mistakes above need not wait for it
-
-        if not lines:
-            join(config)
-        lines += check(config, jax.device_count())
-    if lines:
-        raise errors.UserError(*lines)
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
     workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
+    if not presets_known:  # without one of its presets a config is not the one that was meant
+        raise errors.UserError(*lines)
+    import jax  # late: the mistakes above need not wait for it
+
+    if not lines:
+        join(config)
+        from mapo_jax import processes as processes_lib
+
+        processes_lib.check_same(
+            f"{config} {workdir}",
+            "was started with other settings than process 0; give all of them the same --config, "
+            "--workdir and --config.a.b=value",
+        )
+        with processes_lib.together():  # a file may be missing on one machine
+            _stop_if_any(check(config, jax.device_count()))
+    else:
+        _stop_if_any([*lines, *check(config, jax.device_count())])
     overrides = tuple(f"{key}={text}" for key, text in settings)
     return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
+
+
+def _stop_if_any(lines: Sequence[str]) -> None:
+    if lines:
+        raise errors.UserError(*lines)
 
 
 def count(flags: Mapping[str, str], name: str, default: int) -> int:
@@ -288,33 +313,39 @@ def _by_hand(coordinator: str, number: str, index: str, lines: list[str]) -> Cal
     elif not index.isdecimal() or int(index) >= int(number):
         lines.append(f"--process-id={index}: must be from 0 to {int(number) - 1}")
 
-    def join(config):
-        import jax
-
-        jax.distributed.initialize(
-            coordinator,
-            int(number),
-            int(index),
-            heartbeat_timeout_seconds=config.processes.heartbeat,
-            shutdown_timeout_seconds=config.processes.shutdown,
-        )
-
-    return join
+    return lambda config: _join(coordinator, int(number), int(index), config)
 
 
 def _by_cluster(config: Any) -> None:
-    import jax
-
     try:
-        jax.distributed.initialize(
-            heartbeat_timeout_seconds=config.processes.heartbeat,
-            shutdown_timeout_seconds=config.processes.shutdown,
-        )
+        _join(None, None, None, config)
     except ValueError:
         raise errors.UserError(
             "--distributed: neither a TPU pod nor a SLURM job was found here; start each process "
             "with --coordinator HOST:PORT --num-processes N --process-id I"
         ) from None
+
+
+def _join(coordinator: str | None, number: int | None, index: int | None, config: Any) -> None:
+    """Waits for the other processes; None: a cluster says who they are."""
+    import jax
+
+    most = config.processes.start
+    text = f"still waits for the other processes, {most} s at most (processes.start)\n"
+    patience = threading.Timer(10, sys.stderr.write, [text])
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            number,
+            index,
+            initialization_timeout=most,
+            heartbeat_timeout_seconds=config.processes.heartbeat,
+            shutdown_timeout_seconds=config.processes.shutdown,
+        )
+    finally:
+        patience.cancel()
 
 
 def _load(path: str, lines: list[str]) -> Any:

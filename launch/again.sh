@@ -8,7 +8,7 @@
 set -uo pipefail
 
 most=${RESTARTS-10} pause=${PAUSE-15} restarts=0 stopped=''
-trap 'stopped=yes' TERM # the command got it too, or did not: it is not started again
+trap 'stopped=yes' TERM # whether the command got it too or not: it is not started again
 
 while true; do
   SECONDS=0
@@ -24,5 +24,10 @@ while true; do
   restarts=$((restarts + 1))
   printf '%s ended by exit code %d; starts again in %d s (%d of %d)\n' \
     "$(date -u +%FT%TZ)" "$code" "$pause" "$restarts" "$most" >&2
-  sleep "$pause"
+  sleep "$pause" &
+  wait $! # which a signal ends at once
+  if [[ $stopped ]]; then
+    kill $!
+    exit "$code"
+  fi
 done

@@ -162,8 +162,9 @@ case $command in
     ;;
   stop)
     stop_if_mistaken
-    # Python itself, not what starts it again; the brackets keep this command from finding itself.
-    tpu ssh "$name" --worker=all "--command=pkill -TERM -f '^venv/bin/python launch/run[.]py'"
+    # Python, and what would start it again; the brackets keep this command from finding itself.
+    pattern='^(bash launch/again[.]sh|venv/bin/python launch/run[.]py)'
+    tpu ssh "$name" --worker=all "--command=pkill -TERM -f '$pattern'"
     ;;
   logs)
     stop_if_mistaken

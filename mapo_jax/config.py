@@ -151,6 +151,7 @@ class GuardConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessesConfig:
+    start: int
     heartbeat: int
     shutdown: int
 

@@ -4,9 +4,10 @@
 class UserError(Exception):
     """One or more mistakes of the user, each a line that names the key, the value and the fix."""
 
-    def __init__(self, *lines: str):
+    def __init__(self, *lines: str, everywhere: bool = False):
+        """`everywhere`: of several processes, all of them raise it."""
         super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines, self.everywhere = lines, everywhere
 
 
 class Preempted(Exception):

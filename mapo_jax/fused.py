@@ -51,14 +51,14 @@ def attend(
         rows = PartitionSpec(sharding.BATCH_AXES)
         keys = PartitionSpec(sharding.BATCH_AXES, "tensor")
         queries = PartitionSpec(sharding.BATCH_AXES, None, None, "tensor")
-        layouts = [Segment(keys, keys, rows) for _ in segments]
+        layouts = [(keys, keys, rows) for _ in segments]
         one = jax.shard_map(
             one,
             in_specs=(queries, rows, layouts, PartitionSpec()),
             out_specs=queries,
             check_vma=False,
         )
-    return one(q_PGTNH, positions_PGT, segments, window)
+    return one(q_PGTNH, positions_PGT, [tuple(s) for s in segments], window)
 
 
 def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
@@ -112,9 +112,10 @@ def equals_plain(
     P, G, S, T = shape
     N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
     rng = np.random.default_rng(0)
-    lengths = rng.integers(0, S, (P, 1))
-    positions = np.broadcast_to(lengths[..., None] + np.arange(T), (P, G, T)).astype(np.int32)
-    places = np.where(np.arange(S) < lengths, np.arange(S), ABSENT).astype(np.int32)
+    lengths, steps = rng.integers(0, S, (P, 1, 1)), np.arange(T)
+    positions = jnp.asarray(np.broadcast_to(lengths + steps, (P, G, T)), jnp.int32)
+    places = np.where(np.arange(S) < lengths[:, 0], np.arange(S), ABSENT)
+    places = jnp.asarray(places, jnp.int32)
     sizes = [(P, G, T, N, H), *[(P, K, S, H)] * 2, *[(P, K, G, T, H)] * 2]
     arrays = [jnp.asarray(rng.normal(size=size), dtype) for size in sizes]
     slope = jnp.asarray(rng.normal(size=sizes[0]), dtype)

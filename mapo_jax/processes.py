@@ -5,6 +5,7 @@ mistake or a SIGTERM, it must tell the others, or they wait for it in the next c
 """
 
 import contextlib
+import hashlib
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from mapo_jax import errors
 
-_LENGTH = 2000  # bytes of what one process tells
+_LENGTH = 8000  # bytes of what one process tells
 
 
 def everyones(text: str) -> list[str]:
@@ -40,7 +41,19 @@ def together() -> Iterator[None]:
         mistakes = str(error)
     lines = [line for said in everyones(mistakes) for line in said.splitlines()]
     if lines:
-        raise errors.UserError(*dict.fromkeys(lines))
+        raise errors.UserError(*dict.fromkeys(lines), everywhere=True)
+
+
+def check_same(content: str, mistake: str) -> None:
+    """Sees to it that all processes have the same `content`.
+
+    Raises:
+        UserError: some have not; "process 1, 3" and what their `mistake` is.
+    """
+    said = everyones(hashlib.sha256(content.encode()).hexdigest())
+    odd = [str(i) for i, digest in enumerate(said) if digest != said[0]]
+    if odd:
+        raise errors.UserError(f"process {', '.join(odd)} {mistake}", everywhere=True)
 
 
 class Termination:

@@ -68,7 +68,8 @@ def train(
       Preempted: after a SIGTERM, with a checkpoint of the step that it came in.
     """
     path, writes = epath.Path(workdir), jax.process_index() == 0
-    workdir_lib.check(path, config_lib.to_dict(config), writes)
+    with processes.together():
+        workdir_lib.check(path, config_lib.to_dict(config), writes)
     jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
     mode = config.log.console if writes else "quiet"
     with processes.Termination() as termination, Console(mode) as console:
@@ -99,20 +100,14 @@ class _Run:
         c = self.config = config
         self.console, self.termination = console, termination
         self.workdir = workdir
-        self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
-        self.source = policy.find(c)
-        self.model, self.tokenizer = self.source.model, self.source.tokenizer
-        self.reward: rewards.RewardFunction = self.task.reward
-        if c.task.reward:
-            self.reward = rewards.load(c.task)
-        for note in self.task.notes:
-            console.print(note)
-        self.prompts = data.encode_set(
-            self.task, self.tokenizer, self.task.train, "train", c.data, console.print
-        )
-        self.eval_sets = evaluation.prepare(c, self.task, self.tokenizer, console.print)
-        if c.warmup.steps:
-            self.demonstrations = self._encode_demonstrations()
+        with processes.together():  # each reads its own files
+            self._read()
+        if jax.process_count() > 1:
+            processes.check_same(
+                str(self.prompts),
+                f"reads other rows of {c.task.name} than process 0; give all machines the same "
+                f"data.path={config_lib.show(c.data.path)} and tokenizer",
+            )
         self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
         self.key = jax.random.key(c.seed)
         self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
@@ -143,6 +138,24 @@ class _Run:
             self.records = metrics.Records(
                 mirror, self.restored, c.log.tensorboard, wandb_run, is_open=self.is_open
             )
+
+    def _read(self) -> None:
+        """The task, the policy's description, prompts, and what the warm-up learns from."""
+        c = self.config
+        self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
+        self.source = policy.find(c)
+        self.model, self.tokenizer = self.source.model, self.source.tokenizer
+        self.reward: rewards.RewardFunction = self.task.reward
+        if c.task.reward:
+            self.reward = rewards.load(c.task)
+        for note in self.task.notes:
+            self.console.print(note)
+        self.prompts = data.encode_set(
+            self.task, self.tokenizer, self.task.train, "train", c.data, self.console.print
+        )
+        self.eval_sets = evaluation.prepare(c, self.task, self.tokenizer, self.console.print)
+        if c.warmup.steps:
+            self.demonstrations = self._encode_demonstrations()
 
     def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
         """(example, prompt, response) of what the warm-up learns from."""

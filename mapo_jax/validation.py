@@ -84,6 +84,7 @@ _LIMITS: dict[str, Limit] = {
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
     "guard.max_skipped": (">= 0 (0: any number)", lambda value: value >= 0),
+    "processes.start": _at_least(1),
     "processes.heartbeat": _at_least(1),
     "processes.shutdown": _at_least(1),
     "eval.every": _at_least(1),

@@ -1,5 +1,6 @@
 """The command line: every typo and bad file is a line, exit code 2, no traceback."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -288,7 +289,7 @@ def test_distributed_outside_of_a_cluster(capsys, monkeypatch):
     assert line.startswith("--distributed: neither a TPU pod nor a SLURM job was found here")
 
 
-def _no_cluster(**_):
+def _no_cluster(*_, **__):
     raise ValueError("coordinator_address should be defined.")
 
 
@@ -297,12 +298,13 @@ def test_processes_join_before_devices_are_counted(monkeypatch):
     monkeypatch.setattr(
         jax.distributed, "initialize", lambda *flags, **waits: joined.append((flags, waits))
     )
-    settings = ["--config.processes.heartbeat=7", "--config.processes.shutdown=9"]
-    waits = {"heartbeat_timeout_seconds": 7, "shutdown_timeout_seconds": 9}
+    settings = [f"--config.processes.{name}" for name in ("start=5", "heartbeat=7", "shutdown=9")]
+    waits = {"initialization_timeout": 5}
+    waits |= {"heartbeat_timeout_seconds": 7, "shutdown_timeout_seconds": 9}
     _cli.parse([*TINY, *HAND, *settings], "", processes=True)
     assert joined == [(("localhost:1234", 2, 1), waits)]
     _cli.parse([*TINY, "--distributed", *settings], "", processes=True)
-    assert joined[1:] == [((), waits)]
+    assert joined[1:] == [((None, None, None), waits)]
 
 
 def test_other_launchers_are_one_process(capsys, monkeypatch):
@@ -314,6 +316,7 @@ def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch)
     """Without the exit's wait for them: 134 where a connection broke, 1 for a bug."""
     monkeypatch.setattr(sys, "argv", ["x"])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     left = []
 
     def leave(code):
@@ -321,14 +324,24 @@ def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch)
         raise SystemExit
 
     monkeypatch.setattr(_cli.os, "_exit", leave)
-    for error in (RuntimeError("Gloo AllGather failed: Connection reset by peer"), ValueError("b")):
+    for error in (
+        RuntimeError("Gloo AllGather failed: Connection reset by peer"),
+        ValueError("b"),
+        errors.UserError("only here"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ):
 
         def fn(argv, error=error):
             raise error
 
         with pytest.raises(SystemExit):
             _cli.main(fn)
-    assert left == [134, 1]
+    assert left == [134, 1, 2, 2]
+
+    def everywhere(argv):
+        raise errors.UserError("a mistake of all", everywhere=True)
+
+    assert _cli.main(everywhere) == 2
     said = capsys.readouterr().err
-    assert said.count("another process is gone; start the same command on all of them again") == 1
+    assert said.count("another process is gone, or far behind; start the same command on all") == 1
     assert "ValueError: b" in said

@@ -203,8 +203,8 @@ def test_a_profile_and_wandb_are_taken(monkeypatch):
     [
         ({"mesh.data": 2}, 8, "must multiply to the 8 devices"),
         ({"mesh.fsdp": -1}, 8, "at most one may be -1"),
-        ({"mesh.tensor": 3}, 3, "must divide policy.num_kv_heads=2; try 2"),
-        ({"mesh.fsdp": 3}, 3, "must divide policy.embed_dim=64; try 2"),
+        ({"mesh.tensor": 3}, 3, "must divide policy.num_kv_heads=2; try 1"),
+        ({"mesh.fsdp": 3}, 3, "must divide policy.embed_dim=64; try 1"),
         ({}, 3, "batch.prompts=16: must be a multiple of the 3 batch shards"),
         (
             {"batch.minibatch_prompts": 4, "batch.microbatch": (4, 8)},

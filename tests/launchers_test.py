@@ -115,7 +115,7 @@ COMMANDS = {
     ("stop",): [
         [
             *[*TPU, "ssh", "pod", "--worker=all"],
-            "--command=pkill -TERM -f '^venv/bin/python launch/run[.]py'",
+            "--command=pkill -TERM -f '^(bash launch/again[.]sh|venv/bin/python launch/run[.]py)'",
             *PLACE,
         ]
     ],
@@ -278,7 +278,14 @@ def slurm(machine, *words, **environment):
 def test_slurm_runs_the_command_on_all_gpus_of_a_node(machine, environment, ids):
     words = ["--config", "experiments/arithmetic.py", *HOSTILE]
     assert slurm(machine, *words, **environment).returncode == 0
-    command = ["srun", "--kill-on-bad-exit=1", "python", "launch/run.py", "--distributed"]
+    command = [
+        "srun",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+        "python",
+        "launch/run.py",
+        "--distributed",
+    ]
     assert machine.calls() == [{"argv": command + words, "ids": ids}]
 
 
@@ -353,3 +360,20 @@ def test_it_is_not_started_again_for_ever(machine):
 def test_it_is_not_started_again_once_it_is_told_to_end(machine):
     done, times = again(machine, ["TERM"])
     assert (done.returncode, times) == (134, 1)
+
+
+def test_it_can_be_told_while_it_pauses(machine):
+    """And leaves nothing behind that would hold the lock of `tpu_pod.sh run`."""
+    script = f"""
+exec 9>lock
+flock 9
+bash {shlex.quote(str(LAUNCH / "again.sh"))} sh -c 'exit 134' 2>>said &
+exec 9>&-
+until grep -q 'starts again' said; do sleep 0.01; done
+kill -TERM $!
+wait $!
+echo $?
+flock --timeout 60 lock echo free
+"""
+    done = machine.run("bash", "-c", script, PAUSE="9999")
+    assert done.stdout == "134\nfree\n"

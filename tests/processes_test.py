@@ -54,6 +54,16 @@ def start(tmp_path):
         process.wait()
 
 
+def short(directory: Path) -> str:
+    """A reward in which an untrained policy's responses differ: else Adam follows roundings."""
+    (directory / "my.py").write_text(
+        "def short(response, example):\n"
+        "    n = len(response)\n"
+        "    return {'reward': 1 / (1 + n), 'success': n < 9, 'parts': {'n': n}}\n"
+    )
+    return f"{directory}/my.py:short"
+
+
 def wait_for(workdir: Path, processes: list[subprocess.Popen], phase: str, step: int) -> None:
     while ("train", phase, step) not in [
         (row["kind"], row["phase"], row["step"]) for row in readable(workdir)
@@ -75,9 +85,9 @@ def assert_close(ours: list[dict], theirs: list[dict]) -> None:
 @pytest.mark.slow
 def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     """The others end soon; what four saved continues in one, to the metrics of a single run."""
-    run = tmp_path / "run"
-    rate = "--config.optimizer.learning_rate=1e-3"  # meshes part slowly
-    processes = start(4, "--config.steps=100000", "--config.eval.every=100000", rate)
+    run, reward = tmp_path / "run", short(tmp_path)
+    setting = f"--config.task.reward={reward}"
+    processes = start(4, "--config.steps=100000", "--config.eval.every=100000", setting)
     wait_for(run, processes, "rl", 3)
     processes[2].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -88,10 +98,10 @@ def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     said = "".join((tmp_path / f"{i}.log").read_text() for i in (0, 1, 3))
     assert "another process is gone" in said or "another task died" in said
 
-    (alone,) = start(1, rate)  # from the newest checkpoint, to step 5
+    (alone,) = start(1, setting)  # from the newest checkpoint, to step 5
     assert alone.wait() == 0, (tmp_path / "0.log").read_text()
     assert "continued after step" in (tmp_path / "0.log").read_text()
-    trainer.train(micro(optimizer__learning_rate=1e-3), tmp_path / "whole")
+    trainer.train(micro(task__reward=reward), tmp_path / "whole")
     ours = [row for row in lines(run) if row["kind"] == "train"]
     assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
 
@@ -136,12 +146,7 @@ def test_two_processes_train_as_one(tmp_path):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"}
-    (tmp_path / "my.py").write_text(  # a reward that an untrained policy can differ in
-        "def short(response, example):\n"
-        "    n = len(response)\n"
-        "    return {'reward': 1 / (1 + n), 'success': n < 9, 'parts': {'n': n}}\n"
-    )
-    reward = f"{tmp_path}/my.py:short"
+    reward = short(tmp_path)
     together = [
         f"--config.task.reward={reward}",
         "--config.dynamic.max_tries=20",
