@@ -273,7 +273,9 @@ def checked(fn: RewardFunction, result: Any, low: float, high: float) -> dict[st
     reward = _number(result["reward"])
     if reward is None:
         raise _wrong(fn, result, "the reward must be a number")
-    if not (math.isnan(reward) or low <= reward <= high):
+    if not math.isfinite(reward):
+        reward = math.nan  # there is none
+    elif not low <= reward <= high:
         where = f"the reward is outside [{low:g}, {high:g}]"
         raise _wrong(fn, result, f"{where}; set {name_of(fn)}.range = (low, high)")
     if not isinstance(result["success"], bool | np.bool_):

@@ -46,6 +46,7 @@ from mapo_jax.tasks import registry
 # What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
 # evaluation, whose purpose is 3.
 _INIT, _SAMPLING, _ADVANTAGES = range(3)
+_KEPT = 20  # batches, at most, that something was wrong with, of each phase
 
 
 def train(
@@ -328,22 +329,34 @@ class _Run:
                 raise
             self._record("train", "rl", step, values)
             self.is_open = True
-            self._guard(step, batch)
+            self._guard(step, batch, values["reward/invalid"])
             self._close(step)
         self.saved.wait()
 
-    def _guard(self, step: int, batch: Batch) -> None:
-        """Keeps the batch of skipped updates; ends a run in which there are too many in a row."""
+    def _guard(self, step: int, batch: Batch, invalid: float = 0.0) -> None:
+        """Keeps batches that something was wrong with; ends a run in which too many in a row are.
+
+        `invalid`: the share of rollouts without a reward.
+        """
         before, self.skipped = self.skipped, int(self.state.skipped)
-        if self.skipped == before:
+        found = []
+        if self.skipped > before:
+            found.append(
+                f"{self.skipped - before} updates were skipped, as they were not finite or had no "
+                "reward"
+            )
+        if invalid:
+            found.append(f"{invalid:.2%} of the rollouts have no finite reward and are left out")
+        if not found:
             return
+        line = f"step {step} of {self.phase}: {'; '.join(found)}"
+        index = jax.process_index()
+        name = f"skipped/{self.phase}-{step:06d}-{index}.npz"
+        if len(list((self.workdir / "skipped").glob(f"{self.phase}-*-{index}.npz"))) < _KEPT:
+            workdir_lib.write_arrays(self.workdir / name, sharding.own_tree(batch))
+            line += f"; the batch is {name}"
+        self.console.print(line)
         most, in_a_row = self.config.guard.max_skipped, int(self.state.in_a_row)
-        name = f"skipped/{self.phase}-{step:06d}-{jax.process_index()}.npz"
-        workdir_lib.write_arrays(self.workdir / name, sharding.own_tree(batch))
-        self.console.print(
-            f"step {step} of {self.phase}: {self.skipped - before} updates were skipped, as they "
-            f"were not finite or had no reward; their batch is {name}"
-        )
         if most and in_a_row >= most:
             self._save_now(step)
             raise errors.RunStopped(

@@ -186,6 +186,31 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
     assert rows[0]["reward/mean"] is None or math.isnan(rows[0]["reward/mean"])
 
 
+def test_rewards_that_are_not_finite_are_left_out(tmp_path, capsys):
+    (tmp_path / "my.py").write_text(
+        "def mine(response, example):\n"
+        "    n = len(response)\n"
+        "    odd = [float('nan'), float('inf'), -float('inf')]\n"
+        "    reward = 1 / (1 + n) if n % 4 else odd[n // 4 % 3]\n"
+        "    return {'reward': reward, 'success': n < 9, 'parts': {}}\n"
+    )
+    config = micro(task__reward=f"{tmp_path}/my.py:mine", warmup__steps=0, steps=22)
+    trainer.train(config, tmp_path / "run")
+    rows = [row for row in lines(tmp_path / "run") if row["kind"] == "train"]
+    assert all(0 < row["reward/invalid"] < 1 for row in rows)
+    assert all(0 < row["reward/mean"] < 1 for row in rows)
+    assert rows[-1]["policy/skipped"] == 0
+    share = f"{rows[0]['reward/invalid']:.2%} of the rollouts have no finite reward"
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert f"step 1 of rl: {share} and are left out; the batch is skipped/" in said
+    dumped = sorted((tmp_path / "run" / "skipped").iterdir())
+    assert len(dumped) == 20  # the first ones
+    with np.load(dumped[0]) as batch:
+        invalid = ~batch["rollouts.valid"]
+        assert invalid.mean() == pytest.approx(rows[0]["reward/invalid"])
+        assert not batch["advantages"][invalid].any()
+
+
 @pytest.mark.slow
 def test_a_reward_that_raises_in_mid_run_loses_nothing(whole, environment, tmp_path):
     """Mended, the same command ends as if nothing had been."""

@@ -54,8 +54,9 @@ def test_judge_hands_back_arrays():
     assert rewards.judge(rewards.accuracy_and_format, [], []).rewards.shape == (0,)
 
 
-def test_a_missing_reward_passes():
-    judged = rewards.judge(lambda response, example: {**GOOD, "reward": math.nan}, ["a"], [{}])
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, np.float32("inf")])
+def test_a_reward_that_is_not_finite_is_none(reward):
+    judged = rewards.judge(lambda response, example: {**GOOD, "reward": reward}, ["a"], [{}])
     assert np.isnan(judged.rewards[0])
 
 
@@ -66,7 +67,7 @@ def test_a_missing_reward_passes():
         ({"reward": 1.0, "success": True}, "must be a dict with the keys"),
         ({**GOOD, "reward": "high"}, "the reward must be a number"),
         ({**GOOD, "reward": 1.5}, r"outside \[0, 1\]; set mine.range"),
-        ({**GOOD, "reward": -math.inf}, r"outside \[0, 1\]"),
+        ({**GOOD, "reward": -1e-9}, r"outside \[0, 1\]"),
         ({**GOOD, "success": 1.0}, "success must be True or False"),
         ({**GOOD, "parts": [1.0]}, "parts must be a dict of numbers"),
         ({**GOOD, "parts": {"accuracy": None}}, "parts must be a dict of numbers"),

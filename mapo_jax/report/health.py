@@ -128,7 +128,8 @@ CHECKS = (
     Check("Reward", "reward/mean: end - start", _rise("reward/mean"), 0, _INF,
           "training does not raise the reward: see degenerate groups, then the learning rate"),
     Check("Invalid rewards", "reward/invalid: largest", _largest("reward/invalid"), -_INF, 0,
-          "the reward function returned NaN; such rollouts are not trained on"),
+          "the reward function returned NaN or infinity, or did not answer in time; such rollouts "
+          "are not trained on, and the first batches with some are in `skipped/`"),
     Check("Degenerate groups", "groups/degenerate: end", _last("groups/degenerate"), -_INF, 0.9,
           "nearly all groups are all right or all wrong and teach nothing: change the difficulty "
           "of the prompts, or raise batch.group"),
