@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
     compute.matmul_precision = "highest"  # "default", "high" or "highest"
     compute.remat = True  # recompute each layer in the backward pass: less memory, more time
-    compute.head_chunk = 1024  # tokens whose logits exist at once in scoring
+    compute.head_chunk = 1024  # tokens of a batch shard whose logits exist at once in scoring
     compute.attention_chunk = 256  # query positions whose scores exist at once in training
     compute.attention = "auto"  # in training: "plain", "splash" (TPU), "cudnn" (GPU), or by device
 

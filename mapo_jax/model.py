@@ -318,6 +318,19 @@ def head(params: Params, config: ModelConfig, hidden: Array, dtype: Any = None) 
     return out
 
 
+def gather_ends(params: Params, config: ModelConfig, dtype: Any = None) -> Params:
+    """What `head` needs, whole on each batch shard: float32, of values that `dtype` has.
+
+    So its gradient may be summed in float32 over many calls of `head`, and over shards once.
+    """
+    axes = logical_axes(config)["ends"]
+    return {
+        "ends": jax.tree.map(
+            lambda w, names: rounded(w, names, dtype or w.dtype), params["ends"], axes
+        )
+    }
+
+
 def forward(
     params: Params,
     config: ModelConfig,

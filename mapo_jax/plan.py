@@ -159,8 +159,9 @@ def _devices(topology: str) -> list:
 def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, int]:
     """Bytes per device of what lives through a step, by name; exact.
 
-    "batch": what an update reads beside the state. "cache" and "prefix": the sampler's keys and
-    values of responses and of prompts.
+    "serving" and "served": the sampler's copies of what is trained, while it samples, and of what
+    is frozen, for good. "batch": what an update reads beside the state. "cache" and "prefix": the
+    sampler's keys and values of responses and of prompts.
     """
     c = config
     axes = model.logical_axes(architecture)
@@ -176,12 +177,15 @@ def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any
         "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
         "gradients": _bytes(state.params, layout.params),
         "reference": _bytes(state.params, layout.params) if c.algorithm.beta else 0,
-        "serving": sum(
-            _bytes(tree, sharding.shardings(mesh, names, sharding.GATHERED), width)
-            for tree, names in ((trained, trained_axes), (frozen, frozen_axes))
-            if tree
-        ),
     }
+    for name, tree, names in (
+        ("serving", trained, trained_axes),
+        ("served", frozen, frozen_axes),
+    ):
+        gathered = sharding.shardings(mesh, names, sharding.GATHERED)
+        parts[name] = _bytes(tree, gathered, width) if tree else 0
+    if mesh.shape["fsdp"] == 1:  # the sampler's layout is the trainer's: the same arrays
+        parts["served"] = 0
     shards, tensor = sharding.batch_shards(mesh), mesh.shape["tensor"]
     P, G, S, T = _sizes(c)
     prompts = P // c.rollout.chunks // shards
@@ -267,7 +271,8 @@ def phases(
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
     steps = c.rollout.chunks * T * math.ceil(own / lanes) * math.ceil(G / width)
     cached = parts["cache"] + parts["prefix"] * lanes / max(own + (lanes < own) * lanes, 1)
-    found = {"sampling": Phase(forward + logits, steps * (parts["serving"] + cached))}
+    weights = parts["serving"] + (parts["served"] or parts["frozen"])
+    found = {"sampling": Phase(forward + logits, steps * (weights + cached))}
     scored = (c.algorithm.old_logps == "rescored") + bool(c.algorithm.beta)
     if scored:
         found["scoring"] = Phase(scored * (forward + logits), 0)
@@ -355,12 +360,15 @@ _NAMES = {
     "frozen": "frozen parameters",
     "gradients": "gradients, float32",
     "reference": "reference, float32",
+    "served": "frozen parameters, for the sampler",
     "serving": "sampler's weights",
     "cache": "sampler's cache, responses",
     "prefix": "sampler's cache, prompts",
     "batch": "rollout batch",
 }
 
+
+_LASTING = ("parameters", "optimizer", "frozen", "served", "reference", "batch")
 
 _KNOBS = {
     "update": "batch.microbatch, compute.head_chunk or compute.attention_chunk, raise mesh.fsdp",
@@ -390,7 +398,7 @@ def _print_memory(screen, title, architecture, parts, chip) -> None:
         if parts[name]:
             table.add_row(label, _memory(parts[name]))
     table.add_section()
-    lasting = sum(parts[n] for n in ("parameters", "optimizer", "frozen", "reference", "batch"))
+    lasting = sum(parts[name] for name in _LASTING)
     sampled = lasting + parts["serving"] + parts["cache"] + parts["prefix"]
     table.add_row("while sampling, without temporaries", _memory(sampled))
     table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
@@ -436,8 +444,8 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     )
     state = parts["parameters"] + parts["optimizer"]
     others = {
-        "update": parts["reference"],
-        "sampling": state + parts["reference"],
+        "update": parts["reference"] + parts["served"],
+        "sampling": state + parts["reference"] + (parts["frozen"] if parts["served"] else 0),
     }
     lines = []
     for name, program in found.items():
@@ -447,6 +455,11 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
             )
             continue
         need = program.peak + others[name]
+        if need > chip.memory:
+            lines.append(
+                f"{name}: does not fit (needs {_memory(need)}, a device has "
+                f"{_memory(chip.memory)}); lower {_KNOBS[name]}, or take more chips"
+            )
         table.add_row(
             name,
             _memory(program.arguments),
@@ -461,9 +474,11 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     expected = state + parts["frozen"] + parts["batch"]
     if not isinstance(found["update"], str):
         share = found["update"].arguments / expected - 1
+        padded = " (it pads small arrays to whole tiles)" if share > 0.01 else ""
         screen.print(
             f"State and batch counted from shapes: {_memory(expected)}; the compiler's "
-            f"arguments of the update: {share:+.2%}."
+            f"arguments of the update: {share:+.2%}{padded}."
         )
     if lines:
         raise errors.UserError(*lines)
+    screen.print(f"It fits: {_memory(chip.memory)} a device.")

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from mapo_jax import attention, fused, model, packed
+from mapo_jax import attention, fused, model, packed, sharding
 from mapo_jax.rollouts import Rollouts
 
 # Kernels of TPUs and GPUs, and what computes the same on any device, for tests.
@@ -22,7 +23,7 @@ class ScoringConfig:
 
     temperature: float = 1.0  # of the distribution; 0 (greedy) is scored at 1
     remat: bool = True  # recompute each layer in the backward pass
-    head_chunk: int = 0  # tokens per piece of the LM head; 0: all at once
+    head_chunk: int = 0  # tokens of a batch shard per piece of the LM head; 0: all at once
     attention_chunk: int = 0  # queries per piece of attention; 0: all at once
     attention: str = "plain"  # or of `_PACKED` or `_FUSED`
     entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
@@ -74,7 +75,26 @@ def score(
 
 
 def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):
-    """The LM head over pieces of time, so that prompts stay where they are sharded."""
+    """The LM head, by each batch shard on its own rows.
+
+    Its weights are gathered once, before the pieces, and their gradient is summed over the pieces
+    where it is and over shards once, after them.
+    """
+    one: Any = functools.partial(_head_of_shard, config=config, settings=settings, dtype=dtype)
+    if not jax.sharding.get_abstract_mesh().empty:
+        rows = PartitionSpec(sharding.BATCH_AXES)
+        one = jax.shard_map(
+            one,
+            in_specs=(PartitionSpec(), rows, rows),
+            out_specs=rows,
+            axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
+            check_vma=False,
+        )
+    return one(model.gather_ends(params, config, dtype), hidden_PGTD, tokens_PGT)
+
+
+def _head_of_shard(params, hidden_PGTD, tokens_PGT, *, config, settings, dtype):
+    """Log-probs and entropies, by pieces of time."""
     P, G, T, _ = hidden_PGTD.shape
     size = min(T, max(1, settings.head_chunk // (P * G))) if settings.head_chunk else T
     n = -(-T // size)

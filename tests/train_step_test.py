@@ -9,6 +9,7 @@ import optax
 import oracles
 import pytest
 import small
+from sampling_test import COLLECTIVE, computations, reachable
 
 from mapo_jax import advantages, losses, model, sampling, scoring, sharding, train_step
 from mapo_jax.optimizer import OptimizerConfig, make_optimizer
@@ -19,7 +20,7 @@ P, G, S, T = 8, 4, 5, 6
 BETA = 0.1
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
 KEEP = optax.trace(decay=0.0)  # an optimizer whose state is the gradient, to the last bit
-SETTINGS = scoring.ScoringConfig(head_chunk=64)
+SETTINGS = scoring.ScoringConfig(head_chunk=8)  # one step of all rows, or two of an eighth
 # Each surrogate, KL and aggregation once, with and without an entropy bonus.
 OBJECTIVES = {
     "clipped": {"surrogate": "clipped", "kl": "k3", "entropy": 0.0},
@@ -78,9 +79,9 @@ def build(
     return step, mesh
 
 
-def fresh_state(mesh, tx=KEEP):
-    state = train_step.init_state(small.params(CONFIG), tx)
-    return jax.device_put(state, train_step.state_shardings(CONFIG, tx, mesh))
+def fresh_state(mesh, tx=KEEP, config=CONFIG):
+    state = train_step.init_state(small.params(config), tx)
+    return jax.device_put(state, train_step.state_shardings(config, tx, mesh))
 
 
 def gradient(batch, index=0, **options):
@@ -252,6 +253,29 @@ def test_weights_move_and_activations_do_not(dtype):
     assert not any(CONFIG.embed_dim in shape for shape in set(moved["all-reduce"]) - sizes)
     assert "all-to-all(" not in text
     assert "collective-permute(" not in text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
+def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied):
+    """Nothing of the vocabulary's size crosses devices in a loop inside that of microbatches."""
+    config = small.replace(CONFIG, tie_embeddings=tied)
+    step, mesh = build(shape, microbatch=(8, 2), config=config)
+    b = jax.device_put(batch(), sharding.by_prompt(mesh))
+    text = step.lower(fresh_state(mesh, config=config), b, jnp.int32(0)).compile().as_text()
+    found = computations(text)
+    bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
+    within = {name: "\n".join(reachable(found, name)) for name in bodies}
+    nested = [a for a in bodies if any(f"body=%{a}" in within[b] for b in bodies)]
+    pieces = [a for a in nested if f"{CONFIG.vocab_size // shape[2]}]" in within[a]]
+    assert len(pieces) >= 2  # forward and backward
+    of_vocabulary = re.compile(rf"\[[\d,]*\b({CONFIG.vocab_size}|{CONFIG.vocab_size // 2})\b")
+    for name in pieces:
+        lines = [line for line in within[name].splitlines() if COLLECTIVE.search(line)]
+        wide = [line for line in lines if of_vocabulary.search(line.partition("(")[0])]
+        assert wide == []
+    outside = [line for line in text.splitlines() if COLLECTIVE.search(line)]
+    assert any(of_vocabulary.search(line.partition("(")[0]) for line in outside)
 
 
 def test_minibatch_takes_its_prompts():
