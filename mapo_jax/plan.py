@@ -348,7 +348,14 @@ def _compile(lowered: Any) -> Compiled | str:
 def collectives(hlo: str) -> dict[str, int]:
     """How often each kind of collective stands in a compiled program; a loop's count once."""
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-    return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", hlo)))
+    found: collections.Counter[str] = collections.Counter()
+    is_scatter = False  # in what TPUs have for a reduce-scatter: all-reduce and slice in one
+    for line in hlo.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            is_scatter = line.startswith("%all-reduce-scatter")
+        for kind in re.findall(rf" ({kinds})(?:-start)?\(", line):
+            found["reduce-scatter" if is_scatter else kind] += 1
+    return dict(found)
 
 
 # The screen

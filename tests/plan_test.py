@@ -177,5 +177,8 @@ def test_collectives_are_counted():
   %c = bf16[8]{0} all-gather-start(%x)
   %d = bf16[8]{0} all-gather-done(%c)
   %e = f32[8]{0} fusion(%all-gather.1)
+}
+%all-reduce-scatter.2.clone (input: f32[8,4]) -> f32[2,4] {
+  %f = f32[8,4]{0,1} all-reduce(%input), to_apply=%add
 """
-    assert plan.collectives(hlo) == {"all-gather": 2, "all-reduce": 1}
+    assert plan.collectives(hlo) == {"all-gather": 2, "all-reduce": 1, "reduce-scatter": 1}
