@@ -5,9 +5,15 @@ class UserError(Exception):
     """One or more mistakes of the user, each a line that names the key, the value and the fix."""
 
     def __init__(self, *lines: str, everywhere: bool = False):
-        """`everywhere`: of several processes, all of them raise it."""
-        super().__init__("\n".join(lines))
-        self.lines, self.everywhere = lines, everywhere
+        """`everywhere`: of several processes, all of them raise it.
+
+        Lines may quote data or a model; what a terminal would obey in them becomes visible.
+        """
+        self.lines = tuple(
+            "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines
+        )
+        super().__init__("\n".join(self.lines))
+        self.everywhere = everywhere
 
 
 class Preempted(Exception):

@@ -706,6 +706,13 @@ def test_what_is_left_out_is_counted(capsys, monkeypatch, tmp_path, files):
     assert capsys.readouterr().out.splitlines() == COUNTED
 
 
+def test_what_a_terminal_would_obey_is_shown(capsys, monkeypatch, files):
+    launcher = raises(errors.UserError("raised \x1b[2J\x1b]0;owned\x07 \u202e\ud800 é"))
+    check(
+        capsys, monkeypatch, files, launcher, [], [r"raised \x1b[2J\x1b]0;owned\x07 \u202e\ud800 é"]
+    )
+
+
 def test_there_are_forty_and_more():
     lines = {
         line

@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from trainer_test import ROOT, command, lines, micro, readable
 
-from mapo_jax import trainer
+from mapo_jax import errors, processes, trainer
 
 HEARTBEAT = 10  # seconds, in the tests below
 
@@ -26,7 +27,8 @@ def start(tmp_path):
     environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"} | cache
     started: list[subprocess.Popen] = []
 
-    def start(number: int, *settings: str) -> list[subprocess.Popen]:
+    def start(number: int, *settings: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
+        """`second`: settings of process 1 alone."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -35,10 +37,16 @@ def start(tmp_path):
         processes = []
         for i in range(number):
             flags = [*together, f"--process-id={i}"] if number > 1 else []
+            flags += second if i == 1 else ()
             with (tmp_path / f"{i}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
-                        [*command(tmp_path / "run"), *flags, *settings],
+                        [
+                            *command(tmp_path / "run"),
+                            *flags,
+                            *settings,
+                            *(second if i == 1 else ()),
+                        ],
                         cwd=ROOT,
                         env=environment,
                         stdout=log,
@@ -138,6 +146,40 @@ def test_a_mistake_that_one_process_meets_ends_both_with_its_line(tmp_path, star
         log = (tmp_path / f"{i}.log").read_text()
         assert "task.reward: picky raised KeyError: 'oops'" in log
         assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_what_differs_between_processes_ends_them(tmp_path, start):
+    """Settings, and a file that only one of them lacks: before anything else would hang."""
+    both = "process 1 was started with other settings than process 0"
+    processes = start(2, "--config.steps=3", second=["--config.seed=1"])
+    assert [process.wait(timeout=120) for process in processes] == [2, 2]
+    assert all(both in (tmp_path / f"{i}.log").read_text() for i in range(2))
+
+    (tmp_path / "my.py").write_text(
+        "from pathlib import Path\n"
+        "import os\n"
+        "mine = Path(f'/proc/{os.getppid()}/cmdline').read_bytes()\n"
+        "if b'--process-id=1' in mine:\n"
+        "    raise FileNotFoundError('dictionary.txt')\n"
+        "def fn(response, example):\n"
+        "    return {'reward': 0.5, 'success': False, 'parts': {}}\n"
+    )
+    processes = start(2, f"--config.task.reward={tmp_path}/my.py:fn")
+    assert [process.wait(timeout=120) for process in processes] == [2, 2]
+    for i in range(2):
+        log = (tmp_path / f"{i}.log").read_text()
+        assert "raised FileNotFoundError: dictionary.txt" in log
+        assert "Traceback" not in log
+
+
+def test_the_odd_ones_are_named(monkeypatch):
+    monkeypatch.setattr(processes, "everyones", lambda text: [text, "other", text, "another"])
+    with pytest.raises(errors.UserError, match=r"^process 1, 3 read something else$") as caught:
+        processes.check_same("a", "read something else")
+    assert caught.value.everywhere
+    monkeypatch.setattr(processes, "everyones", lambda text: [text] * 4)
+    processes.check_same("a", "read something else")
 
 
 def test_two_processes_train_as_one(tmp_path):
