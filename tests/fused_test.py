@@ -64,10 +64,10 @@ def test_what_cannot_run_is_not():
     assert not equals_plain(config=dataclasses.replace(CONFIG, attention_softcap=5.0))
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("fault", [lambda x: 1.05 * x, lambda x: x.at[0, 0, 0].add(0.3), jnp.log])
 def test_a_wrong_result_is_not(monkeypatch, part, fault):
-    """A fault of the output, or of the gradient of queries or of keys."""
+    """A fault of the output, of the gradient of queries or of keys; the fourth time of nothing."""
     right = attention.attend
 
     @jax.custom_vjp
@@ -97,6 +97,4 @@ def test_a_wrong_result_is_not(monkeypatch, part, fault):
 
     positions, places = None, None
     monkeypatch.setattr(fused, "attend", attend)
-    assert not equals_plain()
-    part = None  # no fault
-    assert equals_plain()
+    assert equals_plain() == (part == 3)
