@@ -67,8 +67,8 @@ def main(run: Callable[[list[str]], None]) -> int:
 
     0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
     guard; 130: interrupted; 143: after a SIGTERM. Anything else is a bug and propagates. Among
-    several processes it ends this one at once, so that the others need not wait for it: 134 where
-    another one is gone.
+    several processes what only one of them meets ends it at once, so that the others need not wait
+    for it; 134 where another one is gone, and all may start again.
     """
     try:
         run(sys.argv[1:])
@@ -85,6 +85,9 @@ def main(run: Callable[[list[str]], None]) -> int:
     except errors.Preempted as error:
         print(error, file=sys.stderr)
         return 143
+    except errors.StartAgain as error:
+        print(error, file=sys.stderr)
+        return _leave_others(134)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return _leave_others(130)

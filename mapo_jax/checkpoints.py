@@ -113,6 +113,7 @@ class Checkpoints:
         Raises:
             UserError: a leaf has another shape or dtype there, or is missing on either side; or all
                 checkpoints are damaged.
+            StartAgain: this one of several processes cannot read the newest, which is set aside.
         """
         where = f"--workdir={self._directory.parent}"
         indices = sorted(self._manager.all_steps(), reverse=True)
@@ -123,7 +124,7 @@ class Checkpoints:
                 alone = damage.is_local and jax.process_count() > 1
                 line = f"checkpoint {index} is damaged ({damage}); {self._set_aside(index, alone)}"
                 if alone:  # the others wait for what this process could not read
-                    raise OSError(
+                    raise errors.StartAgain(
                         f"{line}; start the same command on all processes again"
                     ) from None
                 note(line)
@@ -151,9 +152,9 @@ class Checkpoints:
         source, target = self._directory / str(index), self._directory / f"damaged-{index}"
         self._keep.metrics[index] = None  # no longer the best
         if alone or jax.process_index() == 0:
-            if target.exists() and source.exists():
-                target.rmtree()
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
+                if target.exists() and source.exists():
+                    target.rmtree()
                 source.rename(target)
         if not alone:
             _wait_for_all("set_aside")

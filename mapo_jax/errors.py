@@ -22,3 +22,7 @@ class Preempted(Exception):
 
 class RunStopped(Exception):
     """The run's own guard stopped it (non-finite, no usable group); launchers exit with 3."""
+
+
+class StartAgain(Exception):
+    """One of several processes cannot go on, but all of them can, started again: exit code 134."""

@@ -328,6 +328,7 @@ def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch)
         RuntimeError("Gloo AllGather failed: Connection reset by peer"),
         ValueError("b"),
         errors.UserError("only here"),
+        errors.StartAgain("checkpoint 2 is damaged"),
         OSError(errno.ENOSPC, "No space left on device"),
     ):
 
@@ -336,7 +337,7 @@ def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch)
 
         with pytest.raises(SystemExit):
             _cli.main(fn)
-    assert left == [134, 1, 2, 2]
+    assert left == [134, 1, 2, 134, 2]
 
     def everywhere(argv):
         raise errors.UserError("a mistake of all", everywhere=True)

@@ -168,7 +168,7 @@ def test_what_one_of_several_processes_cannot_read_ends_it(saved, tmp_path, monk
 
     monkeypatch.setattr(store, "_restore", unreadable)
     with pytest.raises(
-        OSError, match=r"checkpoint 2 is damaged \(cut\); it is .*damaged-2 now; st"
+        errors.StartAgain, match=r"checkpoint 2 is damaged \(cut\); it is .*damaged-2 now; st"
     ):
         store.restore(lambda _: abstract(state))
     monkeypatch.undo()
