@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage_test import files, flip
-from trainer_test import ROOT, command, lines, micro, readable, timeless
+from trainer_test import ROOT, command, lines, micro, one_device, readable, timeless
 
 from mapo_jax import errors, processes, trainer
 
@@ -21,11 +21,7 @@ from mapo_jax import errors, processes, trainer
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Of a run's own process: one device, programs compiled once for all tests."""
-    kept = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"}
-    return kept | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    return one_device(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

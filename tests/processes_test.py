@@ -1,6 +1,5 @@
 """Real processes on one machine, through the real command line."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer_test import ROOT, command, lines, micro, readable
+from trainer_test import ROOT, command, lines, micro, one_device, readable
 
 from mapo_jax import errors, processes, trainer
 
@@ -20,11 +19,7 @@ HEARTBEAT = 10  # seconds, in the tests below
 @pytest.fixture
 def start(tmp_path):
     """Starts the processes of a run in tmp_path/run; ends those that a failed test leaves."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"} | cache
+    environment = one_device(tmp_path / "cache")
     started: list[subprocess.Popen] = []
 
     def start(number: int, *settings: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
@@ -187,7 +182,7 @@ def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"}
+    environment = one_device(tmp_path / "cache")
     reward = short(tmp_path)
     together = [
         f"--config.task.reward={reward}",
