@@ -9,16 +9,19 @@ null. (kind, phase, step) is unique: a continued run first drops what it is abou
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from mapo_jax import workdir
 
 RECORDS = ("metrics.jsonl", "rollouts.jsonl")
 PHASES = ("warmup", "rl")  # in the order in which they run
+_events: Any = event_pb2  # whose names are made when it is imported
 
 
 def _position(phase: str, step: int) -> tuple[int, int]:
@@ -60,7 +63,7 @@ class Records:
         self._tensorboard = tensorboard
         self._wandb_run = wandb_run
         self._keep_until = keep_until
-        self._writers: dict[str, tensorboardX.SummaryWriter] = {}
+        self._writers: dict[str, _TensorBoard] = {}
         self._files: dict[str, TextIO] = {}
         for name in RECORDS:
             path = directory.local / name
@@ -74,9 +77,7 @@ class Records:
         values = {name: plain(value) for name, value in values.items()}
         self._line("metrics.jsonl", {"kind": kind, "phase": phase, "step": step, **values})
         if self._tensorboard:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer(phase).add_scalar(name, value, step)
+            self._writer(phase).write(step, values)
         if self._wandb_run:
             named = {f"{phase}/{name}": value for name, value in values.items()}
             self._wandb_run.log(named | {f"{phase}/step": step})
@@ -106,14 +107,46 @@ class Records:
         file.write(json.dumps(values, allow_nan=False) + "\n")
         file.flush()  # at most the line being written is lost with the process
 
-    def _writer(self, phase: str) -> tensorboardX.SummaryWriter:
+    def _writer(self, phase: str) -> "_TensorBoard":
         """One TensorBoard run per phase, so that both may count from 0."""
         if phase not in self._writers:
             kept, step = self._keep_until or (phase, -1)
-            purge_step = step + 1 if phase == kept else 0  # TensorBoard hides older runs from there
+            purge_step = step + 1 if phase == kept else 0
             directory = self._directory.local / "tensorboard" / phase
-            self._writers[phase] = tensorboardX.SummaryWriter(str(directory), purge_step=purge_step)
+            self._writers[phase] = _TensorBoard(directory, purge_step)
         return self._writers[phase]
+
+
+class _TensorBoard:
+    """A file of TensorBoard's.
+
+    tensorboardX.SummaryWriter has a thread for it. When that dies, as of a full disk, the run would
+    wait for it for ever; here whoever writes meets the error.
+    """
+
+    def __init__(self, directory: Path, purge_step: int):
+        """Of what older files in `directory` say, TensorBoard hides all from `purge_step` on."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(directory / "events"))
+        self._event(purge_step, session_log=_events.SessionLog(status=_events.SessionLog.START))
+        self.flush()
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Writes numbers of a step; None is left out."""
+        scalars = [summary.scalar(name, x) for name, x in values.items() if x is not None]
+        self._event(step, summary=summary.Summary(value=[x for s in scalars for x in s.value]))
+        if time.monotonic() - self._flushed > 10:  # seconds; it waits for the disk
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _event(self, step: int, **what: Any) -> None:
+        self._writer.write_event(_events.Event(wall_time=time.time(), step=step, **what))
 
 
 def plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboardX.proto import event_pb2
 
 from mapo_jax import metrics
 from mapo_jax import workdir as workdir_lib
@@ -109,34 +110,60 @@ def test_a_half_written_line_goes(tmp_path, cut):
     assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
 
 
+def events(directory):
+    """What the newest file of TensorBoard's says, in its order."""
+    data = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns).read_bytes()
+    found = []
+    while data:  # length, its checksum, an event, its checksum
+        (size,) = struct.unpack("Q", data[:8])
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
 def test_tensorboard_has_a_run_per_phase(tmp_path):
     records = open_records(tmp_path, None, tensorboard=True)
-    records.write("train", "warmup", 1, {"loss/total": 2.5})
+    records.write("train", "warmup", 1, {"loss/total": 2.5, "loss/kl": math.nan, "n": 3})
     records.write("train", "rl", 1, {"loss/total": 0.5})
     records.close()
-    for phase in ("warmup", "rl"):
-        (file,) = (tmp_path / "tensorboard" / phase).iterdir()
-        assert b"loss/total" in file.read_bytes()
+    for phase, values in (("warmup", {"loss/total": 2.5, "n": 3}), ("rl", {"loss/total": 0.5})):
+        version, start, event = events(tmp_path / "tensorboard" / phase)
+        assert version.file_version == "brain.Event:2"
+        assert start.session_log.status == event_pb2.SessionLog.START
+        assert event.step == 1
+        assert {value.tag: value.simple_value for value in event.summary.value} == values
 
 
 @pytest.mark.parametrize(
     ("keep_until", "purged_from"),
     [(None, 0), (("warmup", 9), 0), (("rl", 4), 5)],
 )
-def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch, keep_until, purged_from):
-    purges = []
-    writer = metrics.tensorboardX.SummaryWriter
-
-    def spy(logdir, purge_step):
-        purges.append(purge_step)
-        return writer(logdir, purge_step=purge_step)
-
-    monkeypatch.setattr(metrics.tensorboardX, "SummaryWriter", spy)
+def test_tensorboard_hides_what_comes_again(tmp_path, keep_until, purged_from):
     records = open_records(tmp_path, keep_until, tensorboard=True)
     records.write("train", "rl", 5, {"a": 1.0})
     records.write("train", "rl", 6, {"a": 1.0})
     records.close()
-    assert purges == [purged_from]
+    _, start, *rest = events(tmp_path / "tensorboard" / "rl")
+    assert start.session_log.status == event_pb2.SessionLog.START
+    assert [start.step, *(event.step for event in rest)] == [purged_from, 5, 6]
+
+
+def test_tensorboard_is_there_before_a_process_dies(tmp_path):
+    records = open_records(tmp_path, None, tensorboard=True)
+    records.write("train", "rl", 5, {"a": 1.0})
+    records.upload()
+    assert [event.step for event in events(tmp_path / "tensorboard" / "rl")] == [0, 0, 5]
+    records.close()
+
+
+def test_who_writes_meets_a_full_disk(tmp_path, monkeypatch):
+    """And does not wait for ever for a thread that has died of it."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: full)
+        records = open_records(tmp_path, None, tensorboard=True)
+        with pytest.raises(OSError, match="No space left on device"):
+            records.write("train", "rl", 5, {"a": 1.0})
+    records.close()
 
 
 class Run:
