@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -122,9 +123,19 @@ def _lack(error: Exception) -> str:
     return ""
 
 
+def _unraisable(found: Any, shown: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    """Passes over what the threads of a save that has failed say beside its own exception."""
+    if str(found.exc_value) != "Event loop is closed":
+        shown(found)
+
+
+sys.unraisablehook = _unraisable
+
+
 def _leave_quietly() -> None:
     """On a full disk: what is still to be written at the exit would say so again, at length."""
     sys.unraisablehook = threading.excepthook = lambda _: None
+    warnings.simplefilter("ignore")
 
 
 def _is_one_of_several() -> bool:

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +31,10 @@ from jax.experimental import multihost_utils
 
 from mapo_jax import errors
 
-# Orbax logs every step of a save, and prints an error's traceback four times before raising it.
+# Orbax logs every step of a save, and prints an error's traceback four times before raising it;
+# asyncio, by which it saves, once more.
 absl.logging.set_verbosity(absl.logging.FATAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 _REFERENCE = "reference"

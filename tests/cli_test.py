@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import threading
+import types
 
 import _cli
 import jax
@@ -222,6 +223,14 @@ def test_exit_codes(capsys, monkeypatch):
         raises(ZeroDivisionError())
     with pytest.raises(FileNotFoundError):
         raises(FileNotFoundError(2, "x"))
+
+
+def test_what_threads_of_a_failed_save_say_is_passed_over():
+    shown = []
+    for text in ("Event loop is closed", "something else"):
+        found = types.SimpleNamespace(exc_value=RuntimeError(text))
+        _cli._unraisable(found, shown.append)
+    assert shown == [found]
 
 
 def test_help_lists_presets(capsys, monkeypatch):
