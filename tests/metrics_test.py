@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,9 +113,9 @@ def test_a_half_written_line_goes(tmp_path, cut):
 
 
 def events(directory):
-    """What the newest file of TensorBoard's says, in its order."""
-    data = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns).read_bytes()
-    found = []
+    """What the one file of TensorBoard's says, in its order."""
+    (file,) = directory.iterdir()
+    data, found = file.read_bytes(), []
     while data:  # length, its checksum, an event, its checksum
         (size,) = struct.unpack("Q", data[:8])
         found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
@@ -148,11 +150,18 @@ def test_tensorboard_hides_what_comes_again(tmp_path, keep_until, purged_from):
     assert [start.step, *(event.step for event in rest)] == [purged_from, 5, 6]
 
 
-def test_tensorboard_is_there_before_a_process_dies(tmp_path):
+def test_tensorboard_is_there_before_a_process_dies(tmp_path, monkeypatch):
+    """After each upload, and within seconds."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(metrics, "time", clock)
     records = open_records(tmp_path, None, tensorboard=True)
     records.write("train", "rl", 5, {"a": 1.0})
     records.upload()
     assert [event.step for event in events(tmp_path / "tensorboard" / "rl")] == [0, 0, 5]
+    now[0] = 20.0
+    records.write("train", "rl", 6, {"a": 1.0})
+    assert [event.step for event in events(tmp_path / "tensorboard" / "rl")] == [0, 0, 5, 6]
     records.close()
 
 

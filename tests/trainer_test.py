@@ -344,5 +344,5 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
 
 
 def test_a_trace_of_the_steps_asked_for(tmp_path):
-    trainer.train(micro(profile__steps="2:3", warmup__steps=0, steps=2), tmp_path)
+    trainer.train(micro(profile__steps="2:3", warmup__steps=0, steps=3), tmp_path)
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
