@@ -117,7 +117,8 @@ def make_policy(folder: Path) -> None:
     import tokenizers as huggingface
 
     sys.path.insert(0, str(ROOT))
-    from mapo_jax import model, pretrained, tokenizers
+    from mapo_jax import model, pretrained
+    from mapo_jax.text import HuggingFaceTokenizer
 
     alphabet = sorted(huggingface.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<start>", "<end>", *alphabet])}
@@ -127,7 +128,7 @@ def make_policy(folder: Path) -> None:
     made.add_special_tokens(["<start>", "<end>"])
     config = {"eos_token": "<end>", "chat_template": "<start>{{ messages[0].content }}<end>"}
     files = {"tokenizer.json": made.to_str(), "tokenizer_config.json": json.dumps(config)}
-    tokenizer = tokenizers.HuggingFaceTokenizer({k: v.encode() for k, v in files.items()})
+    tokenizer = HuggingFaceTokenizer({k: v.encode() for k, v in files.items()})
     policy = model.ModelConfig(
         vocab_size=len(vocabulary),
         num_layers=2,

@@ -282,7 +282,7 @@ def _split(
             flags[word] = ""
             continue
         if name not in known and not name.startswith("--config."):
-            hint = config_lib.did_you_mean(name, (*known, *switches, "--help"))
+            hint = errors.did_you_mean(name, (*known, *switches, "--help"))
             lines.append(f"{word}: no such argument{hint}; see --help")
             if name.startswith("--") and not equals and words and not words[0].startswith("--"):
                 words.pop(0)  # its value
@@ -366,7 +366,7 @@ def _load(path: str, lines: list[str]) -> Any:
     """Imports an experiment file; None, and a line, where that fails."""
     if not Path(path).is_file():
         near = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "experiments").glob("*.py"))]
-        lines.append(f"--config={path}: no such file{config_lib.did_you_mean(path, near)}")
+        lines.append(f"--config={path}: no such file{errors.did_you_mean(path, near)}")
         return None
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
@@ -389,7 +389,7 @@ def _get_config(path: str, presets: str, module: Any, lines: list[str]) -> Confi
     names = list(filter(None, presets.split(",")))
     for name in names:
         if name not in known:
-            hint = config_lib.did_you_mean(name, known)
+            hint = errors.did_you_mean(name, known)
             lines.append(
                 f"--config={path}:{presets}: no preset {name}{hint}; presets: "
                 f"{', '.join(known) or 'none'}"
@@ -465,7 +465,7 @@ def _nearest(key: str, keys: dict[str, Any]) -> str:
     """A hint by the full name or, failing that, by the last part of it."""
     last = key.rpartition(".")[2]
     same = [known for known in keys if known.rpartition(".")[2] == last]
-    return f"; did you mean {same[0]}?" if same else config_lib.did_you_mean(key, keys)
+    return f"; did you mean {same[0]}?" if same else errors.did_you_mean(key, keys)
 
 
 def _literal(text: str) -> Any:

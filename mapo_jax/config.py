@@ -5,10 +5,9 @@ what is wrong with one. Nothing here needs a device.
 """
 
 import dataclasses
-import difflib
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mapo_jax import errors
@@ -239,7 +238,7 @@ def _build(cls: type, node: Mapping[str, Any], prefix: str, lines: list[str]) ->
     hints = typing.get_type_hints(cls)
     for name in node:
         if name not in hints:
-            lines.append(f"{prefix}{name}: no such key{did_you_mean(name, hints)}")
+            lines.append(f"{prefix}{name}: no such key{errors.did_you_mean(name, hints)}")
     values = {}
     for name, hint in hints.items():
         key = prefix + name
@@ -334,9 +333,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def show(value: Any) -> str:
     """A value as it is typed on the command line."""
     return "''" if value == "" else str(value)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?", or "" where nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

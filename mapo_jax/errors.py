@@ -1,4 +1,7 @@
-"""The exceptions that launchers turn into lines and an exit code."""
+"""The exceptions that launchers turn into lines and an exit code, and the hint that lines share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -26,3 +29,11 @@ class RunStopped(Exception):
 
 class StartAgain(Exception):
     """One of several processes cannot go on, but all of them can, started again: exit code 134."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a line about an unknown name: "; did you mean X?", or "; `otherwise`" if any."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; {otherwise}" if otherwise else ""

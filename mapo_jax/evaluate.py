@@ -16,9 +16,8 @@ import rich.table
 from etils import epath
 
 from mapo_jax import config as config_lib
-from mapo_jax import errors, evaluation, metrics, policy, rewards
+from mapo_jax import errors, evaluation, metrics, policy
 from mapo_jax import workdir as workdir_lib
-from mapo_jax.tasks import registry
 
 
 def run(config: config_lib.Config, workdir: epath.Path, params: str = "") -> None:
@@ -35,10 +34,7 @@ def run(config: config_lib.Config, workdir: epath.Path, params: str = "") -> Non
     c, screen = config, rich.console.Console()
     if "://" in str(workdir):
         raise errors.UserError(f"--workdir={workdir}: must be a local directory here; copy it")
-    task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
-    reward: rewards.RewardFunction = task.reward
-    if c.task.reward:
-        reward = rewards.load(c.task)
+    task, reward = policy.make_task(c)
     found = policy.open(c, workdir, params)
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
     about = {

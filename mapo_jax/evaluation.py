@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from mapo_jax import (
     answers,
-    data,
     errors,
     model,
     processes,
@@ -26,12 +25,13 @@ from mapo_jax import (
     sampling,
     sharding,
     statistics,
+    tasks,
 )
 from mapo_jax import config as config_lib
+from mapo_jax.rollouts import pad_prompts
 from mapo_jax.statistics import mean_interval, wilson_interval
-from mapo_jax.tasks import registry
-from mapo_jax.tasks.base import Task
-from mapo_jax.tokenizers import Tokenizer
+from mapo_jax.tasks import Task
+from mapo_jax.text import Tokenizer
 
 MODES = ("greedy", "sampled")
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def further_tasks(sets: str, seed: int) -> dict[str, Task]:
     Raises:
         UserError: one is no NAME=PATH, or cannot be made.
     """
-    tasks, lines = {}, []
+    made, lines = {}, []
     for part in filter(None, (part.strip() for part in sets.split(","))):
         name, equals, path = part.partition("=")
         try:
@@ -84,12 +84,12 @@ def further_tasks(sets: str, seed: int) -> dict[str, Task]:
                     f"eval.sets={sets}: {part} is no NAME=PATH; give a task and its data, as in "
                     "svamp=DIR/svamp.json,multiarith=DIR/multiarith.jsonl"
                 )
-            tasks[part] = registry.make(name, {}, path, seed)
+            made[part] = tasks.make(name, {}, path, seed)
         except errors.UserError as error:
             lines += [line.replace("task.name=", "eval.sets: ") for line in error.lines]
     if lines:
         raise errors.UserError(*lines)
-    return tasks
+    return made
 
 
 def prepare(
@@ -106,15 +106,16 @@ def prepare(
     Raises:
         UserError: a set cannot be made, or all of its prompts are too long.
     """
-    tasks = [(task, True)]
-    tasks += [(one, False) for one in further_tasks(config.eval.sets, config.seed).values()]
+    sources = [(task, True)]
+    sources += [(one, False) for one in further_tasks(config.eval.sets, config.seed).values()]
     sets: dict[str, EvalSet] = {}
-    for one, is_in_domain in tasks:
+    for one, is_in_domain in sources:
         for note in () if is_in_domain else one.notes:
             say(note)
         for name, examples in one.evals.items():
             name = f"{one.name}_{name}" if name in sets else name
-            kept = data.encode_set(one, tokenizer, examples, name, config.data, say)
+            limits = config.data.max_prompt_tokens, config.data.too_long
+            kept = tasks.encode_prompts(one, tokenizer, examples, name, *limits, say)
             kept = kept[: config.eval.problems]
             sets[name] = EvalSet(
                 [examples[i] for i, _ in kept],
@@ -238,7 +239,7 @@ class _Sampler:
         rows = [() if i is None else problems.prompts[i] for i in mine]
         # A draw belongs to its problem, whatever call it is answered in.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
-        prompts = (*data.pad_prompts(rows, self._max_prompt_tokens), index)
+        prompts = (*pad_prompts(rows, self._max_prompt_tokens), index)
         tokens, lengths, index_P = sharding.put(prompts, self._mesh)
         rollouts = sampling.sample(
             self._params,

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from mapo_jax import config as config_lib
 from mapo_jax import (
-    data,
     errors,
     evaluation,
     metrics,
@@ -25,10 +24,11 @@ from mapo_jax import (
     rewards,
     sampling,
     sharding,
+    tasks,
 )
-from mapo_jax.rollouts import Experience
-from mapo_jax.tasks.base import Task
-from mapo_jax.tokenizers import Tokenizer
+from mapo_jax.rollouts import Experience, pad_prompts
+from mapo_jax.tasks import Task
+from mapo_jax.text import Tokenizer
 
 
 class Collector:
@@ -103,12 +103,12 @@ class Collector:
         """
         c, began = self.config, time.perf_counter()
         P, G = c.batch.prompts, c.batch.group
-        chosen = data.indices(len(self.prompts), c.seed, start + attempt * P, P)
+        chosen = tasks.indices(len(self.prompts), c.seed, start + attempt * P, P)
         own = sharding.own_rows(self.mesh, P // c.rollout.chunks)
         pieces = []
         for first in range(0, P, P // c.rollout.chunks):
             rows = [self.prompts[i] for i in chosen[first + own]]
-            prompts = data.pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
+            prompts = pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
             numbers = (
                 np.asarray([i for i, _ in rows], np.int32),
                 (attempt * P + first + own).astype(np.int32),

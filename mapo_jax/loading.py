@@ -1,6 +1,5 @@
 """Loads a user's own function from `path/to/file.py:function`, without a fork or an install."""
 
-import difflib
 import sys
 import traceback
 import types
@@ -48,11 +47,10 @@ def load_function(reference: str, key: str = "function") -> Callable:
 
     names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
     if name not in vars(module):
-        near = difflib.get_close_matches(name, names, n=1)
+        hint = errors.did_you_mean(name, names) or ";"
         raise errors.UserError(
-            f"{key}={reference}: {path} has no function {name}; "
-            + (f"did you mean {near[0]}? " if near else "")
-            + f"its functions: {', '.join(names) or 'none'}"
+            f"{key}={reference}: {path} has no function {name}{hint} its functions: "
+            f"{', '.join(names) or 'none'}"
         )
     function = vars(module)[name]
     if not callable(function):

@@ -109,7 +109,7 @@ def find_architecture(config: config_lib.Config) -> model.ModelConfig:
         if init not in KNOWN:
             raise errors.UserError(
                 f"policy.init={init}: no such folder, and not one of the policies whose numbers a "
-                f"plan knows{config_lib.did_you_mean(init, KNOWN)}; give a folder with its "
+                f"plan knows{errors.did_you_mean(init, KNOWN)}; give a folder with its "
                 f"config.json, or one of {', '.join(KNOWN)}"
             )
         return policy.adapted(KNOWN[init], config.lora)

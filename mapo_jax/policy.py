@@ -17,10 +17,11 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from mapo_jax import attention, checkpoints, errors, model, pretrained, sharding, tokenizers
+from mapo_jax import attention, checkpoints, errors, model, pretrained, rewards, sharding, tasks
 from mapo_jax import config as config_lib
 from mapo_jax import workdir as workdir_lib
-from mapo_jax.tokenizers import Tokenizer
+from mapo_jax.tasks import Task
+from mapo_jax.text import Tokenizer, load_tokenizer
 
 _ARCHITECTURE = "model.json"
 
@@ -42,6 +43,18 @@ class Policy(NamedTuple):
     tokenizer: Tokenizer
     mesh: Mesh
     name: str  # "step 60 of runs/arithmetic", or the folder
+
+
+def make_task(config: config_lib.Config) -> tuple[Task, rewards.RewardFunction]:
+    """The task, and the reward that judges its responses: its own, or the user's."""
+    c = config
+    task = tasks.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
+    return task, load_reward(c.task) if c.task.reward else task.reward
+
+
+def load_reward(task: config_lib.TaskConfig) -> rewards.Remote:
+    """The user's reward, `task.reward`, in workers."""
+    return rewards.load(task.reward, task.reward_timeout, task.reward_memory, task.reward_workers)
 
 
 def find(config: config_lib.Config) -> Source:
@@ -84,7 +97,7 @@ def _tokenizer(config: config_lib.Config, folder: str) -> Tokenizer:
             "tokenizer.path='': missing; give a SentencePiece model, a tokenizer.json or a folder "
             "with one, which decides the vocabulary, as in --config.tokenizer.path=tokenizer.model"
         )
-    return tokenizers.load(path, config.tokenizer.template)
+    return load_tokenizer(path, config.tokenizer.template)
 
 
 def _check_vocabulary(tokenizer, architecture, where):
@@ -169,7 +182,7 @@ def describe(workdir: epath.Path, where: str, template: str) -> tuple[model.Mode
         with tempfile.TemporaryDirectory() as scratch:
             for path in (workdir / "policy").iterdir():
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
-            return architecture, tokenizers.load(scratch, template)
+            return architecture, load_tokenizer(scratch, template)
     except (OSError, ValueError, TypeError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -7,17 +7,9 @@ import numpy as np
 from etils import epath
 
 from mapo_jax import config as config_lib
-from mapo_jax import (
-    data,
-    errors,
-    evaluation,
-    policy,
-    rewards,
-    sampling,
-    sharding,
-    tokenizers,
-)
-from mapo_jax.tasks import registry
+from mapo_jax import errors, evaluation, policy, rewards, sampling, sharding
+from mapo_jax.rollouts import pad_prompts
+from mapo_jax.text import Stream
 
 
 def run(
@@ -49,10 +41,7 @@ def run(
     c = config
     if not prompt:
         raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
-    task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
-    reward = task.reward
-    if c.task.reward:
-        reward = rewards.load(c.task)
+    task, reward = policy.make_task(c)
     one_device = sharding.make_mesh(devices=jax.devices()[:1])
     found = policy.open(c, workdir, params, one_device)
     question = {"question": prompt}
@@ -72,7 +61,7 @@ def run(
     if answer is not None:
         example = {**question, "answer": answer}
 
-    stream = tokenizers.Stream(found.tokenizer)
+    stream = Stream(found.tokenizer)
     settings = sampling.SamplingConfig(
         group_size=n,
         max_new_tokens=c.rollout.max_new_tokens,
@@ -82,7 +71,7 @@ def run(
         eos_ids=found.tokenizer.eos_ids,
         on_token=(lambda token: write(stream.push(int(token[0, 0])))) if n == 1 else None,
     )
-    tokens_PS, lengths_P = data.pad_prompts([ids], len(ids))
+    tokens_PS, lengths_P = pad_prompts([ids], len(ids))
     key = jax.random.key(c.seed)
     rollouts = sampling.sample(found.params, found.model, tokens_PS, lengths_P, key, settings)
     rollouts = jax.device_get(jax.block_until_ready(rollouts))

@@ -4,10 +4,12 @@ The group is an axis: everything is [P, G, ...], prompts by rollouts. There are 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -77,3 +79,26 @@ def join(x: Array, whole: tuple[int, int]) -> Array:
     (P, G), (p, g) = whole, x.shape[1:3]
     x = jnp.moveaxis(x.reshape(P // p, G // g, p, g, *x.shape[3:]), 2, 0)
     return x.reshape(P, G, *x.shape[4:])
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pads prompts on the right, with zeros.
+
+    Returns:
+        tokens i32[P, length] and lengths i32[P].
+    """
+    tokens = np.zeros((len(prompts), length), np.int32)
+    for row, ids in zip(tokens, prompts, strict=True):
+        row[: len(ids)] = ids
+    return tokens, np.asarray([len(ids) for ids in prompts], np.int32)
+
+
+def pad_responses(responses: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pads one response per prompt on the right, with zeros: a group of one.
+
+    Returns:
+        tokens i32[P, 1, length] and mask bool[P, 1, length].
+    """
+    tokens, lengths = pad_prompts(responses, length)
+    mask = np.arange(length) < lengths[:, None]
+    return tokens[:, None], mask[:, None]

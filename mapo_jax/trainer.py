@@ -24,7 +24,6 @@ from etils import epath
 
 from mapo_jax import (
     checkpoints,
-    data,
     errors,
     evaluation,
     metrics,
@@ -32,16 +31,15 @@ from mapo_jax import (
     policy,
     processes,
     programs,
-    rewards,
     sharding,
+    tasks,
     train_step,
 )
 from mapo_jax import config as config_lib
 from mapo_jax import experience as experience_lib
 from mapo_jax import workdir as workdir_lib
 from mapo_jax.console import Console
-from mapo_jax.rollouts import Batch, Experience, Rollouts
-from mapo_jax.tasks import registry
+from mapo_jax.rollouts import Batch, Experience, Rollouts, pad_prompts, pad_responses
 
 # What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
 # evaluation, whose purpose is 3.
@@ -143,16 +141,19 @@ class _Run:
     def _read(self) -> None:
         """The task, the policy's description, prompts, and what the warm-up learns from."""
         c = self.config
-        self.task = registry.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
+        self.task, self.reward = policy.make_task(c)
         self.source = policy.find(c)
         self.model, self.tokenizer = self.source.model, self.source.tokenizer
-        self.reward: rewards.RewardFunction = self.task.reward
-        if c.task.reward:
-            self.reward = rewards.load(c.task)
         for note in self.task.notes:
             self.console.print(note)
-        self.prompts = data.encode_set(
-            self.task, self.tokenizer, self.task.train, "train", c.data, self.console.print
+        self.prompts = tasks.encode_prompts(
+            self.task,
+            self.tokenizer,
+            self.task.train,
+            "train",
+            c.data.max_prompt_tokens,
+            c.data.too_long,
+            self.console.print,
         )
         self.eval_sets = evaluation.prepare(c, self.task, self.tokenizer, self.console.print)
         if c.warmup.steps:
@@ -161,7 +162,7 @@ class _Run:
     def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
         """(example, prompt, response) of what the warm-up learns from."""
         limit = self.config.rollout.max_new_tokens
-        kept, dropped = data.encode_demonstrations(
+        kept, dropped = tasks.encode_demonstrations(
             self.task, self.tokenizer, self.task.train, limit
         )
         if dropped:
@@ -273,7 +274,7 @@ class _Run:
         self.console.phase("warmup", c.warmup.steps, self.done)
         for step in range(self.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
-            positions = data.indices(
+            positions = tasks.indices(
                 len(pairs), c.seed, (step - 1) * c.warmup.batch, c.warmup.batch
             )
             own = sharding.own_rows(self.mesh, c.warmup.batch)
@@ -293,8 +294,8 @@ class _Run:
     def _demonstration_batch(self, rows: list[tuple[int, list[int], list[int]]]) -> Batch:
         c = self.config
         examples, prompts, responses = zip(*rows, strict=True)
-        tokens_PS, lengths_P = data.pad_prompts(prompts, c.data.max_prompt_tokens)
-        tokens_P1T, mask_P1T = data.pad_responses(responses, c.rollout.max_new_tokens)
+        tokens_PS, lengths_P = pad_prompts(prompts, c.data.max_prompt_tokens)
+        tokens_P1T, mask_P1T = pad_responses(responses, c.rollout.max_new_tokens)
         zeros, true = np.zeros(mask_P1T.shape, np.float32), np.ones(mask_P1T.shape[:2], bool)
         fields: dict[str, Any] = dict(
             prompt_tokens=tokens_PS,

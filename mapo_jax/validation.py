@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.config import Config, did_you_mean, show
+from mapo_jax.config import Config, show
 
 Limit = tuple[str, Callable[[Any], bool]]
 
@@ -151,7 +151,7 @@ def validate(
         if value not in allowed:
             lines.append(
                 f"{key}={show(value)}: must be one of {', '.join(allowed)}"
-                + did_you_mean(value, allowed)
+                + errors.did_you_mean(value, allowed)
             )
     if config.profile.steps:
         ends = re.fullmatch(r"(\d+):(\d+)", config.profile.steps)
@@ -363,13 +363,12 @@ def _mesh_mistakes(
 
 def _resource_mistakes(config: Config) -> list[str]:
     """The mistakes in what the configuration names: task, functions, files."""
-    from mapo_jax import advantages, loading, rewards
-    from mapo_jax.tasks import registry
+    from mapo_jax import advantages, loading, policy, rewards, tasks
 
     lines: list[str] = []
     attempt = functools.partial(_attempt, lines)
     options = dict(config.task.options)
-    task = attempt(registry.make, config.task.name, options, config.data.path, config.seed)
+    task = attempt(tasks.make, config.task.name, options, config.data.path, config.seed)
     if task and not task.demonstration and config.warmup.steps:
         lines.append(
             f"warmup.steps={config.warmup.steps}: task.name={config.task.name} has no "
@@ -389,7 +388,7 @@ def _resource_mistakes(config: Config) -> list[str]:
 
     reward = task.reward if task else None
     if config.task.reward:
-        reward = attempt(rewards.load, config.task)
+        reward = attempt(policy.load_reward, config.task)
     reward_range = attempt(rewards.reward_range, reward) if reward else None
     parts = None
     if task and reward_range:  # once now, not after the first sampling

@@ -265,7 +265,7 @@ def test_a_worker_never_sees_a_long_answer(monkeypatch):
 
 
 def test_math_verify_is_missing(monkeypatch):
-    monkeypatch.setattr(answers, "_ALGEBRA", "mapo_jax.no_such_module")
+    monkeypatch.setattr("mapo_jax.answers.verifier._ALGEBRA", "mapo_jax.no_such_module")
     with pytest.raises(errors.UserError, match="worker processes cannot be used") as caught:
         answers.Verifier(processes=1).verify("a", "b")
     assert len(caught.value.lines) == 1

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapo_jax import errors, rewards, tokenizers
-from mapo_jax.tasks import arithmetic, registry
+from mapo_jax import errors, rewards, tasks
+from mapo_jax.tasks import arithmetic
+from mapo_jax.text import load_tokenizer
 
 ARITHMETIC = Path(arithmetic.__file__).parent / "arithmetic.model"
 
 
 def make(seed=0, **options):
     small = {"train_size": 2000, "eval_size": 100}
-    return registry.make("arithmetic", {**small, **options}, "", seed)
+    return tasks.make("arithmetic", {**small, **options}, "", seed)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_examples_follow_from_seed_and_index():
 
 
 def test_text_round_trips_and_is_short(task):
-    tokenizer = tokenizers.load(str(ARITHMETIC))
+    tokenizer = load_tokenizer(str(ARITHMETIC))
     for example in all_examples(task):
         for text in (task.prompt(example), task.demonstration(example)):
             ids = tokenizer.encode(text)
@@ -167,7 +168,7 @@ def test_wrong_options(options, line):
 def test_all_mistakes_at_once():
     options = {"train_size": 0, "eval_size": 0, "mistake_rate": -1}
     with pytest.raises(errors.UserError) as raised:
-        registry.make("arithmetic", options, "some/data", 0)
+        tasks.make("arithmetic", options, "some/data", 0)
     assert len(raised.value.lines) == 4
 
 
@@ -175,4 +176,4 @@ def test_no_such_task():
     with pytest.raises(
         errors.UserError, match=r"task.name=arithmetics: .* did you mean arithmetic\?"
     ):
-        registry.make("arithmetics", {}, "", 0)
+        tasks.make("arithmetics", {}, "", 0)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mapo_jax import chat, errors, tokenizers
+from mapo_jax import errors, tasks
+from mapo_jax.text import Stream, Tokenizer, chat, load_tokenizer
 
-ARITHMETIC = Path(tokenizers.__file__).parent / "tasks" / "arithmetic.model"
+ARITHMETIC = Path(tasks.__file__).parent / "arithmetic.model"
 SPECIAL = ["<|end|>", "<|user|>", "<|bot|>", "<s>"]
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\n"
@@ -99,7 +100,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(folders):
     return {
-        (name, template): tokenizers.load(str(path), template)
+        (name, template): load_tokenizer(str(path), template)
         for name, path in folders.items()
         for template in ("", "chat")
     }
@@ -137,15 +138,15 @@ def test_what_ends_a_response(tmp_path):
         generation_config__json={"eos_token_id": [bot, user, bot]},
         config__json={"eos_token_id": bos},
     )
-    assert tokenizers.load(str(several)).eos_ids == (end, bot, user, bos)
+    assert load_tokenizer(str(several)).eos_ids == (end, bot, user, bos)
     config = CONFIG | {"eos_token": "<s>", "chat_template": None}
     turn = write(
         tmp_path / "turn", made, tokenizer_config__json=config, chat_template__jinja="<|end|>"
     )
-    assert tokenizers.load(str(turn)).eos_ids == (bos, end)
+    assert load_tokenizer(str(turn)).eos_ids == (bos, end)
     none = write(tmp_path / "none", made, tokenizer_config__json={}, config__json={})
     with pytest.raises(errors.UserError, match=rf"tokenizer\.path={none}: no end token is named"):
-        tokenizers.load(str(none))
+        load_tokenizer(str(none))
 
 
 @both
@@ -190,7 +191,7 @@ def test_no_text_makes_a_special_token(content):
         assert not special(tokenizer.encode(content))
 
 
-_MADE: list[tokenizers.Tokenizer] = []
+_MADE: list[Tokenizer] = []
 
 
 def TOKENIZERS():
@@ -198,7 +199,7 @@ def TOKENIZERS():
         import tempfile
 
         root = Path(tempfile.mkdtemp())
-        _MADE.append(tokenizers.load(str(write(root / "bpe", bpe())), "chat"))
+        _MADE.append(load_tokenizer(str(write(root / "bpe", bpe())), "chat"))
         shutil.rmtree(root)
     return _MADE
 
@@ -220,7 +221,7 @@ def test_what_is_no_special_token_stays_whole(loaded):
 def test_streamed_pieces_make_up_the_text(source):
     tokenizer = TOKENIZERS()[0]
     ids = tokenizer.encode(source) if isinstance(source, str) else source
-    stream = tokenizers.Stream(tokenizer)
+    stream = Stream(tokenizer)
     pieces = [stream.push(i) for i in ids]
     whole = "".join(pieces)
     assert whole + stream.end() == tokenizer.decode(ids)
@@ -232,11 +233,11 @@ def test_streamed_pieces_make_up_the_text(source):
 def test_saved_files_stand_alone(name, folders, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(folders[name], moved)
-    first = tokenizers.load(str(moved), "chat")
+    first = load_tokenizer(str(moved), "chat")
     shutil.rmtree(moved)
     (tmp_path / "again").mkdir()
     first.save(tmp_path / "again")
-    again = tokenizers.load(str(tmp_path / "again"), "chat")
+    again = load_tokenizer(str(tmp_path / "again"), "chat")
     assert again.encode_prompt("the <s> fox") == first.encode_prompt("the <s> fox")
     assert (again.eos_ids, again.vocab_size, again.pad_id) == (
         first.eos_ids,
@@ -247,12 +248,12 @@ def test_saved_files_stand_alone(name, folders, tmp_path):
 
 def test_a_sentencepiece_model_has_templates_too(tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }}</s>{% endfor %}")
-    tokenizer = tokenizers.load(str(ARITHMETIC), str(tmp_path / "t.jinja"))
+    tokenizer = load_tokenizer(str(ARITHMETIC), str(tmp_path / "t.jinja"))
     assert tokenizer.encode_prompt("1+2=") == [*tokenizer.encode("1+2="), 2]
     assert tokenizer.encode_prompt("</s>1").count(2) == 1
     (tmp_path / "again").mkdir()
     tokenizer.save(tmp_path / "again")
-    again = tokenizers.load(str(tmp_path / "again"), "chat")
+    again = load_tokenizer(str(tmp_path / "again"), "chat")
     assert again.encode_prompt("1+2=") == tokenizer.encode_prompt("1+2=")
 
 
@@ -282,7 +283,7 @@ def test_templates_have_what_hugging_face_gives_them():
 def test_a_template_that_does_not_work(source, what, tmp_path, folders):
     (tmp_path / "mine.jinja").write_text(source)
     with pytest.raises(errors.UserError, match=what) as caught:
-        tokenizers.load(str(folders["bpe"]), str(tmp_path / "mine.jinja"))
+        load_tokenizer(str(folders["bpe"]), str(tmp_path / "mine.jinja"))
     assert caught.value.lines[0].startswith(f"tokenizer.template={tmp_path}/mine.jinja: ")
     assert len(caught.value.lines) == 1
 
@@ -292,11 +293,11 @@ def test_no_template(tmp_path):
     with pytest.raises(
         errors.UserError, match=r"tokenizer\.template=chat: .* has no chat template"
     ):
-        tokenizers.load(str(path), "chat")
+        load_tokenizer(str(path), "chat")
     with pytest.raises(errors.UserError, match=r"tokenizer\.template=no\.jinja: cannot be read"):
-        tokenizers.load(str(path), "no.jinja")
+        load_tokenizer(str(path), "no.jinja")
     with pytest.raises(errors.UserError, match="names no chat template"):
-        tokenizers.load(str(path)).encode_chat([{"role": "user", "content": "x"}])
+        load_tokenizer(str(path)).encode_chat([{"role": "user", "content": "x"}])
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_no_template(tmp_path):
 def test_a_broken_folder(files, what, tmp_path):
     path = write(tmp_path / "t", bpe(), **files)
     with pytest.raises(errors.UserError, match=what) as caught:
-        tokenizers.load(str(path))
+        load_tokenizer(str(path))
     assert caught.value.lines[0].startswith(f"tokenizer.path={path}: ")
 
 
@@ -321,7 +322,7 @@ def test_real_ones(name):
     if "MAPO_JAX_DATA" not in os.environ:
         pytest.skip("MAPO_JAX_DATA is not set (a directory with tokenizers/)")
     path = Path(os.environ["MAPO_JAX_DATA"]) / "tokenizers" / name
-    tokenizer = tokenizers.load(str(path), "chat")
+    tokenizer = load_tokenizer(str(path), "chat")
     ids = tokenizer.encode_prompt("What is 12+30?")
     theirs = huggingface.Tokenizer.from_file(str(path / "tokenizer.json"))
     system = "system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"

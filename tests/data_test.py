@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapo_jax import data, errors, rewards
-from mapo_jax.tasks.base import Task, merge_options
+from mapo_jax import errors, rewards, tasks
+from mapo_jax.rollouts import pad_prompts, pad_responses
+from mapo_jax.tasks import Task
+from mapo_jax.tasks.base import merge_options
 
 
 class Letters:
@@ -39,32 +41,39 @@ TASK = Task(
 
 @given(st.integers(1, 20), st.integers(0, 2**31), st.integers(0, 60), st.integers(0, 60), st.data())
 def test_indices_are_a_function_of_position(n, seed, start, count, draw):
-    whole = data.indices(n, seed, 0, start + count)
-    np.testing.assert_array_equal(data.indices(n, seed, start, count), whole[start:])
+    whole = tasks.indices(n, seed, 0, start + count)
+    np.testing.assert_array_equal(tasks.indices(n, seed, start, count), whole[start:])
     middle = draw.draw(st.integers(0, count))
     parts = [
-        data.indices(n, seed, start, middle),
-        data.indices(n, seed, start + middle, count - middle),
+        tasks.indices(n, seed, start, middle),
+        tasks.indices(n, seed, start + middle, count - middle),
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole[start:])
 
 
 def test_every_epoch_is_its_own_permutation():
-    epochs = data.indices(50, 0, 0, 150).reshape(3, 50)
+    epochs = tasks.indices(50, 0, 0, 150).reshape(3, 50)
     for epoch in epochs:
         assert sorted(epoch) == list(range(50))
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert tuple(data.indices(50, 1, 0, 50)) != tuple(epochs[0])
+    assert tuple(tasks.indices(50, 1, 0, 50)) != tuple(epochs[0])
 
 
-def test_encode_examples_drops_long_prompts():
-    kept, dropped = data.encode_examples(TASK, Letters(), EXAMPLES, "train", max_prompt_tokens=3)
-    assert kept == [(0, [1, 120]), (2, [1, 120, 120])]
-    assert dropped == 1
+def test_long_prompts_are_dropped_or_truncated():
+    def encode(too_long):
+        said = []
+        kept = tasks.encode_prompts(TASK, Letters(), EXAMPLES, "train", 3, too_long, said.append)
+        return kept, said
+
+    shown = "train: 1 of 3 prompts are longer than data.max_prompt_tokens=3 and "
+    assert encode("drop") == ([(0, [1, 120]), (2, [1, 120, 120])], [shown + "are left out"])
+    kept, said = encode("truncate")
+    assert kept == [(0, [1, 120]), (1, [120] * 3), (2, [1, 120, 120])]
+    assert said == [shown + "lose their beginning"]
 
 
 def test_encode_demonstrations_ends_them_and_drops_long_ones():
-    kept, dropped = data.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=3)
+    kept, dropped = tasks.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=3)
     assert kept == [(0, [121, 3]), (2, [121, 121, 3])]
     assert dropped == 1
 
@@ -72,23 +81,23 @@ def test_encode_demonstrations_ends_them_and_drops_long_ones():
 def test_none_left():
     line = r"data.max_prompt_tokens=1: all 3 prompts of letters's set hard are longer; "
     with pytest.raises(errors.UserError, match=line):
-        data.encode_examples(TASK, Letters(), EXAMPLES, "hard", max_prompt_tokens=1)
+        tasks.encode_prompts(TASK, Letters(), EXAMPLES, "hard", max_prompt_tokens=1)
     line = r"rollout.max_new_tokens=1: all 3 demonstrations of letters are longer; set it to 2 "
     with pytest.raises(errors.UserError, match=line):
-        data.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=1)
+        tasks.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=1)
 
 
 def test_pad_prompts():
-    tokens, lengths = data.pad_prompts([[5, 6], [7], [8, 9, 10]], 3)
+    tokens, lengths = pad_prompts([[5, 6], [7], [8, 9, 10]], 3)
     np.testing.assert_array_equal(tokens, [[5, 6, 0], [7, 0, 0], [8, 9, 10]])
     np.testing.assert_array_equal(lengths, [2, 1, 3])
     assert tokens.dtype == lengths.dtype == np.int32
     with pytest.raises(ValueError, match="could not broadcast"):
-        data.pad_prompts([[1, 2, 3, 4]], 3)
+        pad_prompts([[1, 2, 3, 4]], 3)
 
 
 def test_pad_responses():
-    tokens, mask = data.pad_responses([[5, 3], [6, 7, 3]], 4)
+    tokens, mask = pad_responses([[5, 3], [6, 7, 3]], 4)
     np.testing.assert_array_equal(tokens, [[[5, 3, 0, 0]], [[6, 7, 3, 0]]])
     np.testing.assert_array_equal(mask, [[[1, 1, 0, 0]], [[1, 1, 1, 0]]])
     assert tokens.dtype == np.int32
@@ -116,11 +125,11 @@ def test_options_are_checked():
 def test_the_host_side_imports_no_jax():
     script = (
         "import sys\n"
-        "from mapo_jax import answers, data, errors, loading, rewards, tokenizers\n"
-        "from mapo_jax.tasks import arithmetic, base, gsm8k, make_arithmetic_tokenizer, registry\n"
-        "registry.make('arithmetic', {'train_size': 1, 'eval_size': 1}, '', 0)\n"
+        "from mapo_jax import answers, errors, loading, rewards, tasks, text\n"
+        "from mapo_jax.tasks import make_arithmetic_tokenizer\n"
+        "tasks.make('arithmetic', {'train_size': 1, 'eval_size': 1}, '', 0)\n"
         "assert 'jax' not in sys.modules\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
     )
-    root = Path(data.__file__).parents[1]
+    root = Path(tasks.__file__).parents[2]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)

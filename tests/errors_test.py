@@ -23,8 +23,10 @@ import small
 from etils import epath
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, loading, policy, rewards, tokenizers
+from mapo_jax import checkpoints, errors, loading, policy, rewards
 from mapo_jax import config as config_lib
+from mapo_jax.rewards import judging
+from mapo_jax.text import load_tokenizer
 
 # What the cases below read, in a directory that they call {files}.
 FILES = {
@@ -633,7 +635,7 @@ def files(tmp_path_factory):
         minloglevel=2,
     )
     (directory / "no_eos.model").write_bytes(model.getvalue())
-    arithmetic_tokenizer = tokenizers.load("mapo_jax/tasks/arithmetic.model")
+    arithmetic_tokenizer = load_tokenizer("mapo_jax/tasks/arithmetic.model")
     policy.save_description(epath.Path(directory / "begun"), small.CONFIG, arithmetic_tokenizer)
     tree = arithmetic.get_config("tiny")
     tree.seed = 7
@@ -686,7 +688,7 @@ def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
         try:
             act(files)
         except errors.UserError as error:  # a line of this project's own is named by its place
-            place = re.compile(rf"{re.escape(rewards.__file__)}:\d+")
+            place = re.compile(rf"{re.escape(judging.__file__)}:\d+")
             raise errors.UserError(*(place.sub("{rewards}", x) for x in error.lines)) from None
 
     check(capsys, monkeypatch, files, launcher, [], [line])

@@ -150,10 +150,10 @@ def test_text_comes_as_it_is_sampled(config, workdir):
 
 
 def test_the_task_knows_its_own_answers(config, workdir):
-    from mapo_jax.tasks import registry
+    from mapo_jax import tasks
 
     options = dict(config.task.options)
-    task = registry.make("arithmetic", options, "", config.seed)
+    task = tasks.make("arithmetic", options, "", config.seed)
     known = "".join(sampled(config, workdir, task.train[0]["question"]))
     assert "reward" in known
     assert "no reward" not in known

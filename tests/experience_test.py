@@ -10,7 +10,7 @@ import run
 import small
 from trainer_test import command, lines, micro, timeless
 
-from mapo_jax import console, data, errors, experience, programs, rewards, sharding, trainer
+from mapo_jax import console, errors, experience, programs, rewards, sharding, tasks, trainer
 
 # A policy that knows nothing differs in its responses, so their checksums are coin tosses.
 REWARDS = """\
@@ -176,7 +176,7 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
         started = trainer._Run(config, tmp_path, quiet)
     started.records.close()
     started.saved.close()
-    order = data.indices(len(started.prompts), config.seed, 0, 10_000)
+    order = tasks.indices(len(started.prompts), config.seed, 0, 10_000)
     examples = np.array([i for i, _ in started.prompts])[order]
     params = started.programs.serve(started.state.params)
     start = 0

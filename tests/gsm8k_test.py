@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mapo_jax import errors, rewards
-from mapo_jax.tasks import base, gsm8k, registry
+from mapo_jax import errors, rewards, tasks
+from mapo_jax.tasks import base, gsm8k
 
 ROW = {
     "question": "Ann has 1,000 apples and buys 34. How many has she?",
@@ -25,7 +25,7 @@ def write(directory, train, test=(ROW,)):
 
 
 def test_rows_from_files(tmp_path):
-    task = registry.make("gsm8k", {}, write(tmp_path, [ROW, ROW]), 0)
+    task = tasks.make("gsm8k", {}, write(tmp_path, [ROW, ROW]), 0)
     (example,) = task.evals["test"]
     assert len(task.train) == 2
     assert example["answer"] == "1034"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from experiments import jsonl as experiment
-from mapo_jax import errors
-from mapo_jax.tasks import jsonl, registry
+from mapo_jax import errors, tasks
+from mapo_jax.tasks import jsonl
 
 ROW = {"question": "2+2=", "answer": "4"}
 
@@ -29,7 +29,7 @@ def mistakes(path, **options) -> tuple[str, ...]:
 
 def test_a_directory(tmp_path):
     path = write(tmp_path, train=[ROW, ROW], zoo=[ROW], hard=[ROW] * 3, test=[ROW] * 4)
-    task = registry.make("jsonl", {}, path, 0)
+    task = tasks.make("jsonl", {}, path, 0)
     assert len(task.train) == 2
     assert {name: len(rows) for name, rows in task.evals.items()} == {
         "test": 4,

@@ -117,7 +117,9 @@ def cycles() -> Iterator[str]:
                 waiting.append(to)
         return seen
 
-    yield from (f"{path} imports itself through others" for path in graph if path in reachable(path))
+    yield from (
+        f"{path} imports itself through others" for path in graph if path in reachable(path)
+    )
 
 
 def long_files() -> Iterator[str]:

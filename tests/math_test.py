@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mapo_jax import errors, rewards
-from mapo_jax.tasks import base, registry
+from mapo_jax import errors, rewards, tasks
+from mapo_jax.tasks import base
 
 
 def write(folder, train, test):
@@ -22,7 +22,7 @@ ROW = {"problem": " What is $1+1$? ", "answer": " 2 "}
 def test_rows(tmp_path):
     boxed = {"problem": "Half?", "solution": r"so \boxed{3}, no: \boxed{\frac{1}{2}}."}
     path = write(tmp_path, [ROW, boxed, {"problem": "?", "answer": ""}], [ROW])
-    task = registry.make("math", {}, path, 0)
+    task = tasks.make("math", {}, path, 0)
     assert task.train == [
         {"question": "What is $1+1$?", "answer": "2"},
         {"question": "Half?", "answer": r"\frac{1}{2}"},
@@ -38,7 +38,7 @@ def test_rows(tmp_path):
 def test_mistakes(tmp_path):
     path = write(tmp_path, [ROW, {"answer": "1"}, 3, {"problem": "?", "answer": 5}], [{}])
     with pytest.raises(errors.UserError) as caught:
-        registry.make("math", {}, path, 0)
+        tasks.make("math", {}, path, 0)
     assert [line.removeprefix(f"{tmp_path}/") for line in caught.value.lines] == [
         "math_train.json: row 3: not a JSON object",
         "math_train.json: row 2: no text in the field problem",
@@ -47,20 +47,20 @@ def test_mistakes(tmp_path):
     ]
     write(tmp_path, [ROW], [{"problem": "?"}])
     with pytest.raises(errors.UserError, match="no evaluation row has an answer"):
-        registry.make("math", {}, path, 0)
+        tasks.make("math", {}, path, 0)
     (tmp_path / "math_train.json").write_text("{}")
     with pytest.raises(errors.UserError, match=r"math_train\.json: not a JSON list of objects"):
-        registry.make("math", {}, path, 0)
+        tasks.make("math", {}, path, 0)
 
 
 @pytest.mark.parametrize("path", ["", "nowhere"])
 def test_no_data(path):
     with pytest.raises(errors.UserError, match=r"data\.path=.*math's training set is read from"):
-        registry.make("math", {}, path, 0)
+        tasks.make("math", {}, path, 0)
 
 
 def test_real_rows():
     if "MAPO_JAX_DATA" not in os.environ:
         pytest.skip("MAPO_JAX_DATA is not set (a directory with math/math_train.json and so on)")
-    task = registry.make("math", {}, str(Path(os.environ["MAPO_JAX_DATA"]) / "math"), 0)
+    task = tasks.make("math", {}, str(Path(os.environ["MAPO_JAX_DATA"]) / "math"), 0)
     assert (len(task.train), len(task.evals["math500"]), len(task.notes)) == (7470, 500, 1)

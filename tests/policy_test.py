@@ -9,7 +9,8 @@ import small
 import trainer_test
 from etils import epath
 
-from mapo_jax import attention, errors, model, policy, pretrained, sharding, tokenizers, trainer
+from mapo_jax import attention, errors, model, policy, pretrained, sharding, trainer
+from mapo_jax.text import load_tokenizer
 
 TOKENIZER = "mapo_jax/tasks/arithmetic.model"
 
@@ -22,7 +23,7 @@ def _in_root(pytestconfig, monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A pretrained policy, as others would hand it over."""
-    tokenizer = tokenizers.load(TOKENIZER)
+    tokenizer = load_tokenizer(TOKENIZER)
     config = small.replace(
         small.CONFIG, vocab_size=tokenizer.vocab_size, tie_embeddings=True, qk_norm=False
     )
@@ -61,7 +62,7 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
         lora_alpha=4.0,
         lora_targets=("q", "down"),
     )
-    tokenizer = tokenizers.load(TOKENIZER)
+    tokenizer = load_tokenizer(TOKENIZER)
     policy.save_description(epath.Path(tmp_path), config, tokenizer)
     read, again = policy.describe(epath.Path(tmp_path), "--workdir=x", "")
     assert read == config
@@ -82,7 +83,7 @@ def test_a_pretrained_policy_brings_architecture_and_tokenizer(folder):
 
 
 def test_a_tokenizer_that_knows_more_than_the_policy_is_refused(folder, tmp_path):
-    tokenizer = tokenizers.load(TOKENIZER)
+    tokenizer = load_tokenizer(TOKENIZER)
     fewer = small.replace(small.CONFIG, vocab_size=tokenizer.vocab_size - 1)
     pretrained.save(
         tmp_path / "f",

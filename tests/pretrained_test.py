@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 import small
 
-from mapo_jax import attention, errors, model, pretrained, sampling, sharding, tokenizers
+from mapo_jax import attention, errors, model, pretrained, sampling, sharding
 from mapo_jax.pretrained import configs, weights
+from mapo_jax.text import load_tokenizer
 
 LLAMA = small.replace(small.CONFIG, qkv_bias=False, qk_norm=False, max_positions=64)
 GEMMA = small.replace(
@@ -480,7 +481,7 @@ def test_a_broken_folder_is_one_line(spoil, what, saved):
 def test_a_tokenizer_that_knows_more_than_the_policy(saved, pytestconfig):
     few = small.replace(LLAMA, vocab_size=8)
     folder, _, _ = saved(few)
-    tokenizers.load(str(pytestconfig.rootpath / "mapo_jax/tasks/arithmetic.model")).save(folder)
+    load_tokenizer(str(pytestconfig.rootpath / "mapo_jax/tasks/arithmetic.model")).save(folder)
     with pytest.raises(
         errors.UserError, match="the tokenizer has 22 tokens, but the policy knows 8"
     ):
@@ -488,7 +489,7 @@ def test_a_tokenizer_that_knows_more_than_the_policy(saved, pytestconfig):
 
 
 def test_the_tokenizer_goes_along(tmp_path, pytestconfig):
-    tokenizer = tokenizers.load(str(pytestconfig.rootpath / "mapo_jax/tasks/arithmetic.model"))
+    tokenizer = load_tokenizer(str(pytestconfig.rootpath / "mapo_jax/tasks/arithmetic.model"))
     pretrained.save(tmp_path / "a", LLAMA, small.params(LLAMA), tokenizer)
     again = pretrained.load(tmp_path / "a")[2]
     assert again.encode_prompt("17+5=") == tokenizer.encode_prompt("17+5=")

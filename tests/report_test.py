@@ -11,7 +11,7 @@ import pytest
 import report as launcher
 
 from mapo_jax import errors, report
-from mapo_jax.report import health, runs, words
+from mapo_jax.report import health, markup, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = 8
@@ -421,7 +421,7 @@ def test_the_page_of_the_docs_has_every_key_that_a_run_writes(tmp_path):
 
 
 def test_numbers():
-    numbers = [words.number(x) for x in (None, float("nan"), 12345, 0.000123456, 1e400, "<b>")]
+    numbers = [markup.number(x) for x in (None, float("nan"), 12345, 0.000123456, 1e400, "<b>")]
     assert numbers == ["\u2013", "\u2013", "12,345", "0.0001235", "\u2013", "<b>"]
 
 

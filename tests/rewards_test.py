@@ -8,9 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import arithmetic
 from mapo_jax import errors, rewards
-from mapo_jax.config import from_config_dict
+from mapo_jax.rewards import remote
 
 GOOD = {"reward": 1.0, "success": True, "parts": {"accuracy": 1.0}}
 
@@ -309,8 +308,8 @@ def own(tmp_path):
         return made[-1]
 
     yield make
-    for remote in made:
-        remote.close()
+    for one in made:
+        one.close()
 
 
 def test_a_users_function_runs_elsewhere(own):
@@ -380,13 +379,10 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
 
 def test_the_same_file_is_loaded_once(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    tree = arithmetic.get_config("tiny")
-    with tree.unlocked():
-        tree.task.reward = f"{tmp_path}/own.py:told"
-    task = from_config_dict(tree).task
-    first = rewards.load(task)
-    assert rewards.load(task) is first
+    own = (f"{tmp_path}/own.py:told", 1.0, 4.0, 1)
+    first = rewards.load(*own)
+    assert rewards.load(*own) is first
     (tmp_path / "own.py").write_text(OWN + "\n")
-    second = rewards.load(task)
+    second = rewards.load(*own)
     assert second is not first
-    rewards.close()
+    remote.close()

@@ -9,10 +9,11 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapo_jax import errors, tokenizers
+from mapo_jax import errors, tasks
 from mapo_jax.tasks import make_arithmetic_tokenizer
+from mapo_jax.text import load_tokenizer
 
-ARITHMETIC = Path(tokenizers.__file__).parent / "tasks" / "arithmetic.model"
+ARITHMETIC = Path(tasks.__file__).parent / "arithmetic.model"
 
 
 def train(**options) -> bytes:
@@ -40,7 +41,7 @@ def usual(tmp_path_factory):
             remove_extra_whitespaces=False,
         )
     )
-    return tokenizers.load(str(path))
+    return load_tokenizer(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def mistral():
     if "MAPO_JAX_DATA" not in os.environ:
         pytest.skip("MAPO_JAX_DATA is not set (a directory with tokenizers/mistral/)")
     path = Path(os.environ["MAPO_JAX_DATA"]) / "tokenizers" / "mistral" / "tokenizer.model.v1"
-    return tokenizers.load(str(path))
+    return load_tokenizer(str(path))
 
 
 def test_the_kept_model_is_what_its_script_makes():
@@ -61,7 +62,7 @@ def test_the_kept_model_is_what_its_script_makes():
 
 
 def test_arithmetic_model():
-    tokenizer = tokenizers.load(str(ARITHMETIC))
+    tokenizer = load_tokenizer(str(ARITHMETIC))
     assert (tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_ids) == (22, 0, (2,))
     assert len(tokenizer.encode(r"<think>17+5=22</think> \boxed{22}")) == 1 + 7 + 1 + 1 + 1 + 2 + 1
     assert tokenizer.encode_prompt("17=") == tokenizer.encode("17=")  # no beginning of sequence
@@ -70,7 +71,7 @@ def test_arithmetic_model():
 
 @given(st.text("0123456789+-*= ") | st.just(r"<think> </think>\boxed{}}{<think"))
 def test_arithmetic_text_comes_back(text):
-    tokenizer = tokenizers.load(str(ARITHMETIC))
+    tokenizer = load_tokenizer(str(ARITHMETIC))
     known = text.replace("{<think", "")
     assert tokenizer.decode(tokenizer.encode(known)) == known
 
@@ -117,13 +118,13 @@ def test_any_ids_decode(usual):
 
 @given(st.lists(st.integers(3, 21)))
 def test_samples_decode(ids):
-    tokenizers.load(str(ARITHMETIC)).decode(ids)
+    load_tokenizer(str(ARITHMETIC)).decode(ids)
 
 
 def test_no_such_file(tmp_path):
     for path, what in ((tmp_path / "none.model", "cannot be read"), (tmp_path, "holds no")):
         with pytest.raises(errors.UserError, match=what) as raised:
-            tokenizers.load(str(path))
+            load_tokenizer(str(path))
         assert str(raised.value).startswith(f"tokenizer.path={path}: ")
 
 
@@ -132,11 +133,11 @@ def test_not_a_model(tmp_path, content):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(errors.UserError, match=f"tokenizer.path={path}: not a SentencePiece model"):
-        tokenizers.load(str(path))
+        load_tokenizer(str(path))
 
 
 def test_a_model_without_an_end(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(train(vocab_size=40, model_type="char", eos_id=-1))
     with pytest.raises(errors.UserError, match="no end-of-sequence piece"):
-        tokenizers.load(str(path))
+        load_tokenizer(str(path))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mapo_jax import errors, rewards
-from mapo_jax.tasks import registry
+from mapo_jax import errors, rewards, tasks
 
 SVAMP = {"Body": "Tom has 3 pens ", "Question": " How many?", "Answer": 3.0, "ID": "x"}
 
@@ -16,7 +15,7 @@ def test_svamp(tmp_path):
     rows = [SVAMP, SVAMP | {"Body": "He gives one away.", "Answer": 2.5}]
     (tmp_path / "svamp.json").write_text(json.dumps(rows))
     for path in (tmp_path, tmp_path / "svamp.json"):
-        task = registry.make("svamp", {}, str(path), 0)
+        task = tasks.make("svamp", {}, str(path), 0)
         assert task.evals == {
             "svamp": [
                 {"question": "Tom has 3 pens. How many?", "answer": "3"},
@@ -29,7 +28,7 @@ def test_svamp(tmp_path):
 
 def test_multiarith(tmp_path):
     (tmp_path / "multiarith.jsonl").write_text('{"input": "2 and 2?", "target": 4}\n')
-    task = registry.make("multiarith", {}, str(tmp_path), 0)
+    task = tasks.make("multiarith", {}, str(tmp_path), 0)
     assert task.evals["multiarith"] == [{"question": "2 and 2?", "answer": "4"}]
 
 
@@ -47,16 +46,16 @@ def test_multiarith(tmp_path):
 def test_mistakes(change, what, tmp_path):
     (tmp_path / "svamp.json").write_text(json.dumps([SVAMP, SVAMP | change]))
     with pytest.raises(errors.UserError) as caught:
-        registry.make("svamp", {}, str(tmp_path), 0)
+        tasks.make("svamp", {}, str(tmp_path), 0)
     assert caught.value.lines == (f"{tmp_path}/svamp.json: row 2: {what}",)
 
 
 @pytest.mark.parametrize("name", ["svamp", "multiarith"])
 def test_no_data(name):
     with pytest.raises(errors.UserError, match=rf"data\.path='': {name} is read from a file"):
-        registry.make(name, {}, "", 0)
+        tasks.make(name, {}, "", 0)
     with pytest.raises(errors.UserError, match=rf"data\.path=nowhere: {name} is read from a file"):
-        registry.make(name, {}, "nowhere", 0)
+        tasks.make(name, {}, "nowhere", 0)
 
 
 def test_real_rows():
@@ -64,6 +63,6 @@ def test_real_rows():
         pytest.skip("MAPO_JAX_DATA is not set (a directory with ood/)")
     data = str(Path(os.environ["MAPO_JAX_DATA"]) / "ood")
     for name, n in (("svamp", 1000), ("multiarith", 600)):
-        rows = registry.make(name, {}, data, 0).evals[name]
+        rows = tasks.make(name, {}, data, 0).evals[name]
         assert len(rows) == n
         assert all(float(row["answer"]) >= 0 for row in rows)

@@ -1,6 +1,5 @@
 """What can be wrong with a configured advantage: every mistake, a line each, nothing compiled."""
 
-import difflib
 import functools
 import inspect
 import math
@@ -85,11 +84,9 @@ def check(
                 largest_k = group and group - (entry.fn is family.passk)
                 lines += _check_value(where, option, value, known[option], largest_k, parts)
         elif not takes_any:
-            near = difflib.get_close_matches(option, known, n=1)
             lines.append(
-                f"{where}: {name} has no such option"
-                + (f"; did you mean {near[0]}?" if near else "")
-                + f"; its options: {', '.join(known) or 'none'}"
+                f"{where}: {name} has no such option{errors.did_you_mean(option, known)}; its "
+                f"options: {', '.join(known) or 'none'}"
             )
     for option, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
@@ -129,11 +126,9 @@ def _base(name: object, options: Mapping[str, Any]) -> tuple[str | None, list[st
     base = options["base"]
     if base in bases:
         return base, []
-    near = difflib.get_close_matches(str(base), bases, n=1)
     return None, [
-        f"{where}={base}: no such advantage to change"
-        + (f"; did you mean {near[0]}?" if near else "")
-        + f"; choose one of {', '.join(bases)}"
+        f"{where}={base}: no such advantage to change{errors.did_you_mean(base, bases)}; choose "
+        f"one of {', '.join(bases)}"
     ]
 
 

@@ -12,7 +12,6 @@ Beyond the first three arguments a parameter is an option, unless it has one of 
 """
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Container
@@ -92,11 +91,10 @@ def entry_of(advantage: str | Callable[..., Array]) -> Advantage:
     if not isinstance(advantage, str):
         return Advantage(advantage)
     if advantage not in ADVANTAGES:
-        near = difflib.get_close_matches(advantage, ADVANTAGES, n=1)
+        hint = errors.did_you_mean(advantage, ADVANTAGES) or ";"
         raise errors.UserError(
-            f"algorithm.advantage={advantage}: no such advantage"
-            + (f"; did you mean {near[0]}?" if near else ";")
-            + f" choose one of {', '.join(ADVANTAGES)}, or your own as path/to/file.py:function"
+            f"algorithm.advantage={advantage}: no such advantage{hint} choose one of "
+            f"{', '.join(ADVANTAGES)}, or your own as path/to/file.py:function"
         )
     return ADVANTAGES[advantage]
 

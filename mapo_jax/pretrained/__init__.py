@@ -13,9 +13,9 @@ import huggingface_hub
 import numpy as np
 from jax.sharding import Mesh
 
-from mapo_jax import errors, model, tokenizers
+from mapo_jax import errors, model
 from mapo_jax.pretrained import configs, weights
-from mapo_jax.tokenizers import Tokenizer
+from mapo_jax.text import Tokenizer, is_in, load_tokenizer
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
@@ -40,7 +40,7 @@ def load(
     """
     path = folder(path_or_hub_id)
     config = read_config(path)
-    tokenizer = tokenizers.load(str(path)) if tokenizers.is_in(path) else None
+    tokenizer = load_tokenizer(str(path)) if is_in(path) else None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise errors.UserError(
             f"policy.init={path}: the tokenizer has {tokenizer.vocab_size} tokens, but the policy "

@@ -19,8 +19,9 @@ import numpy as np
 import tokenizers as huggingface
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from mapo_jax import errors, pretrained, tokenizers
+from mapo_jax import errors, pretrained
 from mapo_jax.model import ModelConfig
+from mapo_jax.text import HuggingFaceTokenizer, load_tokenizer
 
 _FLAGS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"qkv_bias": True}}
 _FLAGS["qwen3"] = {"qk_norm": True}
@@ -77,7 +78,7 @@ def convert(source: str, output: str, tokenizer: str = "") -> str:
         except Exception as error:  # whatever a broken file makes the package stumble over
             raise _broken(source, error) from None
         config = _config(source, fields, found)
-        own = tokenizers.load(tokenizer) if tokenizer else _tokenizer(source, fields)
+        own = load_tokenizer(tokenizer) if tokenizer else _tokenizer(source, fields)
 
         def tensors() -> Iterator[tuple[str, np.ndarray]]:
             for name, there in _names(source, found, config).items():
@@ -184,7 +185,7 @@ def _unpermuted(name: str, values: np.ndarray, config: ModelConfig) -> np.ndarra
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
-def _tokenizer(source: str, fields: dict[str, Any]) -> tokenizers.HuggingFaceTokenizer:
+def _tokenizer(source: str, fields: dict[str, Any]) -> HuggingFaceTokenizer:
     """The tokenizer that the file describes."""
 
     def of(name: str) -> Any:
@@ -238,7 +239,7 @@ def _tokenizer(source: str, fields: dict[str, Any]) -> tokenizers.HuggingFaceTok
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
     }
     try:
-        return tokenizers.HuggingFaceTokenizer(files)
+        return HuggingFaceTokenizer(files)
     except ValueError as error:
         raise errors.UserError(f"{source}: its tokenizer: {error}; give --tokenizer") from None
 

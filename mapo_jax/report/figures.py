@@ -18,7 +18,7 @@ from matplotlib import colors, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mapo_jax.report import words
+from mapo_jax.report import markup
 from mapo_jax.report.runs import Arm, Curve
 
 # The page's names for these colours, and what they are in the light: (CSS variable, colour).
@@ -437,5 +437,5 @@ def time_by_phase(arm: Arm) -> Callable[[Any], bool]:
 
 def _text(label: str, longest: int = _LABEL) -> str:
     """A label short enough for the margin of a panel."""
-    label = words.plain(label)
+    label = markup.plain(label)
     return label if len(label) <= longest else label[: longest - 1] + "\u2026"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mapo_jax.report import figures, health, samples, tables, words
+from mapo_jax.report import figures, health, markup, samples, tables
 from mapo_jax.report.figures import Line, Panel
 from mapo_jax.report.runs import Arm, Run, arms, read
 
@@ -34,7 +34,7 @@ def write(workdirs: Sequence[Any], output: Any) -> epath.Path:
     for panel in panels:
         (output / "figures" / f"{panel.name}.png").write_bytes(panel.png)
     path = output / "report.html"
-    title = words.text(runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared")
+    title = markup.text(runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared")
     body = "\n".join(f'<section id="{name}">{content}</section>' for name, content in sections)
     links = '<a href="#healthy">healthy?</a> ' + " ".join(
         f'<a href="#{name}">{name}</a>' for name, _ in sections[1:]
@@ -246,14 +246,14 @@ def _headline(runs: list[Run], compared: list[Arm]) -> str:
     if several:
         chips = "".join(
             f'<span class="chip"><i style="background:var(--arm{i % len(figures.ARMS)})"></i>'
-            f"{words.text(arm.label)}{f', {len(arm.runs)} seeds' * (len(arm.runs) > 1)}</span>"
+            f"{markup.text(arm.label)}{f', {len(arm.runs)} seeds' * (len(arm.runs) > 1)}</span>"
             for i, arm in enumerate(compared)
         )
         intro = f"<h1>{len(runs)} runs compared</h1><p>{chips}</p>"
     else:
         facts = [run.setting("task.name"), run.setting("algorithm.advantage")]
-        intro = f"<h1>{words.text(', '.join(filter(None, facts)) or run.label)}</h1>"
-        intro += f'<p class="muted">{words.text(run.path)}</p>'
+        intro = f"<h1>{markup.text(', '.join(filter(None, facts)) or run.label)}</h1>"
+        intro += f'<p class="muted">{markup.text(run.path)}</p>'
         intro += _tiles(run)
     rows = []
     for name in _sets(runs):
@@ -263,12 +263,12 @@ def _headline(runs: list[Run], compared: list[Arm]) -> str:
                 if after:
                     rows.append([run.label] * several + [name, label, before, after, change])
     header = ["run"] * several + ["set", "decoding", "before RL", "after", "change"]
-    accuracy = words.table(header, rows) if rows else "<p>No evaluation so far.</p>"
+    accuracy = markup.table(header, rows) if rows else "<p>No evaluation so far.</p>"
     overview = ""
     if several:
         header = ["run", "task", "advantage", "seed", "RL steps", "in steps and evaluation"]
         names = ("task.name", "algorithm.advantage", "seed")
-        overview = words.table(
+        overview = markup.table(
             header,
             [
                 [run.label, *(run.setting(name) for name in names), _steps(run), _duration(run)]
@@ -301,7 +301,7 @@ def _tiles(run: Run) -> str:
     tiles.append((steps, "warm-up + RL steps" if len(warmup) else "RL steps"))
     tiles.append((_duration(run), "in steps and evaluation"))
     cards = "".join(
-        f"<div><b>{words.text(x)}</b><span>{words.text(y)}</span></div>" for x, y in tiles
+        f"<div><b>{markup.text(x)}</b><span>{markup.text(y)}</span></div>" for x, y in tiles
     )
     return f'<div class="tiles">{cards}</div>'
 
@@ -330,19 +330,20 @@ def _health(runs: list[Run]) -> str:
         wrong = [finding for finding in findings if not finding.ok]
         names = ", ".join(finding.check.name for finding in wrong)
         verdict = f"{len(findings) - len(wrong)} of {len(findings)} checks are fine"
-        verdict += f'; look at: <b class="look">{words.text(names)}</b>' if wrong else ""
+        verdict += f'; look at: <b class="look">{markup.text(names)}</b>' if wrong else ""
         advice = "".join(
-            f"<li><b>{words.text(check.name)}</b> {words.number(value)} (healthy: "
-            f"{check.healthy}): {words.text(check.otherwise)}</li>"
+            f"<li><b>{markup.text(check.name)}</b> {markup.number(value)} (healthy: "
+            f"{check.healthy}): {markup.text(check.otherwise)}</li>"
             for check, value, _ in wrong
         )
         rows = "".join(
             f'<tr class="{"" if ok else "look"}"><td>{"ok" if ok else "look at"}</td>'
-            f'<th scope="row">{words.text(check.name)}</th><td class="n">{words.number(value)}</td>'
-            f"<td>{check.healthy}</td><td>{words.text(check.measured)}</td></tr>"
+            f'<th scope="row">{markup.text(check.name)}</th>'
+            f'<td class="n">{markup.number(value)}</td>'
+            f"<td>{check.healthy}</td><td>{markup.text(check.measured)}</td></tr>"
             for check, value, ok in sorted(findings, key=lambda finding: finding.ok)
         )
-        label = f"<b>{words.text(run.label)}</b>: " if len(runs) > 1 else ""
+        label = f"<b>{markup.text(run.label)}</b>: " if len(runs) > 1 else ""
         blocks.append(
             f"<details{' open' if len(runs) == 1 else ''}><summary>{label}{verdict}</summary>"
             f'<ul>{advice}</ul><div class="scroll"><table><thead><tr><th></th><th>check</th>'

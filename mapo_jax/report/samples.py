@@ -1,6 +1,6 @@
 """The groups of rollouts.jsonl as cards: the same prompts before training and after it."""
 
-from mapo_jax.report import words
+from mapo_jax.report import markup
 from mapo_jax.report.runs import Run
 
 _MOST_PROMPTS, _MOST_ROLLOUTS = 4, 16  # shown, per run and time
@@ -21,7 +21,7 @@ def section(run: Run, several: bool) -> str:
         for prompt in prompts:
             columns = [[r for r in rows if str(r["prompt"]) == prompt] for rows in (first, last)]
             blocks.append(
-                f'<pre class="prompt">{words.long(prompt)}</pre><div class="pair">'
+                f'<pre class="prompt">{markup.long(prompt)}</pre><div class="pair">'
                 + "".join(map(_column, columns))
                 + "</div>"
             )
@@ -32,8 +32,8 @@ def section(run: Run, several: bool) -> str:
         for rows in (first, last):
             prompt = str(rows[0]["prompt"])
             group = [row for row in rows if str(row["prompt"]) == prompt]
-            blocks.append(f'<pre class="prompt">{words.long(prompt)}</pre>{_column(group)}')
-    label = words.text(run.label) if several else "Prompts and their groups"
+            blocks.append(f'<pre class="prompt">{markup.long(prompt)}</pre>{_column(group)}')
+    label = markup.text(run.label) if several else "Prompts and their groups"
     opened = "" if several else " open"
     return f"<details{opened}><summary>{label}</summary>{''.join(blocks)}</details>"
 
@@ -45,8 +45,8 @@ def _column(rows: list[dict]) -> str:
     when = "after step" if rows[0]["kind"] == "after" else "step"
     cards = "".join(map(_card, rows[:_MOST_ROLLOUTS]))
     return (
-        f'<div class="column"><h4>{when} {words.text(rows[0]["step"])}: {successes} of {len(rows)} '
-        f"succeed</h4>{cards}</div>"
+        f'<div class="column"><h4>{when} {markup.text(rows[0]["step"])}: {successes} of '
+        f"{len(rows)} succeed</h4>{cards}</div>"
     )
 
 
@@ -54,16 +54,16 @@ def _card(row: dict) -> str:
     success = _is_true(row, "success")
     parts = row["parts"] if isinstance(row.get("parts"), dict) else {}
     facts = [
-        f"reward {words.number(row.get('reward'))}",
-        f"advantage {words.number(row.get('advantage'), '+')}",
+        f"reward {markup.number(row.get('reward'))}",
+        f"advantage {markup.number(row.get('advantage'), '+')}",
     ]
-    facts += [f"{name} {words.number(value)}" for name, value in parts.items()]
-    facts += [f"{words.number(row['tokens'])} tokens"] if "tokens" in row else []
+    facts += [f"{name} {markup.number(value)}" for name, value in parts.items()]
+    facts += [f"{markup.number(row['tokens'])} tokens"] if "tokens" in row else []
     cut = "" if _is_true(row, "finished", True) else ' <b class="look">cut</b>'
     mark = '<b class="yes">&#10003;</b>' if success else '<b class="no">&#10007;</b>'
     return (
         f'<div class="card {"yes" if success else "no"}"><p>{mark} '
-        f"{words.text(', '.join(facts))}{cut}</p><pre>{words.long(row['response'])}</pre></div>"
+        f"{markup.text(', '.join(facts))}{cut}</p><pre>{markup.long(row['response'])}</pre></div>"
     )
 
 

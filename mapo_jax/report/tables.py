@@ -4,7 +4,7 @@ import shlex
 
 import numpy as np
 
-from mapo_jax.report import figures, words
+from mapo_jax.report import figures, markup
 from mapo_jax.report.runs import Arm, Run, differences
 
 
@@ -37,16 +37,16 @@ def metrics(runs: list[Run]) -> str:
 
 
 def _numbers(run: Run, runs: list[Run], header: list[str], rows: list[list[str]]) -> str:
-    label = f" of {words.text(run.label)}" if len(runs) > 1 else ""
+    label = f" of {markup.text(run.label)}" if len(runs) > 1 else ""
     if not rows:
         return ""
-    return f"<details><summary>The numbers{label}</summary>{words.table(header, rows)}</details>"
+    return f"<details><summary>The numbers{label}</summary>{markup.table(header, rows)}</details>"
 
 
 def _at(run: Run, kind: str, key: str, step: int) -> str:
     curve = run.curve(kind, "rl", key)
     values = curve.values[curve.steps == step]
-    return words.number(values[0]) if len(values) else ""
+    return markup.number(values[0]) if len(values) else ""
 
 
 def seconds(runs: list[Run]) -> str:
@@ -64,16 +64,16 @@ def seconds(runs: list[Run]) -> str:
             shares = [seconds[name] if name in seconds else 0.0 for name in columns]
             cells = [f"{x:,.1f} s ({x / total:.0%})" if x else "\u2013" for x in shares]
             rows.append([run.label, *cells, f"{total:,.1f} s"])
-    return words.table(["run", *columns, "together"], rows) if rows else ""
+    return markup.table(["run", *columns, "together"], rows) if rows else ""
 
 
 def configuration(runs: list[Run]) -> str:
     """Differences between runs; then each run's commands, environment and config."""
     blocks = ""
     if len(runs) > 1:
-        rows = [[key, *map(words.shown, values)] for key, values in differences(runs)]
+        rows = [[key, *map(markup.shown, values)] for key, values in differences(runs)]
         blocks += (
-            words.table(["key", *(run.label for run in runs)], rows)
+            markup.table(["key", *(run.label for run in runs)], rows)
             if rows
             else ("<p>Nothing: the configurations are the same.</p>")
         )
@@ -86,12 +86,12 @@ def configuration(runs: list[Run]) -> str:
         commands = "".join(_start(start) for start in starts)
         environment = starts[-1].get("environment") if starts else None
         if isinstance(environment, dict):
-            commands += words.table(
-                ["environment", ""], [[k, words.shown(v)] for k, v in environment.items()]
+            commands += markup.table(
+                ["environment", ""], [[k, markup.shown(v)] for k, v in environment.items()]
             )
-        rows = [[key, words.shown(run.config[key])] for key in keys]
-        table = words.table(["key", "value"], rows, frozenset(changed)) if rows else ""
-        label = words.text(run.label) if len(runs) > 1 else "The whole configuration"
+        rows = [[key, markup.shown(run.config[key])] for key in keys]
+        table = markup.table(["key", "value"], rows, frozenset(changed)) if rows else ""
+        label = markup.text(run.label) if len(runs) > 1 else "The whole configuration"
         count = f", {len(set(changed))} changed" if changed else ""
         blocks += f"{commands if len(runs) == 1 else ''}<details><summary>{label}{count}</summary>"
         blocks += f"{commands if len(runs) > 1 else ''}{table}</details>"
@@ -104,6 +104,6 @@ def _start(start: dict) -> str:
     after = f", continued after step {after[1]} of {after[0]}" if isinstance(after, list) else ""
     command = shlex.join(["python", *map(str, argv)])
     return (
-        f'<p class="muted">started {words.text(start.get("time", ""))}{words.text(after)}</p>'
-        f'<pre class="prompt">{words.long(command)}</pre>'
+        f'<p class="muted">started {markup.text(start.get("time", ""))}{markup.text(after)}</p>'
+        f'<pre class="prompt">{markup.long(command)}</pre>'
     )

@@ -1,0 +1,9 @@
+"""Where a batch is born: rows of data with their prompts, rewards and demonstrations. No JAX."""
+
+from mapo_jax.tasks.base import Task as Task
+from mapo_jax.tasks.examples import Prompt as Prompt
+from mapo_jax.tasks.examples import encode_demonstrations as encode_demonstrations
+from mapo_jax.tasks.examples import encode_prompts as encode_prompts
+from mapo_jax.tasks.examples import indices as indices
+from mapo_jax.tasks.registry import TASKS as TASKS
+from mapo_jax.tasks.registry import make as make

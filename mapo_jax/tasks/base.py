@@ -1,7 +1,6 @@
 """What a task is: its examples, its prompts, its reward and, where it has them, demonstrations."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,11 +39,8 @@ def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     mistakes = []
     for name, value in options.items():
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
-            hint = (
-                f"did you mean {near[0]}?" if near else f"options: {', '.join(defaults) or 'none'}"
-            )
-            mistakes.append(f"task.options.{name}={value}: no such option; {hint}")
+            hint = errors.did_you_mean(name, defaults, f"options: {', '.join(defaults) or 'none'}")
+            mistakes.append(f"task.options.{name}={value}: no such option{hint}")
         elif not _fits(value, defaults[name]):
             kind = type(defaults[name]).__name__
             mistakes.append(f"task.options.{name}={value!r}: must be of type {kind}")

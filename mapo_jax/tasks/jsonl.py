@@ -9,7 +9,6 @@ and nothing is evaluated. Text is taken as it is, numbers, true and false as JSO
 lists and objects are mistakes. A field may stand in a template more than once.
 """
 
-import difflib
 import functools
 import json
 import re
@@ -104,10 +103,9 @@ def _misnamed_fields(chosen: Mapping[str, Any], rows: Mapping[str, list[files.Ro
     mistakes = []
     for option, field in [*named, ("answer", chosen["answer"])]:
         if known and field not in known:
-            near = difflib.get_close_matches(field, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(known)}"
+            hint = errors.did_you_mean(field, known, f"fields: {', '.join(known)}")
             mistakes.append(
-                f"task.options.{option}={chosen[option]!r}: no row has a field {field}; {hint}"
+                f"task.options.{option}={chosen[option]!r}: no row has a field {field}{hint}"
             )
     if not _fields(chosen["template"]):
         mistakes.append(

@@ -8,20 +8,17 @@ A response that was cut at `rollout.max_new_tokens` has not answered: it is judg
 and no success. A function with a parameter named `finished` is told and sees to that itself.
 """
 
-import atexit
-import functools
 import inspect
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapo_jax import answers, errors, workers
-from mapo_jax.config import TaskConfig
+from mapo_jax import errors
+from mapo_jax.rewards.remote import Remote
 
 RewardFunction = Callable[..., Any]  # fn(response, example[, finished]) -> reward, success, parts
 
@@ -34,153 +31,6 @@ class Judged(NamedTuple):
     rewards: np.ndarray  # f32[B]; NaN where there is no reward, which the trainer leaves out
     success: np.ndarray  # bool[B]; right on every metric (MAPO's N counts these)
     parts: dict[str, np.ndarray]  # name -> f32[B], in alphabetical order
-
-
-def accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
-    """Returns 0.9 * accuracy + 0.1 * format, the reward of the paper's runs (arXiv 2509.18849).
-
-    Accuracy: the boxed answer equals `example["answer"]`, and the response came to its own end.
-    Format: one `<think>...</think>` at the start and a boxed answer after it. A response succeeds
-    if it is right on both (eq. 3), which is where the reward is exactly 1.
-
-    Args:
-        response: what the policy wrote.
-        example: its "answer" is the right one.
-        finished: the response ended by itself rather than at `rollout.max_new_tokens`.
-    """
-    return _graded(response, example, finished, None)
-
-
-def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
-    """The same, where answers are mathematics: those that text does not settle go to a verifier."""
-    return _graded(response, example, finished, verifier())
-
-
-for _fn in (accuracy_and_format, symbolic_accuracy_and_format):
-    _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
-# How many responses `judge` looks at at once: workers answer at the same time.
-symbolic_accuracy_and_format.threads = 4  # pyrefly: ignore[missing-attribute]
-
-
-@functools.cache
-def verifier() -> answers.Verifier:
-    """The verifier of this process. Its workers start when they are first needed."""
-    made = answers.Verifier()
-    atexit.register(made.close)
-    return made
-
-
-class Remote:
-    """A user's own reward function, `path/to/file.py:function`, in worker processes.
-
-    A worker that does not answer in time, dies or runs out of memory is killed and replaced, and
-    the question asked once more. `failures` counts them. What is left without an answer has no
-    reward. One that raises is a mistake, as that of any function.
-    """
-
-    def __init__(self, reference: str, timeout: float, memory: float, size: int):
-        """Starts the workers.
-
-        Args:
-            reference: "path/to/file.py:function".
-            timeout: seconds for one response.
-            memory: GiB of address space of each worker.
-            size: how many workers.
-
-        Raises:
-            UserError: there is no such function, or its file does not run.
-        """
-        self._pool = workers.Pool(
-            "mapo_jax.reward_worker",
-            size,
-            timeout,
-            memory=memory,
-            argument=reference,
-            where=f"task.reward={reference}",
-        )
-        self._pool.start()
-        about = self._pool.loaded
-        self.__name__, self.range = about["name"], tuple(about["range"])
-        self.takes_finished, self.threads = about["takes_finished"], size
-        self.parts: tuple[str, ...] = ()  # names, as far as they are known
-
-    @property
-    def failures(self) -> int:
-        """Workers that were killed so far."""
-        return self._pool.failures
-
-    def __call__(self, response: str, example: dict, **told: bool) -> Mapping[str, Any] | None:
-        """The checked result; None where there is none."""
-        question = {"response": response, "example": example, **told}
-        found = self._pool.ask(question) or self._pool.ask(question)
-        if found is None:
-            return None
-        if "mistake" in found:
-            raise errors.UserError(found["mistake"])
-        self.parts = tuple(found["parts"])
-        return found
-
-    def close(self) -> None:
-        """Ends the workers; a later question starts new ones."""
-        self._pool.close()
-
-
-_loaded: dict[Any, Remote] = {}  # the one in use
-
-
-def load(task: TaskConfig) -> Remote:
-    """The function that `task.reward` names, in workers; the same one while the file is the same.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    path = Path(task.reward.rpartition(":")[0])
-    content = path.read_bytes() if path.is_file() else b""  # `Remote` says what is wrong
-    key = (task.reward, content, task.reward_timeout, task.reward_memory, task.reward_workers)
-    if key not in _loaded:
-        close()
-        _loaded[key] = Remote(task.reward, *key[2:])
-    return _loaded[key]
-
-
-@atexit.register
-def close() -> None:
-    """Ends the workers of `load`."""
-    for remote in _loaded.values():
-        remote.close()
-    _loaded.clear()
-
-
-def timeouts() -> int:
-    """Answers that this process's verifier gave up on, so far."""
-    return verifier().timeouts if verifier.cache_info().currsize else 0
-
-
-def failures() -> int:
-    """Workers with a user's function that were killed in this process, so far."""
-    return sum(remote.failures for remote in _loaded.values())
-
-
-def _graded(
-    response: str, example: dict, finished: bool, verifier: answers.Verifier | None
-) -> dict:
-    prediction = answers.extract(response, styles=("boxed",))
-    is_right = finished and answers.is_equal(prediction, example["answer"], verifier)
-    accuracy, format_ = float(is_right), float(_is_well_formed(response))
-    return {
-        "reward": 0.9 * accuracy + 0.1 * format_,
-        "success": accuracy == format_ == 1.0,
-        "parts": {"accuracy": accuracy, "format": format_},
-    }
-
-
-def _is_well_formed(response: str) -> bool:
-    one_thought = response.count("<think>") == response.count("</think>") == 1
-    return (
-        one_thought
-        and response.lstrip().startswith("<think>")
-        and answers.extract(response, styles=("boxed",)) is not None
-    )
 
 
 def reward_range(fn: RewardFunction) -> tuple[float, float]:
@@ -287,26 +137,6 @@ def checked(fn: RewardFunction, result: Any, low: float, high: float) -> dict[st
         raise _wrong(fn, result, "parts must be a dict of numbers by their names, {} for none")
     named = {name: float(named[name]) for name in sorted(named)}
     return {"reward": reward, "success": bool(result["success"]), "parts": named}
-
-
-def overlong(judged: Judged, share: np.ndarray, penalty: float, buffer: float) -> Judged:
-    """Takes a penalty for length off the rewards. DAPO (arXiv 2503.14476) eq. 13.
-
-    Nothing up to a share 1 - buffer of the allowed length, then rising evenly to `penalty` at the
-    full length. It becomes the part `overlong`, at most 0; success stays as it is.
-
-    Differs from the paper: its penalty is 1 beside rewards of -1 and 1; beside 0 and 1 the same is
-    0.5.
-
-    Args:
-        judged: of B responses.
-        share: f32[B], length / rollout.max_new_tokens, at most 1.
-        penalty: of a response of full length, >= 0.
-        buffer: in (0, 1].
-    """
-    over = np.maximum((share - (1 - buffer)) / buffer, 0).astype(np.float32)
-    taken = 0 - penalty * over  # not -penalty * over, which would show as -0
-    return Judged(judged.rewards + taken, judged.success, {**judged.parts, "overlong": taken})
 
 
 def _has_accuracy(parts: Mapping[str, float]) -> bool:

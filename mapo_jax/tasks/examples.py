@@ -1,17 +1,24 @@
-"""Which examples come next, and their tokens as padded arrays: the first link in a batch's life.
+"""Which examples come next, and their tokens: the first link in the life of a batch.
 
 Nothing here has state: the examples of a step follow from the seed and the position in the data, a
 number, so a run that goes on from a checkpoint sees the same batches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mapo_jax import errors
-from mapo_jax.config import DataConfig
 from mapo_jax.tasks.base import Task
-from mapo_jax.tokenizers import Tokenizer
+from mapo_jax.text import Tokenizer
+
+
+class Prompt(NamedTuple):
+    """The prompt of one example, as the policy sees it."""
+
+    example: int  # index in its data set
+    tokens: list[int]
 
 
 def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -36,55 +43,49 @@ def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
     return out
 
 
-def encode_examples(
+def encode_prompts(
     task: Task,
     tokenizer: Tokenizer,
     examples: Sequence[dict],
     name: str,
     max_prompt_tokens: int,
     too_long: str = "drop",
-) -> tuple[list[tuple[int, list[int]]], int]:
+    say: Callable[[str], None] = print,
+) -> list[Prompt]:
     """Encodes the prompts of the examples of the set `name`.
 
-    Of those that are too long the last tokens are kept where `too_long` is "truncate": the end is
-    where the instruction and the beginning of the answer stand. Else they are dropped.
-
-    Returns:
-        (index in examples, prompt tokens) of those that are kept, and how many are too long.
+    Args:
+        task: writes the prompts.
+        tokenizer: of the policy.
+        examples: the rows of the set.
+        name: of the set, for messages.
+        max_prompt_tokens: the longest prompt that is kept whole.
+        too_long: longer ones: "drop" leaves them out, "truncate" keeps their last tokens, where
+            the instruction and the beginning of the answer stand.
+        say: is told how many are too long.
 
     Raises:
         UserError: none is left.
     """
-    encoded = [tokenizer.encode_prompt(task.prompt(example)) for example in examples]
-    number = sum(len(ids) > max_prompt_tokens for ids in encoded)
+    encoded = [
+        Prompt(i, tokenizer.encode_prompt(task.prompt(example)))
+        for i, example in enumerate(examples)
+    ]
+    kept = [prompt for prompt in encoded if len(prompt.tokens) <= max_prompt_tokens]
+    number = len(encoded) - len(kept)
     if too_long == "truncate":
-        return [(i, ids[-max_prompt_tokens:]) for i, ids in enumerate(encoded)], number
-    kept = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= max_prompt_tokens]
+        kept = [Prompt(i, ids[-max_prompt_tokens:]) for i, ids in encoded]
     if not kept:
-        shortest = min(map(len, encoded), default=0)
+        shortest = min((len(prompt.tokens) for prompt in encoded), default=0)
         raise errors.UserError(
             f"data.max_prompt_tokens={max_prompt_tokens}: all {len(encoded)} prompts of "
             f"{task.name}'s set {name} are longer; set it to {shortest} (the shortest) or more"
         )
-    return kept, number
-
-
-def encode_set(
-    task: Task,
-    tokenizer: Tokenizer,
-    examples: Sequence[dict],
-    name: str,
-    config: DataConfig,
-    say: Callable[[str], None],
-) -> list[tuple[int, list[int]]]:
-    """`encode_examples` as the configuration has it; tells how many prompts are too long."""
-    limit = config.max_prompt_tokens
-    kept, number = encode_examples(task, tokenizer, examples, name, limit, config.too_long)
     if number:
-        what = "are left out" if config.too_long == "drop" else "lose their beginning"
+        what = "are left out" if too_long == "drop" else "lose their beginning"
         say(
             f"{name}: {number} of {len(examples)} prompts are longer than data.max_prompt_tokens="
-            f"{limit} and {what}"
+            f"{max_prompt_tokens} and {what}"
         )
     return kept
 
@@ -112,26 +113,3 @@ def encode_demonstrations(
             f"{task.name} are longer; set it to {shortest} (the shortest) or more"
         )
     return kept, len(encoded) - len(kept)
-
-
-def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads prompts on the right, with zeros.
-
-    Returns:
-        tokens i32[P, length] and lengths i32[P].
-    """
-    tokens = np.zeros((len(prompts), length), np.int32)
-    for row, ids in zip(tokens, prompts, strict=True):
-        row[: len(ids)] = ids
-    return tokens, np.asarray([len(ids) for ids in prompts], np.int32)
-
-
-def pad_responses(responses: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads one response per prompt on the right, with zeros: a group of one.
-
-    Returns:
-        tokens i32[P, 1, length] and mask bool[P, 1, length].
-    """
-    tokens, lengths = pad_prompts(responses, length)
-    mask = np.arange(length) < lengths[:, None]
-    return tokens[:, None], mask[:, None]

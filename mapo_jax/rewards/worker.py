@@ -3,9 +3,10 @@
 import os
 from typing import Any
 
-from mapo_jax import errors, loading, rewards
+from mapo_jax import errors, loading
+from mapo_jax.rewards import judging
 
-_fn: rewards.RewardFunction
+_fn: judging.RewardFunction
 _range: tuple[float, float]
 
 
@@ -13,11 +14,11 @@ def load(reference: str) -> dict[str, Any]:
     """Runs the file; returns what the run needs to know of the function."""
     global _fn, _range
     _fn = loading.load_function(reference, "task.reward")
-    _range = rewards.reward_range(_fn)
+    _range = judging.reward_range(_fn)
     return {
-        "name": rewards.name_of(_fn),
+        "name": judging.name_of(_fn),
         "range": _range,
-        "takes_finished": rewards.takes_finished(_fn),
+        "takes_finished": judging.takes_finished(_fn),
     }
 
 
@@ -25,8 +26,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     """The function's checked result, or {"mistake": line}."""
     try:
         told = {"finished": question["finished"]} if "finished" in question else {}
-        result = rewards.call(_fn, question["response"], question["example"], told)
-        return rewards.checked(_fn, result, *_range)
+        result = judging.call(_fn, question["response"], question["example"], told)
+        return judging.checked(_fn, result, *_range)
     except MemoryError:
         os._exit(1)  # with what it holds
     except errors.UserError as error:

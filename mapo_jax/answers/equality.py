@@ -1,29 +1,16 @@
-"""Finds the answer in a response and compares it with the truth: what the rewards stand on.
+"""Compares two answers: numbers, units, fractions, lists and plain text, in linear time.
 
-Text that a policy made up is hostile: everything that runs in the trainer's own process is linear
-in its length and never raises. It settles numbers, units, fractions, lists and plain text; what
-needs algebra goes to a `Verifier`, whose worker processes are killed when they take too long.
+What needs algebra goes to a `Verifier`, where there is one.
 """
 
-import os
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from mapo_jax import workers
+from mapo_jax.answers.extraction import DIGITS, MAX_NUMBER_CHARS, boxed
+from mapo_jax.answers.verifier import MAX_MATH_CHARS, Verifier
 
-STYLES = ("boxed", "answer", "hash", "last_number")
-
-_MAX_NUMBER_CHARS = 1000  # a longer answer is compared as text only; int() refuses 4,300 digits
-_MAX_MATH_CHARS = 500  # a longer answer is not looked at as mathematics
 _MAX_EXPONENT = 1000  # of a power of ten
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-
-_THINK_TAGS = re.compile(r"(</?think>)")
-_BRACES = re.compile(r"(\\boxed\s*\{)|\\[{}\\]|([{}])")
-_ANSWER_IS = re.compile(r"\banswer\W{0,3}(?:is\b|:)", re.IGNORECASE)
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w)])-)?(?:{_DIGITS})(?:/[0-9]+)?")
-_LAST_DIGIT = re.compile(r"[0-9]")
 
 _THIN_SPACE = re.compile(r"\\[!,;:]")
 _MARKUP = re.compile(
@@ -60,7 +47,7 @@ _WORDS = (
 _LOOSE_SPACE = re.compile(r"(?<![0-9a-z]) | (?![0-9a-z])|(?<=[0-9]) (?=[a-z])")
 _NAME = re.compile(r"([a-z](?:_?[0-9])?(?:\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*=\s*(?!=)(.+)")
 _NUMBER = re.compile(
-    rf"([+-]?)\s*({_DIGITS})(?:\s*/\s*(\(-(?:{_DIGITS})\)|{_DIGITS}))?"
+    rf"([+-]?)\s*({DIGITS})(?:\s*/\s*(\(-(?:{DIGITS})\)|{DIGITS}))?"
     r"(?:(?:\s*\*\s*|\s+)10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|e([+-]?[0-9]+))?"
     r"\s*(%)?\s*([a-z](?:[a-z ./']|\^\(?[23]\)?)+|(?<= )[mglsh])?"
 )
@@ -73,32 +60,10 @@ _LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[0-9]+:[0-9:]+ ?(?:[ap]\.?m\.?)?"
 _GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 _OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
 _CHOSEN = re.compile(r"(?:\(([a-z])\)|([a-z])[.:)])\s*\S")
-_ALGEBRA = "mapo_jax.algebra"
 _NO_UNITS = {"percent", "degree", "unit"}
 
 
-def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
-    """Returns the answer that stands in a response, by the first of the styles that matches.
-
-    `<think>...</think>` is removed first; a thought that is never closed holds no answer, and a
-    `</think>` without its opening ends a thought that began with the prompt.
-
-    Args:
-        response: what the policy wrote.
-        styles: "boxed" `\\boxed{...}`, "answer" `<answer>...</answer>` or "the answer is ...",
-            "hash" `#### ...`, "last_number"; of each, the last one in the response.
-
-    Returns:
-        The answer as it was written, without white space around it; None where there is none.
-    """
-    text = _without_thoughts(response)
-    for style in styles:
-        if answer := _EXTRACTORS[style](text).strip():
-            return answer
-    return None
-
-
-def is_equal(prediction: str | None, gold: str, verifier: "Verifier | None" = None) -> bool:
+def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None) -> bool:
     """Says whether two answers are the same.
 
     Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
@@ -129,120 +94,18 @@ def canonical(answer: str) -> str:
     A number is its reduced fraction; units, which may be left out, do not count.
     """
     text = _normalize(answer.strip())
-    named = _NAME.fullmatch(text) if len(text) <= _MAX_MATH_CHARS else None
+    named = _NAME.fullmatch(text) if len(text) <= MAX_MATH_CHARS else None
     number = _parse_number(named[2] if named else text)
     return str(number.value) if number else _tight(text)
 
 
-class Verifier:
-    """Judges by symbolic algebra, the package math-verify, in worker processes.
-
-    An answer on which a worker spends more than `timeout` seconds, or more memory than it may, is
-    wrong; the worker is killed and replaced. Several threads may ask at once.
-    """
-
-    def __init__(self, timeout: float = 2.0, processes: int | None = None):
-        """Workers start with the first question, or at the beginning of a `with` block.
-
-        Args:
-            timeout: seconds for an answer.
-            processes: default: one a core, from two, so that a new one can warm up, to four.
-        """
-        processes = processes or min(max(os.cpu_count() or 1, 2), 4)
-        self._pool = workers.Pool(_ALGEBRA, processes, timeout)
-
-    @property
-    def timeouts(self) -> int:
-        """Answers that took too long, or too much memory."""
-        return self._pool.failures
-
-    def verify(self, prediction: str, gold: str) -> bool:
-        """Asks a worker. Raises UserError where math-verify is not installed."""
-        if max(len(prediction), len(gold)) > _MAX_MATH_CHARS:
-            return False
-        return self._pool.ask([prediction, gold]) is True
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._pool.close()
-
-    def __enter__(self) -> "Verifier":
-        self._pool.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _without_thoughts(text: str) -> str:
-    kept, thinking = [], False
-    for part in _THINK_TAGS.split(text):
-        if part == "<think>":
-            thinking = True
-        elif part == "</think>":
-            if not thinking:
-                kept = []
-            thinking = False
-        elif not thinking:
-            kept.append(part)
-    return "".join(kept)
-
-
-def _boxed(text: str) -> str:
-    """The content of the box that opens last among those that are closed."""
-    open_braces: list[re.Match[str]] = []
-    last = (-1, -1)
-    for match in _BRACES.finditer(text):
-        box, brace = match.groups()
-        if box or brace == "{":
-            open_braces.append(match)
-        elif brace == "}" and open_braces:
-            opening = open_braces.pop()
-            if opening[1]:
-                last = max(last, (opening.end(), match.start()))
-    return text[last[0] : last[1]] if last[0] >= 0 else ""
-
-
-def _answer(text: str) -> str:
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    if start >= 0:
-        return text[start + len("<answer>") : end]
-    end = max((match.end() for match in _ANSWER_IS.finditer(text)), default=None)
-    if end is None:
-        return ""
-    sentence = text[end:].lstrip(" :*\n").partition("\n")[0].partition(". ")[0]
-    return sentence.strip(" *").removesuffix(".")
-
-
-def _hash(text: str) -> str:
-    _, mark, rest = text.rpartition("####")
-    return rest.strip().partition("\n")[0] if mark else ""
-
-
-def _last_number(text: str) -> str:
-    """The last number; it stands in the last run without white space that holds a digit."""
-    backwards = _LAST_DIGIT.search(text[::-1])
-    if backwards is None:
-        return ""
-    end = len(text) - backwards.start()
-    head = text[max(0, end - _MAX_NUMBER_CHARS) : end].replace("\u2212", "-").split()
-    last = ""
-    for match in _LAST_NUMBER.finditer(head[-1]):
-        last = match[0]
-    return last
-
-
-_EXTRACTORS = {"boxed": _boxed, "answer": _answer, "hash": _hash, "last_number": _last_number}
-
-
 def _normalize(text: str) -> str:
     """Takes off LaTeX's dress, case and white space at the ends and in runs."""
-    if len(text) > _MAX_NUMBER_CHARS:
+    if len(text) > MAX_NUMBER_CHARS:
         return " ".join(text.casefold().split())
     text = text.translate(_SIGNS)
     if text.startswith("\\boxed") and text.endswith("}"):
-        text = _boxed(text)
+        text = boxed(text)
     if "\\" in text or "{" in text:
         text = text.replace("\\\\", ";")  # a new row of a matrix
         text = _THIN_SPACE.sub("", text.replace("{,}", ","))
@@ -293,12 +156,12 @@ def _compare(a: str, b: str) -> bool | None:
     """Compares two normalized answers; None where that takes algebra."""
     if a == b:
         return True
-    if not a or not b or max(len(a), len(b)) > _MAX_NUMBER_CHARS:
+    if not a or not b or max(len(a), len(b)) > MAX_NUMBER_CHARS:
         return False
     number, other = _parse_number(a), _parse_number(b)
     if number and other:
         return _same_number(number, other)
-    if max(len(a), len(b)) > _MAX_MATH_CHARS:
+    if max(len(a), len(b)) > MAX_MATH_CHARS:
         return False
     if _tight(a) == _tight(b):
         return True
@@ -398,7 +261,7 @@ def _same_number(a: _Number, b: _Number) -> bool:
 
 def _parse_number(text: str) -> _Number | None:
     """A normalized answer as a number; None where it is no single one."""
-    if len(text) > _MAX_NUMBER_CHARS:
+    if len(text) > MAX_NUMBER_CHARS:
         return None
     if text.isdecimal() and text.isascii():
         return _Number(Fraction(int(text)))

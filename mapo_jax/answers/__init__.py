@@ -1,0 +1,7 @@
+"""Is this answer that answer? Finds answers in responses and compares them. No JAX."""
+
+from mapo_jax.answers.equality import canonical as canonical
+from mapo_jax.answers.equality import is_equal as is_equal
+from mapo_jax.answers.extraction import STYLES as STYLES
+from mapo_jax.answers.extraction import extract as extract
+from mapo_jax.answers.verifier import Verifier as Verifier

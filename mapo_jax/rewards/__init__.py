@@ -1,0 +1,13 @@
+"""Is this response good? Reward functions, the paper's and users' own, and their judge. No JAX."""
+
+from mapo_jax.rewards.judging import Judged as Judged
+from mapo_jax.rewards.judging import RewardFunction as RewardFunction
+from mapo_jax.rewards.judging import judge as judge
+from mapo_jax.rewards.judging import reward_range as reward_range
+from mapo_jax.rewards.paper import accuracy_and_format as accuracy_and_format
+from mapo_jax.rewards.paper import overlong as overlong
+from mapo_jax.rewards.paper import symbolic_accuracy_and_format as symbolic_accuracy_and_format
+from mapo_jax.rewards.paper import timeouts as timeouts
+from mapo_jax.rewards.remote import Remote as Remote
+from mapo_jax.rewards.remote import failures as failures
+from mapo_jax.rewards.remote import load as load

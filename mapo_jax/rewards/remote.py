@@ -1,0 +1,97 @@
+"""A user's own reward function in worker processes: the run's side of it.
+
+`worker.py` is the other side.
+"""
+
+import atexit
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors, workers
+
+
+class Remote:
+    """A user's own reward function, `path/to/file.py:function`, in worker processes.
+
+    A worker that does not answer in time, dies or runs out of memory is killed and replaced, and
+    the question asked once more. `failures` counts them. What is left without an answer has no
+    reward. One that raises is a mistake, as that of any function.
+    """
+
+    def __init__(self, reference: str, timeout: float, memory: float, size: int):
+        """Starts the workers.
+
+        Args:
+            reference: "path/to/file.py:function".
+            timeout: seconds for one response.
+            memory: GiB of address space of each worker.
+            size: how many workers.
+
+        Raises:
+            UserError: there is no such function, or its file does not run.
+        """
+        self._pool = workers.Pool(
+            "mapo_jax.rewards.worker",
+            size,
+            timeout,
+            memory=memory,
+            argument=reference,
+            where=f"task.reward={reference}",
+        )
+        self._pool.start()
+        about = self._pool.loaded
+        self.__name__, self.range = about["name"], tuple(about["range"])
+        self.takes_finished, self.threads = about["takes_finished"], size
+        self.parts: tuple[str, ...] = ()  # names, as far as they are known
+
+    @property
+    def failures(self) -> int:
+        """Workers that were killed so far."""
+        return self._pool.failures
+
+    def __call__(self, response: str, example: dict, **told: bool) -> Mapping[str, Any] | None:
+        """The checked result; None where there is none."""
+        question = {"response": response, "example": example, **told}
+        found = self._pool.ask(question) or self._pool.ask(question)
+        if found is None:
+            return None
+        if "mistake" in found:
+            raise errors.UserError(found["mistake"])
+        self.parts = tuple(found["parts"])
+        return found
+
+    def close(self) -> None:
+        """Ends the workers; a later question starts new ones."""
+        self._pool.close()
+
+
+_loaded: dict[Any, Remote] = {}  # the one in use
+
+
+def load(reference: str, timeout: float, memory: float, size: int) -> Remote:
+    """A user's function in workers, as `Remote`; the same one while its file is the same.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    path = Path(reference.rpartition(":")[0])
+    content = path.read_bytes() if path.is_file() else b""  # `Remote` says what is wrong
+    key = (reference, content, timeout, memory, size)
+    if key not in _loaded:
+        close()
+        _loaded[key] = Remote(reference, timeout, memory, size)
+    return _loaded[key]
+
+
+@atexit.register
+def close() -> None:
+    """Ends the workers of `load`."""
+    for remote in _loaded.values():
+        remote.close()
+    _loaded.clear()
+
+
+def failures() -> int:
+    """Workers with a user's function that were killed in this process, so far."""
+    return sum(remote.failures for remote in _loaded.values())

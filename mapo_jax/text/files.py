@@ -1,0 +1,101 @@
+"""Loads a tokenizer, and the template of its prompts, from the files that hold them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mapo_jax import errors
+from mapo_jax.text import chat
+from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
+from mapo_jax.text.protocol import Tokenizer, json_fields
+from mapo_jax.text.sentencepiece import SentencePieceTokenizer
+
+_FILES = ("tokenizer.json", "tokenizer.model")  # the first that a folder holds
+
+
+def is_in(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _FILES)
+
+
+def load_tokenizer(path: str, template: str = "") -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+        path: a SentencePiece model, a tokenizer.json, or a folder that holds one.
+        template: of prompts: "" plain text, "chat" the tokenizer's own chat template, or a file
+            FILE.jinja.
+
+    Raises:
+        UserError: there is no such file, it cannot be used, or it has no end of sequence; there is
+            no such template, or it is broken.
+    """
+    key, place = f"tokenizer.path={path}", Path(path)
+    if place.is_dir():
+        found = [place / name for name in _FILES if (place / name).is_file()]
+        if not found:
+            raise errors.UserError(f"{key}: holds no {' and no '.join(_FILES)}; give a tokenizer")
+        place = found[0]
+    folder = place.parent
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (*KEPT_FILES, "generation_config.json", "config.json")
+        if (folder / name).is_file() and (place.suffix == ".json" or Path(path).is_dir())
+    }
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        what = f"cannot be read ({error.strerror}); give a SentencePiece model, a tokenizer.json"
+        raise errors.UserError(f"{key}: {what} or a folder with one of them") from None
+    if place.suffix == ".json":
+        try:
+            tokenizer: Any = HuggingFaceTokenizer(files | {"tokenizer.json": content})
+        except ValueError as error:
+            raise errors.UserError(f"{key}: {error}; give another") from None
+        source = tokenizer.template_source()
+        names = {name: tokenizer.name(name) for name in ("bos_token", "eos_token", "pad_token")}
+    else:
+        tokenizer = _load_sentencepiece(content, key)
+        config = json_fields(files, "tokenizer_config.json")
+        source = config.get("chat_template")
+        if "chat_template.jinja" in files:
+            source = files["chat_template.jinja"].decode("utf-8", "replace")
+        names = {name: config.get(name) or "" for name in ("bos_token", "eos_token")}
+    if template:
+        tokenizer.template = _template(template, source, names, key)
+    return tokenizer
+
+
+def _template(template: str, own: str | None, names: Mapping[str, str], key: str) -> chat.Template:
+    where = f"tokenizer.template={template}"
+    if template == "chat":
+        if not own:
+            raise errors.UserError(
+                f"{where}: the tokenizer of {key} has no chat template; give a file FILE.jinja, or "
+                "leave it empty for plain text"
+            )
+        return chat.Template(own, names, where)
+    try:
+        source = Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise errors.UserError(
+            f"{where}: cannot be read ({reason}); give chat, a file FILE.jinja, or leave it empty"
+        ) from None
+    return chat.Template(source, names, where)
+
+
+def _load_sentencepiece(content: bytes, key: str) -> SentencePieceTokenizer:
+    try:
+        tokenizer = SentencePieceTokenizer(content)
+    except RuntimeError:
+        raise errors.UserError(
+            f"{key}: not a SentencePiece model; give a file such as tokenizer.model, or a "
+            "tokenizer.json"
+        ) from None
+    if tokenizer.eos_ids[0] < 0:
+        raise errors.UserError(
+            f"{key}: the model has no end-of-sequence piece, so no response could end; train it "
+            "with eos_id >= 0"
+        )
+    return tokenizer
