@@ -20,16 +20,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from mapo_jax import (
-    advantages,
-    model,
-    optimizer,
-    programs,
-    sampling,
-    scoring,
-    sharding,
-    train_step,
-)
+from mapo_jax import advantages, model, optimizer, programs, sampling, scoring, sharding, train_step
 from mapo_jax import config as config_lib
 from mapo_jax.rollouts import Batch
 
@@ -194,7 +185,7 @@ def measure(config: Config) -> dict[str, Phase]:
 
     @functools.partial(jax.jit, out_shardings=by_prompt)
     def sample_all(params, tokens_PS, lengths_P, limits_PG, key):
-        params = train_step.cast(params, compute.dtype)
+        params = model.cast(params, compute.dtype)
         params = jax.lax.with_sharding_constraint(params, serving)
         options = {"max_new_tokens_PG": limits_PG, "mesh": mesh}
         return sampling.sample(params, policy, tokens_PS, lengths_P, key, settings, **options)

@@ -165,8 +165,8 @@ def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any
     """
     c = config
     axes = model.logical_axes(architecture)
-    trained, frozen = model.split(_shapes(architecture))
-    trained_axes, frozen_axes = model.split(axes)
+    trained, frozen = model.partition(model.abstract_params(architecture))
+    trained_axes, frozen_axes = model.partition(axes)
     tx = programs.optimizer.make_optimizer(c.optimizer)
     state = jax.eval_shape(lambda params: train_step.init_state(params, tx), trained)
     layout = train_step.state_shardings(architecture, tx, mesh)
@@ -202,10 +202,6 @@ def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any
         for x in jax.tree.leaves(batch)
     )
     return parts
-
-
-def _shapes(architecture: model.ModelConfig) -> model.Params:
-    return jax.eval_shape(lambda: model.init_params(jax.random.key(0), architecture))
 
 
 def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
@@ -296,7 +292,7 @@ def compile_programs(
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
     made = programs.Programs(c, architecture, (0,), mesh)
     batch, replicated = abstract_batch(c, mesh), sharding.replicated(mesh)
-    shapes, axes = _shapes(architecture), model.logical_axes(architecture)
+    shapes, axes = model.abstract_params(architecture), model.logical_axes(architecture)
 
     def laid_out(tree, names, rules):
         return jax.tree.map(
@@ -305,9 +301,9 @@ def compile_programs(
             sharding.shardings(mesh, names, rules),
         )
 
-    frozen = model.split(shapes)[1]
+    frozen = model.partition(shapes)[1]
     if frozen:
-        frozen = laid_out(frozen, model.split(axes)[1], sharding.RULES)
+        frozen = laid_out(frozen, model.partition(axes)[1], sharding.RULES)
     index = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     key = jax.eval_shape(lambda: jax.random.key(0))
     chunk, r = c.batch.prompts // c.rollout.chunks, batch.rollouts
@@ -397,7 +393,7 @@ def _memory(value: float) -> str:
 
 
 def _print_memory(screen, title, architecture, parts, chip) -> None:
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(_shapes(architecture)))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(model.abstract_params(architecture)))
     screen.print(f"{count:,} parameters on {title}")
     table = rich.table.Table("memory per device", "")
     table.columns[1].justify = "right"

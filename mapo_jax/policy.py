@@ -17,7 +17,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from mapo_jax import attention, checkpoints, errors, model, pretrained, rewards, sharding, tasks
+from mapo_jax import checkpoints, errors, model, pretrained, rewards, sharding, tasks
 from mapo_jax import config as config_lib
 from mapo_jax import workdir as workdir_lib
 from mapo_jax.tasks import Task
@@ -120,10 +120,6 @@ def adapted(architecture: model.ModelConfig, lora: config_lib.LoraConfig) -> mod
     )
 
 
-def _plain(architecture: model.ModelConfig) -> model.ModelConfig:
-    return dataclasses.replace(architecture, lora_rank=0, lora_alpha=0.0, lora_targets=())
-
-
 def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Params:
     """The parameters that a run starts from, without adapters, in `dtype` and split for training.
 
@@ -136,7 +132,7 @@ def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Param
     Raises:
         UserError: a file or a checkpoint cannot be read or does not fit.
     """
-    plain = _plain(source.model)
+    plain = model.without_adapters(source.model)
     if source.folder is not None:
         return pretrained.load_params(source.folder, plain, dtype, mesh)
     shardings = sharding.shardings(mesh, model.logical_axes(plain))
@@ -148,17 +144,13 @@ def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Param
 
 def _restore(run, architecture, shardings, where):
     """What is trained, of the newest checkpoint, and its index."""
-    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), architecture))
+    shapes = model.abstract_params(architecture)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        model.split(shapes)[0],
-        model.split(shardings)[0],
+        model.partition(shapes)[0],
+        model.partition(shardings)[0],
     )
     return checkpoints.restore_params(run, abstract, where)
-
-
-def _cast(params, dtype):
-    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def save_description(
@@ -198,7 +190,7 @@ def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
         name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()
     }
     if fields["rope_scaling"]:
-        fields["rope_scaling"] = attention.RopeScaling(**fields["rope_scaling"])
+        fields["rope_scaling"] = model.RopeScaling(**fields["rope_scaling"])
     return model.ModelConfig(**fields)
 
 
@@ -218,14 +210,16 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     architecture, tokenizer = describe(workdir, where, template)
     shardings = sharding.shardings(mesh, model.logical_axes(architecture))
     trained, index = _restore(workdir, architecture, shardings, where)
-    params, frozen = _cast(trained, dtype), None
+    params, frozen = model.cast(trained, dtype), None
     saved = json.loads((workdir / "config.json").read_text())
     if architecture.lora_rank:
         folder = pretrained.folder(saved["policy"]["init"])
-        frozen = pretrained.load_params(folder, _plain(architecture), dtype, mesh)
+        frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
     warmup = saved["warmup"]["steps"]
     step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
-    return Policy(architecture, model.join(params, frozen), tokenizer, mesh, f"{step} of {workdir}")
+    return Policy(
+        architecture, model.combine(params, frozen), tokenizer, mesh, f"{step} of {workdir}"
+    )
 
 
 def open(
@@ -285,5 +279,5 @@ def export(workdir: str, output: str, dtype: str) -> str:
     mesh = sharding.make_mesh(devices=jax.devices("cpu")[:1])
     found = read_run(epath.Path(workdir), mesh, "float32", "", f"--workdir={workdir}")
     params, architecture = model.merge_adapters(found.params, found.model)
-    pretrained.save(output, architecture, _cast(params, dtype), found.tokenizer)
+    pretrained.save(output, architecture, model.cast(params, dtype), found.tokenizer)
     return f"{output}: {found.name}, {dtype}"

@@ -14,12 +14,10 @@ from jax.sharding import Mesh
 
 from mapo_jax import (
     advantages,
-    fused,
     loading,
     masked,
     model,
     optimizer,
-    packed,
     processes,
     sampling,
     scoring,
@@ -27,6 +25,7 @@ from mapo_jax import (
     train_step,
 )
 from mapo_jax import config as config_lib
+from mapo_jax.model import cudnn, splash
 from mapo_jax.rollouts import Experience
 
 
@@ -128,13 +127,13 @@ class Programs:
         # what is frozen once per run, without a copy where the layout is the same.
         trained, frozen = (
             sharding.shardings(mesh, axes, sharding.GATHERED)
-            for axes in model.split(model.logical_axes(policy))
+            for axes in model.partition(model.logical_axes(policy))
         )
         self.serve = jax.jit(
-            lambda params: train_step.cast(params, c.compute.dtype), out_shardings=trained
+            lambda params: model.cast(params, c.compute.dtype), out_shardings=trained
         )
         self.serve_frozen = lambda params: jax.device_put(
-            train_step.cast(params, c.compute.dtype), frozen
+            model.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
             phase: train_step.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
@@ -144,7 +143,7 @@ class Programs:
         """Random parameters, of what is trained, each array where it belongs."""
 
         def init(key):
-            return model.split(model.init_params(key, self.policy))[0]
+            return model.partition(model.init_params(key, self.policy))[0]
 
         return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
@@ -155,12 +154,9 @@ class Programs:
 
     def abstract_state(self, phase: str) -> train_step.TrainState:
         """Shapes, dtypes and shardings of a phase's state, to restore it by."""
-        shapes = jax.eval_shape(
-            lambda: train_step.init_state(
-                model.split(model.init_params(jax.random.key(0), self.policy))[0],
-                self.txs[phase],
-            )
-        )
+        trained = model.partition(model.abstract_params(self.policy))[0]
+        init = functools.partial(train_step.init_state, tx=self.txs[phase])
+        shapes = jax.eval_shape(init, trained)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
@@ -183,11 +179,11 @@ def choose_attention(
     if compute.attention != "auto":
         return compute.attention
     platform = mesh.devices.flat[0].platform
-    if platform == "tpu" and packed.is_supported(policy):
+    if platform == "tpu" and splash.is_supported(policy):
         return "splash"
     if platform == "gpu":
         shape = (*microbatch, *lengths)
-        equal = fused.equals_plain(policy, shape, compute.dtype, compute.attention_chunk)
+        equal = cudnn.equals_plain(policy, shape, compute.dtype, compute.attention_chunk)
         if all(processes.everyones("equal" if equal else "")):
             return "cudnn"
     return "plain"

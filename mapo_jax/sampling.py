@@ -21,7 +21,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from mapo_jax import model, sharding
-from mapo_jax.attention import ABSENT, Segment
+from mapo_jax.model import ABSENT, Segment
 from mapo_jax.rollouts import Rollouts
 
 _BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from mapo_jax import attention, fused, model, packed, sharding
+from mapo_jax import model, sharding
+from mapo_jax.model import cudnn, splash
 from mapo_jax.rollouts import Rollouts
 
 # Kernels of TPUs and GPUs, and what computes the same on any device, for tests.
-_PACKED = {"splash": {"interpret": False}, "splash_interpreted": {"interpret": True}}
-_FUSED = {"cudnn": {"implementation": "cudnn"}, "cudnn_imitated": {"implementation": "xla"}}
+_SPLASH = {"splash": {"interpret": False}, "splash_interpreted": {"interpret": True}}
+_CUDNN = {"cudnn": {"implementation": "cudnn"}, "cudnn_imitated": {"implementation": "xla"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ScoringConfig:
     remat: bool = True  # recompute each layer in the backward pass
     head_chunk: int = 0  # tokens of a batch shard per piece of the LM head; 0: all at once
     attention_chunk: int = 0  # queries per piece of attention; 0: all at once
-    attention: str = "plain"  # or of `_PACKED` or `_FUSED`
+    attention: str = "plain"  # or of `_SPLASH` or `_CUDNN`
     entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
 
 
@@ -55,16 +56,16 @@ def score(
     stream = jnp.concatenate(
         [jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1)), tokens[..., :-1]], -1
     )
-    if settings.attention in _PACKED:
-        row, packed_tokens, positions = packed.pack(rollouts, stream)
-        passes["attend"] = packed.make_attend(row, lengths, **_PACKED[settings.attention])
+    if settings.attention in _SPLASH:
+        row, packed_tokens, positions = splash.pack(rollouts, stream)
+        passes["attend"] = splash.make_attend(row, lengths, **_SPLASH[settings.attention])
         hidden, _ = model.forward(params, config, packed_tokens, positions, **passes)
-        hidden = packed.unpack(hidden, row)
+        hidden = splash.unpack(hidden, row)
     else:
         passes["attend"] = (
-            functools.partial(attention.attend, chunk=settings.attention_chunk)
+            functools.partial(model.attend, chunk=settings.attention_chunk)
             if settings.attention == "plain"
-            else functools.partial(fused.attend, **_FUSED[settings.attention])
+            else functools.partial(cudnn.attend, **_CUDNN[settings.attention])
         )
         prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
         steps = jnp.arange(tokens.shape[2])[None, None]

@@ -62,14 +62,12 @@ def state_shardings(
 ) -> TrainState:
     """The state's tree with a sharding for each array: moments lie where their parameters do."""
     replicated: Any = sharding.replicated(mesh)
-    params = sharding.shardings(mesh, model.split(model.logical_axes(config))[0])
+    params = sharding.shardings(mesh, model.partition(model.logical_axes(config))[0])
     initable: Any = tx
     opt_state = optax.tree_utils.tree_map_params(
         initable,
         lambda _, s: s,
-        jax.eval_shape(
-            lambda: tx.init(model.split(model.init_params(jax.random.key(0), config))[0]),
-        ),
+        jax.eval_shape(tx.init, model.partition(model.abstract_params(config))[0]),
         params,
         transform_non_params=lambda _: replicated,
     )
@@ -140,11 +138,6 @@ def _sum_count(x, mask):
     return jnp.where(mask, x, 0.0).sum(), mask.sum().astype(jnp.float32)
 
 
-def cast(params: model.Params, dtype: str) -> model.Params:
-    """The sampler's cast of the weights: that which scorer and trainer make as they use them."""
-    return jax.tree.map(lambda x: x.astype(dtype), params)
-
-
 def make_train_step(
     config: model.ModelConfig,
     settings: scoring.ScoringConfig,
@@ -182,7 +175,7 @@ def make_train_step(
     shardings = state_shardings(config, tx, mesh)
 
     def loss(params, frozen, batch, weights):
-        whole = model.join(params, frozen)
+        whole = model.combine(params, frozen)
         logps, entropies = scoring.score(whole, config, batch.rollouts, settings, dtype)
         return loss_fn(logps, entropies, batch, weights)
 

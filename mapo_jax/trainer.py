@@ -221,11 +221,11 @@ class _Run:
         return "rl" if index >= self.config.warmup.steps else "warmup"
 
     def _whole(self, params: model.Params) -> model.Params:
-        return model.join(params, self.frozen)
+        return model.combine(params, self.frozen)
 
     def _serving(self) -> model.Params:
         """The policy as the sampler wants it."""
-        return model.join(self.programs.serve(self.state.params), self.served)
+        return model.combine(self.programs.serve(self.state.params), self.served)
 
     def _key(self, step: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(self.key, step), purpose)

@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mapo_jax import attention
-from mapo_jax.attention import ABSENT, Segment
+from mapo_jax import model
+from mapo_jax.model import ABSENT, Segment, attention
 
 P, G, T, S, H = 2, 3, 5, 4, 6
-attend = jax.jit(attention.attend, static_argnums=3)
+attend = jax.jit(model.attend, static_argnums=3)
 
 
 def softmax_attention(q, positions, segments):

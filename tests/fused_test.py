@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax._src.cudnn import fused_attention_stablehlo as kernels
 from packed_test import CONFIG, PLAIN, value_and_gradients
 
-from mapo_jax import attention, fused
-from mapo_jax.attention import ABSENT, Segment
+from mapo_jax import model
+from mapo_jax.model import ABSENT, Segment, cudnn
 
 IMITATED = dataclasses.replace(PLAIN, attention="cudnn_imitated")
 WINDOWED = dataclasses.replace(CONFIG, windows=(5, 0))
@@ -30,14 +30,14 @@ def test_it_equals_the_plain_path(config, mesh_shape):
 
 def test_it_becomes_cudnns_kernels(monkeypatch):
     """Lowered for a GPU that is not here: cuDNN's own checks of shapes and dtypes pass."""
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: False)
-    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+    monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(kernels, "check_compute_capability", lambda capability: False)
+    monkeypatch.setattr(kernels, "is_cuda_compute_capability_equal", lambda capability: False)
 
     def loss(q, k, v, own_k, own_v):
         prefix = Segment(k, v, jnp.full((2, 7), ABSENT))
         own = Segment(own_k, own_v, positions)
-        return fused.attend(q, positions, [prefix, own], scale=1.0).astype(jnp.float32).sum()
+        return cudnn.attend(q, positions, [prefix, own], scale=1.0).astype(jnp.float32).sum()
 
     positions = jnp.broadcast_to(jnp.arange(5), (2, 3, 5))
     sizes = [(2, 3, 5, 4, 64), (2, 2, 7, 64), (2, 2, 7, 64), (2, 2, 3, 5, 64), (2, 2, 3, 5, 64)]
@@ -52,7 +52,7 @@ def test_it_becomes_cudnns_kernels(monkeypatch):
 
 def equals_plain(**options):
     options = {"implementation": "xla", "dtype": "bfloat16", "config": CONFIG} | options
-    return fused.equals_plain(shape=(2, 3, 9, 12), chunk=4, **options)
+    return cudnn.equals_plain(shape=(2, 3, 9, 12), chunk=4, **options)
 
 
 def test_what_equals_is_taken():
@@ -68,7 +68,7 @@ def test_what_cannot_run_is_not():
 @pytest.mark.parametrize("fault", [lambda x: 1.05 * x, lambda x: x.at[0, 0, 0].add(0.3), jnp.log])
 def test_a_wrong_result_is_not(monkeypatch, part, fault):
     """A fault of the output, of the gradient of queries or of keys; the fourth time of nothing."""
-    right = attention.attend
+    right = model.attend
 
     @jax.custom_vjp
     def wrong(q, k, v):
@@ -96,5 +96,5 @@ def test_a_wrong_result_is_not(monkeypatch, part, fault):
         return [Segment(*parts) for parts in zip(k, v, places, strict=True)]
 
     positions, places = None, None
-    monkeypatch.setattr(fused, "attend", attend)
+    monkeypatch.setattr(cudnn, "attend", attend)
     assert equals_plain() == (part == 3)

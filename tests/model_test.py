@@ -8,7 +8,7 @@ import optax
 import pytest
 import small
 
-from mapo_jax import attention, model, sampling, scoring, sharding
+from mapo_jax import model, sampling, scoring, sharding
 
 LLAMA = model.ModelConfig(
     vocab_size=40,
@@ -36,7 +36,7 @@ GEMMA = dataclasses.replace(
 )
 FAMILIES = CONFIGS | {
     "llama3": dataclasses.replace(
-        LLAMA, head_dim=8, rope_scaling=attention.RopeScaling(8.0, 0.05, 0.4, 40)
+        LLAMA, head_dim=8, rope_scaling=model.RopeScaling(8.0, 0.05, 0.4, 40)
     ),
     "mistral": dataclasses.replace(LLAMA, windows=(3, 3)),
     "gemma2": dataclasses.replace(GEMMA, windows=(2, 0), attention_softcap=1.5, logits_softcap=3.0),
@@ -45,7 +45,7 @@ FAMILIES = CONFIGS | {
         windows=(2, 0),
         qk_norm=True,
         local_rope_theta=100.0,
-        rope_scaling=attention.RopeScaling(4.0),
+        rope_scaling=model.RopeScaling(4.0),
     ),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -172,7 +172,7 @@ def test_no_token_sees_a_later_one(config):
 def test_parameter_tree_is_pinned():
     """Checkpoints and the pretrained loaders rely on these names and shapes."""
     config = dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True)
-    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    shapes = model.abstract_params(config)
     assert {
         jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves(shapes)
     } == {
@@ -195,7 +195,7 @@ def test_parameter_tree_is_pinned():
         "layers/v/kernel": (2, 16, 2, 8),
     }
     assert {x.dtype for _, x in leaves(shapes)} == {np.dtype("float32")}
-    plain = jax.eval_shape(lambda: model.init_params(jax.random.key(0), LLAMA))
+    plain = model.abstract_params(LLAMA)
     extra = {".k.bias", ".q.bias", ".v.bias", ".q_norm.scale", ".k_norm.scale"}
     assert len(leaves(plain)) == len(leaves(shapes)) - len(extra) - 1  # and the head
 
@@ -207,7 +207,7 @@ def leaves(tree):
 @every_config
 def test_logical_axes_name_every_dimension(config):
     axes = model.logical_axes(config)
-    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    shapes = model.abstract_params(config)
     sizes = {
         "layers": config.num_layers,
         "embed": config.embed_dim,
@@ -280,11 +280,11 @@ LORA = dataclasses.replace(
 
 def test_fresh_adapters_change_nothing():
     params = init_params(jax.random.key(0), LORA)
-    trained, frozen = model.split(params)
+    trained, frozen = model.partition(params)
     assert {*trained["layers"]} == {f"{name}_lora" for name in model.LORA_TARGETS}
     plain = init_params(jax.random.key(0), CONFIGS["qwen2"])
     jax.tree.map(np.testing.assert_array_equal, frozen, plain)
-    joined = model.join(trained, frozen)
+    joined = model.combine(trained, frozen)
     assert jax.tree.structure(joined) == jax.tree.structure(params)
     tokens = small.rollouts().tokens[0]
     np.testing.assert_array_equal(
@@ -298,7 +298,7 @@ def test_merged_adapters_compute_the_same():
     assert config == CONFIGS["qwen2"]
     logits = apply(merged, config, tokens)
     np.testing.assert_allclose(logits, apply(params, LORA, tokens), atol=1e-4)
-    without = apply(model.split(params)[1], config, tokens)
+    without = apply(model.partition(params)[1], config, tokens)
     assert np.abs(logits - without).max() > 1
     same, config = model.merge_adapters(merged, config)  # nothing left to merge
     assert same is merged

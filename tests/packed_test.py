@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import small
 
-from mapo_jax import model, packed, scoring, sharding
+from mapo_jax import model, scoring, sharding
+from mapo_jax.model import splash
 
 CONFIG = dataclasses.replace(
     small.CONFIG, num_heads=4, num_kv_heads=2, head_dim=16, num_layers=2, qk_norm=True
@@ -49,9 +50,9 @@ def test_it_equals_the_plain_path(mesh_shape):
 
 
 def test_who_sees_whom():
-    row = packed.Row(prompt=3, group=2, response=2)
+    row = splash.Row(prompt=3, group=2, response=2)
     assert (row.length, row.block, row.padded) == (7, 128, 128)
-    seen = packed._Tree(row)[slice(0, 7), slice(0, 7)].astype(int).tolist()
+    seen = splash._Tree(row)[slice(0, 7), slice(0, 7)].astype(int).tolist()
     assert seen == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -64,13 +65,13 @@ def test_who_sees_whom():
 
 
 def test_a_row_is_whole_blocks():
-    row = packed.Row(2048, 12, 2048)
+    row = splash.Row(2048, 12, 2048)
     assert row.padded == row.length == 13 * 2048
     assert row.padded % row.block == 0
-    assert packed.Row(100, 4, 100).padded == 512
+    assert splash.Row(100, 4, 100).padded == 512
 
 
 def test_what_it_computes():
-    assert packed.is_supported(CONFIG)
-    assert not packed.is_supported(dataclasses.replace(CONFIG, windows=(4, 0)))
-    assert not packed.is_supported(dataclasses.replace(CONFIG, attention_softcap=5.0))
+    assert splash.is_supported(CONFIG)
+    assert not splash.is_supported(dataclasses.replace(CONFIG, windows=(4, 0)))
+    assert not splash.is_supported(dataclasses.replace(CONFIG, attention_softcap=5.0))

@@ -9,7 +9,7 @@ import small
 import trainer_test
 from etils import epath
 
-from mapo_jax import attention, errors, model, policy, pretrained, sharding, trainer
+from mapo_jax import errors, model, policy, pretrained, sharding, trainer
 from mapo_jax.text import load_tokenizer
 
 TOKENIZER = "mapo_jax/tasks/arithmetic.model"
@@ -57,7 +57,7 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
     config = small.replace(
         small.CONFIG,
         windows=(3, 0),
-        rope_scaling=attention.RopeScaling(8.0, 1.0, 4.0, 64),
+        rope_scaling=model.RopeScaling(8.0, 1.0, 4.0, 64),
         lora_rank=2,
         lora_alpha=4.0,
         lora_targets=("q", "down"),
@@ -109,9 +109,9 @@ def adapted(folder, tmp_path_factory, pytestconfig):
 
 def test_only_adapters_are_trained_and_kept(adapted, folder):
     found = policy.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
-    trained, frozen = model.split(found.params)
+    trained, frozen = model.partition(found.params)
     assert {*trained["layers"]} == {"q_lora", "down_lora"}
-    base = small.params(policy._plain(found.model))
+    base = small.params(model.without_adapters(found.model))
     jax.tree.map(np.testing.assert_array_equal, frozen, base)
     assert all(np.abs(b).max() > 0 for b in jax.tree.leaves(trained))  # B was 0
     rows = trainer_test.lines(adapted)
@@ -125,7 +125,7 @@ def test_an_export_is_the_merged_policy(adapted, tmp_path):
     found = policy.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
     assert policy.export(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
     config, params, tokenizer = pretrained.load(tmp_path / "out")
-    assert config == policy._plain(found.model)
+    assert config == model.without_adapters(found.model)
     assert tokenizer.vocab_size == config.vocab_size
     tokens = small.rollouts(vocab_size=config.vocab_size).tokens[0]
     expected = model.apply(found.params, found.model, tokens)
@@ -152,10 +152,10 @@ def test_open_reads_a_run_or_a_folder(adapted, folder):
     config = micro(folder)
     run = policy.open(config, epath.Path(adapted))
     assert run.name == f"step 2 of {adapted}"
-    assert model.split(run.params)[1]
+    assert model.partition(run.params)[1]
     base = policy.open(config, None, str(folder))
     assert base.name == str(folder)
-    assert base.model == policy._plain(run.model)
+    assert base.model == model.without_adapters(run.model)
     with pytest.raises(errors.UserError, match="holds no checkpoint"):
         policy.open(config, epath.Path("nowhere"))
 

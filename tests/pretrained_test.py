@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 import small
 
-from mapo_jax import attention, errors, model, pretrained, sampling, sharding
+from mapo_jax import errors, model, pretrained, sampling, sharding
 from mapo_jax.pretrained import configs, weights
 from mapo_jax.text import load_tokenizer
 
@@ -27,11 +27,11 @@ GEMMA = small.replace(
     scale_embeddings=True,
     query_scale=9.0,
 )
-LLAMA3 = attention.RopeScaling(8.0, 1.0, 4.0, 32)
+LLAMA3 = model.RopeScaling(8.0, 1.0, 4.0, 32)
 ARCHITECTURES = {
     "llama": LLAMA,
     "llama3": small.replace(LLAMA, tie_embeddings=True, rope_scaling=LLAMA3),
-    "llama_linear": small.replace(LLAMA, rope_scaling=attention.RopeScaling(4.0)),
+    "llama_linear": small.replace(LLAMA, rope_scaling=model.RopeScaling(4.0)),
     "mistral": small.replace(LLAMA, windows=(3, 3)),
     "qwen2": small.replace(LLAMA, qkv_bias=True, rope_theta=1e6),
     "qwen2_windows": small.replace(LLAMA, qkv_bias=True, windows=(0, 5)),
@@ -43,7 +43,7 @@ ARCHITECTURES = {
         qk_norm=True,
         local_rope_theta=1e4,
         rope_theta=1e6,
-        rope_scaling=attention.RopeScaling(8.0),
+        rope_scaling=model.RopeScaling(8.0),
     ),
 }
 every_architecture = pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -314,7 +314,7 @@ STYLES = {
             "query_scale": 8.0,
             "rope_theta": 1e6,
             "local_rope_theta": 1e3,
-            "rope_scaling": attention.RopeScaling(8.0),
+            "rope_scaling": model.RopeScaling(8.0),
             "num_kv_heads": 4,
             "head_dim": 8,
         },

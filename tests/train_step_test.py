@@ -100,7 +100,7 @@ LORA = small.replace(CONFIG, lora_rank=3, lora_alpha=6.0, lora_targets=("q", "o"
 def test_adapters_have_the_gradient_of_the_weights_they_add_to(mesh_shape):
     """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
     step, mesh = build(mesh_shape, config=LORA)
-    trained, frozen = model.split(small.params(LORA))
+    trained, frozen = model.partition(small.params(LORA))
     shardings = train_step.state_shardings(LORA, KEEP, mesh)
     state = jax.device_put(train_step.init_state(trained, KEEP), shardings)
     on_mesh = jax.device_put(batch(), sharding.by_prompt(mesh))

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapo_jax import errors
-from mapo_jax.attention import RopeScaling
-from mapo_jax.model import ModelConfig
+from mapo_jax.model import ModelConfig, RopeScaling
 
 
 class Family(NamedTuple):

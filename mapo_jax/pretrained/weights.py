@@ -45,7 +45,7 @@ class _Array(NamedTuple):
 
 def _arrays(config: model.ModelConfig) -> model.Params:
     """The tree of the parameters with an `_Array` for each."""
-    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
+    shapes = model.abstract_params(config)
     norms = {
         "attention_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",

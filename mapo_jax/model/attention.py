@@ -6,9 +6,7 @@ positions alone: `key position <= query position` is causality, padding and ring
 because an absent key has position `ABSENT`.
 """
 
-import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import chex
@@ -16,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from mapo_jax.model.config import RopeScaling
 
 ABSENT = np.iinfo(np.int32).max
 _MASKED = -1e30  # finite, so that a query that sees no key at all (padding) stays finite
@@ -29,30 +29,6 @@ class Segment(NamedTuple):
     k: Array  # [P, K, S, H] shared by the group, or [P, K, G, S, H] own
     v: Array  # as k
     positions: Array  # i32[P, S] or i32[P, G, S]; ABSENT where there is no key
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Longer contexts by slower rotations.
-
-    With `original_length` 0 all frequencies are divided by `factor` (linear). Else, as Llama 3.1
-    does: those that turn less than `low_freq_factor` times in the original length are, those that
-    turn more than `high_freq_factor` times stay, and between the two it goes over evenly.
-    """
-
-    factor: float
-    low_freq_factor: float = 0.0  # turns
-    high_freq_factor: float = 0.0  # turns
-    original_length: int = 0  # tokens; 0: linear
-
-    def __call__(self, frequencies: Array) -> Array:
-        """Scales frequencies f32[H/2], radians a token."""
-        if not self.original_length:
-            return frequencies / self.factor
-        turns = self.original_length * frequencies / (2 * math.pi)
-        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        kept = jnp.clip(kept, 0.0, 1.0)
-        return kept * frequencies + (1 - kept) * frequencies / self.factor
 
 
 def rope_angles(

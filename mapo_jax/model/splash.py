@@ -20,7 +20,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.sharding import PartitionSpec
 
-from mapo_jax import model, sharding
+from mapo_jax import sharding
+from mapo_jax.model import config
 from mapo_jax.rollouts import Rollouts
 
 _LANES = 128  # the last axis of a TPU's registers
@@ -49,7 +50,7 @@ class Row:
         return -(-self.length // self.block) * self.block
 
 
-def is_supported(config: model.ModelConfig) -> bool:
+def is_supported(config: config.ModelConfig) -> bool:
     """Whether a policy's attention is the kernel's: windows and soft caps are not."""
     return not config.windows and not config.attention_softcap
 

@@ -17,8 +17,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from mapo_jax import attention, model, sharding
-from mapo_jax.attention import ABSENT, Segment
+from mapo_jax import sharding
+from mapo_jax.model import attention, config
+from mapo_jax.model.attention import ABSENT, Segment
 
 
 def attend(
@@ -89,7 +90,7 @@ def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
 
 
 def equals_plain(
-    config: model.ModelConfig,
+    config: config.ModelConfig,
     shape: tuple[int, int, int, int],
     dtype: str,
     chunk: int,

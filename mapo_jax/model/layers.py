@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
+from mapo_jax.model.config import ModelConfig
 
 Names = tuple[str | None, ...]  # logical axes of an array
 
@@ -131,3 +132,28 @@ class Linear(nn.Module):
             wide = rounded(bias, self.axes[n:], x.dtype)
             out = (out + wide.reshape((1,) * (x.ndim - n) + wide.shape)).astype(x.dtype)
         return out
+
+
+class Norm(nn.Module):
+    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result is of `dtype`."""
+
+    config: ModelConfig
+    axis: str
+    dtype: Any = None  # None: that of the parameters
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
+        init = nn.with_logical_partitioning(init, (self.axis,))
+        scale: Any = self.param("scale", init, x.shape[-1:])
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
+        dtype = self.dtype or scale.dtype
+        factor = rounded(scale, (self.axis,), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        factor = 1 + factor if self.config.norm_offset else factor
+        return (wide * (inverse * factor)).astype(dtype)
+
+
+def init(scale: float) -> Callable:
+    """The initializer of a matrix: normal, of variance `scale` / its inputs."""
+    return nn.initializers.variance_scaling(scale, "fan_in", "normal")

@@ -1,14 +1,10 @@
 """The policy: one Flax Linen decoder for the Llama, Mistral, Qwen2/2.5/3 and Gemma 2/3 families.
 
-Flax stays in this file, behind pure functions; elsewhere parameters are nested dicts of arrays.
+Flax stays in this room, behind pure functions; elsewhere parameters are nested dicts of arrays.
 The layers' are stacked, [L, ...]: scoring scans over them, decoding takes them apart once, outside
 its loop. A pass returns its keys and values; the prompt pass's are the response pass's prefix.
-
-With LoRA (arXiv 2106.09685) each adapted matrix `q` has a pair `q_lora` beside it, and a run trains
-those alone: `split` parts them from the frozen base.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,87 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
-from mapo_jax.attention import ABSENT, RopeScaling, Segment, attend, rope_angles, rotate
-from mapo_jax.linear import Linear, lookup, product, rounded
+from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate
+from mapo_jax.model.config import ModelConfig
+from mapo_jax.model.layers import Linear, Norm, init, lookup, product, rounded
+from mapo_jax.model.lora import SUFFIX, Lora, Params
 
-Params = Any  # nested dict of arrays
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The architecture's numbers; hashable, so that it can be a static argument."""
-
-    vocab_size: int  # V
-    num_layers: int  # L
-    embed_dim: int  # D
-    num_heads: int  # N
-    num_kv_heads: int  # K, divides N
-    head_dim: int  # H, even; need not be D / N
-    mlp_dim: int  # F
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    tie_embeddings: bool = True  # the head is the transposed embedding
-    qkv_bias: bool = False  # Qwen2, Qwen2.5
-    qk_norm: bool = False  # Qwen3, Gemma 3
-    rope_scaling: RopeScaling | None = None  # Llama 3.1 and later; Gemma 3, in layers that see all
-    windows: tuple[int, ...] = ()  # tokens each layer sees, the own included, 0: all; (): all do
-    local_rope_theta: float = 0.0  # rope_theta, unscaled, of layers with a window; 0: as the others
-    activation: str = "silu"  # or "gelu_tanh": Gemma
-    post_norms: bool = False  # Gemma: norms after attention and MLP as well
-    norm_offset: bool = False  # Gemma: norms multiply by 1 + scale
-    scale_embeddings: bool = False  # Gemma: embeddings are multiplied by sqrt(D)
-    query_scale: float = 0.0  # queries are divided by its root; 0: head_dim
-    attention_softcap: float = 0.0  # Gemma 2: cap * tanh(scores / cap); 0: none
-    logits_softcap: float = 0.0  # Gemma 2, the same of logits
-    max_positions: int = 0  # tokens of prompt and response it was trained for; 0: not known
-    lora_rank: int = 0  # 0: no adapters
-    lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
-    lora_targets: tuple[str, ...] = ()  # of LORA_TARGETS
-
-
-LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-_LORA = "_lora"  # q_lora is the adapter of q
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
-
-
-def _init(scale: float):
-    return nn.initializers.variance_scaling(scale, "fan_in", "normal")
-
-
-class Norm(nn.Module):
-    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result is of `dtype`."""
-
-    config: ModelConfig
-    axis: str
-    dtype: Any = None  # None: that of the parameters
-
-    @nn.compact
-    def __call__(self, x):
-        init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
-        init = nn.with_logical_partitioning(init, (self.axis,))
-        scale: Any = self.param("scale", init, x.shape[-1:])
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
-        dtype = self.dtype or scale.dtype
-        factor = rounded(scale, (self.axis,), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        factor = 1 + factor if self.config.norm_offset else factor
-        return (wide * (inverse * factor)).astype(dtype)
-
-
-class Lora(nn.Module):
-    """x A B alpha / rank: what is trained of a frozen matrix. B is 0 at first."""
-
-    config: ModelConfig
-    axes: tuple[str, ...]  # logical, of what goes in and what comes out
-    features: tuple[int, ...]  # sizes of what comes out
-
-    @nn.compact
-    def __call__(self, x):
-        c, n_in = self.config, len(self.axes) - len(self.features)
-        zeros = nn.initializers.zeros
-        x = Linear((*self.axes[:n_in], None), (c.lora_rank,), _init(1.0), name="a")(x)
-        x = Linear((None, *self.axes[n_in:]), self.features, zeros, name="b")(x)
-        return x * (c.lora_alpha / c.lora_rank)
 
 
 class Kind(NamedTuple):
@@ -158,9 +79,9 @@ class Block(nn.Module):
             return Norm(c, axis, self.dtype, name=name)(y)
 
         def linear(y, name, axes, *features, scale=1.0, bias=False):
-            out = Linear(axes, features, _init(scale), bias, name=name)(y)
+            out = Linear(axes, features, init(scale), bias, name=name)(y)
             if name in c.lora_targets:
-                out += Lora(c, axes, features, name=name + _LORA)(y)
+                out += Lora(c, axes, features, name=name + SUFFIX)(y)
             return out
 
         def heads(y, n, name, axis):
@@ -266,40 +187,14 @@ def logical_axes(config: ModelConfig) -> Params:
     return jax.tree.map(lambda b: b.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def split(params: Params) -> tuple[Params, Params]:
-    """Parts the tree of a policy (or of its axes) in what is trained and what is frozen.
-
-    The adapters and the rest; where there are no adapters, everything and {}.
-    """
-    layers = params["layers"]
-    adapters = {name: layers[name] for name in layers if name.endswith(_LORA)}
-    if not adapters:
-        return params, {}
-    rest = {name: layers[name] for name in layers if name not in adapters}
-    return {"layers": adapters}, {**params, "layers": rest}
+def abstract_params(config: ModelConfig) -> Params:
+    """The tree of `init_params` as shapes and dtypes; nothing is computed."""
+    return jax.eval_shape(lambda: init_params(jax.random.key(0), config))
 
 
-def join(trained: Params, frozen: Params | None) -> Params:
-    """The inverse of `split`."""
-    if not frozen:
-        return trained
-    return {**frozen, "layers": {**frozen["layers"], **trained["layers"]}}
-
-
-def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
-    """The policy without adapters that computes the same: W + A B alpha / rank, in W's dtype."""
-    adapters, frozen = split(params)
-    if not frozen:
-        return params, config
-    layers = dict(frozen["layers"])
-    for name, ab in adapters["layers"].items():
-        name, kernel = name.removesuffix(_LORA), layers[name.removesuffix(_LORA)]["kernel"]
-        a, b = (ab[x]["kernel"].astype(jnp.float32) for x in "ab")
-        change = jnp.einsum("l...r,lrx->l...x", a, b.reshape(*b.shape[:2], -1))
-        change = change.reshape(kernel.shape) * (config.lora_alpha / config.lora_rank)
-        layers[name] = {**layers[name], "kernel": (kernel + change).astype(kernel.dtype)}
-    plain = dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets=())
-    return {**frozen, "layers": layers}, plain
+def cast(params: Params, dtype: Any) -> Params:
+    """The parameters in another dtype: what a layer makes of them as it uses them."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def embed(params: Params, config: ModelConfig, tokens: Array, dtype: Any = None) -> Array:
@@ -353,7 +248,7 @@ def forward(
         positions i32[P, S].
       remat: recompute each layer in the backward pass.
       dtype: to compute in; None: that of the parameters.
-      attend: `attention.attend`, or what equals it on some device: see packed.py and fused.py.
+      attend: `attention.attend`, or what equals it on some device: see splash.py and cudnn.py.
 
     Returns:
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
