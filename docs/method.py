@@ -1,6 +1,6 @@
 """Draws the figures of docs/method.md and rewrites its tables: `python docs/method.py`.
 
-Everything is computed from the registry by `mapo_jax.faults`, so that page and code cannot
+Everything is computed from the registry by `advantages.diagnostics`, so that page and code cannot
 disagree. A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from mapo_jax import advantages, faults  # noqa: E402
-from mapo_jax.advantages import paper  # noqa: E402
+from mapo_jax import advantages  # noqa: E402
+from mapo_jax.advantages import diagnostics, paper  # noqa: E402
 from mapo_jax.report.figures import ARMS, GRID, INK, MUTED  # noqa: E402
 
 PAGE = DOCS / "method.md"
@@ -62,7 +62,7 @@ CASES = {
 LIMITS = {
     "mapo": (
         lambda p: 4 * np.sqrt(p * (1 - p)) + (1 - 2 * p) ** 2 / p,
-        lambda p: faults.mapo_objective(p) - faults.mapo_objective(0.5),
+        lambda p: diagnostics.mapo_objective(p) - diagnostics.mapo_objective(0.5),
     ),
     "grpo": (lambda p: 1 / np.sqrt(p * (1 - p)), lambda p: 2 * np.arcsin(np.sqrt(p)) - np.pi / 2),
     "apd": (lambda p: 1 / p, lambda p: np.log(2 * p)),
@@ -81,9 +81,9 @@ BETAS = (
 
 @functools.cache
 def binary(case, G):
-    """`faults.binary` of a case."""
+    """`diagnostics.binary` of a case."""
     advantage, options = CASES[case]
-    return faults.binary(advantage, G, **options)
+    return diagnostics.binary(advantage, G, **options)
 
 
 def example_group(rewards_G):
@@ -112,9 +112,9 @@ def family():
 
 def examples():
     """The smallest advantage of the paper's groups."""
-    rows = [("advantage", *(f"min A of {example_group(g)}" for g in faults.EXAMPLES))]
+    rows = [("advantage", *(f"min A of {example_group(g)}" for g in diagnostics.EXAMPLES))]
     for case in ("grpo", "dr_grpo", "tree_rpo", "apd", "mapo_linear", "mapo"):
-        worst = faults.values(CASES[case][0], faults.EXAMPLES).min(1)
+        worst = diagnostics.values(CASES[case][0], diagnostics.EXAMPLES).min(1)
         rows.append((f"`{case}`", *(f"{a:.3f}" for a in worst)))
     return rows
 
@@ -132,15 +132,15 @@ def _fault(measure, verdicts, numbers, head):
 
 
 def reversion():
-    """`faults.reversion` of every case."""
+    """`diagnostics.reversion` of every case."""
     head = ("advantage", "paper's example", "the introduction's", "0/1 rewards")
-    return _fault(faults.reversion, ("paper", "intro", "binary"), ("share", "size"), head)
+    return _fault(diagnostics.reversion, ("paper", "intro", "binary"), ("share", "size"), head)
 
 
 def mirror():
-    """`faults.mirror` of every case."""
+    """`diagnostics.mirror` of every case."""
     head = ("advantage", "paper's example", "0/1 rewards")
-    return _fault(faults.mirror, ("paper", "binary"), ("share", "distance"), head)
+    return _fault(diagnostics.mirror, ("paper", "binary"), ("share", "distance"), head)
 
 
 def ratio():
@@ -162,7 +162,7 @@ def identities():
     """The rows of `beta_norm` that are other entries, measured over all p = k/16."""
     rows = [("a, b", "entry", "factor", "measured, smallest and largest")]
     for a, b, case, factor in BETAS:
-        of_beta = faults.binary("beta_norm", 16, a=a, b=b)["w"][1:-1]
+        of_beta = diagnostics.binary("beta_norm", 16, a=a, b=b)["w"][1:-1]
         quotients = of_beta / binary(case, 16)["w"][1:-1]
         measured = f"{quotients.min():.4f}, {quotients.max():.4f}"
         rows.append((f"{a:g}, {b:g}", f"`{case}`", factor, measured))
@@ -299,12 +299,12 @@ def method_objectives(figure):
 
     def curves(case):
         advantage, options = CASES[case]
-        F = faults.objective(advantage, 8, PS, **options)
+        F = diagnostics.objective(advantage, 8, PS, **options)
         return [(PS, F / _total(case), {"color": ARMS[1]})]
 
     def _total(case):
         advantage, options = CASES[case]
-        return faults.objective(advantage, 8, [1.0], **options)[0]
+        return diagnostics.objective(advantage, 8, [1.0], **options)[0]
 
     label = "F(p) / F(1), G = 8 (grey: p itself)"
     _small_multiples(figure, curves, (-0.02, 1.05), [(PS, PS, {})], label)
@@ -376,10 +376,10 @@ def method_examples(figure):
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     shown = ("grpo", "dr_grpo", "gpg", "tree_rpo", "apd", "mapo")
     scale = {"gpg": 0.6}  # the value of the paper's fig. 3
-    for g, (ax, group) in enumerate(zip(axes.flat, faults.EXAMPLES, strict=True)):
+    for g, (ax, group) in enumerate(zip(axes.flat, diagnostics.EXAMPLES, strict=True)):
         ax.axhline(0, color=MUTED, linewidth=0.8)
         for i, case in enumerate(shown):
-            A = scale.get(case, 1) * faults.values(CASES[case][0], faults.EXAMPLES)[g]
+            A = scale.get(case, 1) * diagnostics.values(CASES[case][0], diagnostics.EXAMPLES)[g]
             color = ARMS[0] if case == "mapo" else MUTED
             ax.bar(i + 0.2 * (np.arange(4) - 1.5), A, 0.17, color=color)
             ax.text(i - 0.3, min(A) - 0.08, f"{min(A):.2f}", ha="center", va="top", fontsize=8)
@@ -397,7 +397,7 @@ def method_edges(figure):
     sizes, place_G = np.arange(2, 17), np.arange(16)
     there = place_G < sizes[:, None]  # a group for each size; what has no reward does not count
     for case, spot in (("mapo", (9.6, 11.3)), ("grpo", (11, 4.2)), ("dr_grpo", (10.3, 0.6))):
-        A = faults.values(case, np.where(there, 0.1 * (place_G == 0), np.nan))[:, 0]
+        A = diagnostics.values(case, np.where(there, 0.1 * (place_G == 0), np.nan))[:, 0]
         lone.plot(sizes, A, marker=MARKERS[case], markersize=3.5, color=COLORS[case])
         label = {"mapo": "mapo, apd:\nG - 1"}.get(case, case)
         lone.text(*spot, label, color=COLORS[case], ha="right" if case == "mapo" else "left")
@@ -407,7 +407,7 @@ def method_edges(figure):
     groups = np.stack([rewards, *[0 * rewards] * 3], 1)
     for eps, dash in ((0.0, "-"), (1e-6, (0, (4, 1.6)))):
         for case in ("mapo", "grpo"):
-            A = faults.values(case, groups, eps=eps)[:-1, 0]  # the last is a success
+            A = diagnostics.values(case, groups, eps=eps)[:-1, 0]  # the last is a success
             small.plot(rewards[:-1], A, color=COLORS[case], linestyle=dash)
     small.text(3e-2, 2.75, "mapo", color=COLORS["mapo"])
     small.text(3e-2, 1.48, "grpo", color=COLORS["grpo"])
@@ -416,7 +416,7 @@ def method_edges(figure):
     small.set_xticks([1e-9, 1e-6, 1e-3, 1])
 
     naive = [_naive(np.full(G, 0.9, np.float32)) for G in sizes]
-    ours = np.abs(faults.values("grpo", np.where(there, 0.9, np.nan), eps=1e-6)).max(1)
+    ours = np.abs(diagnostics.values("grpo", np.where(there, 0.9, np.nan), eps=1e-6)).max(1)
     constant.plot(sizes, naive, color=MUTED, linestyle=(0, (4, 1.6)), marker="x")
     constant.plot(sizes, ours, color=COLORS["grpo"], marker="s", markersize=3.5)
     constant.text(2, 0.075, "(r - mean) / (std + 1e-6)\nin float32", color=MUTED)

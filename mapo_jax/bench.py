@@ -20,7 +20,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from mapo_jax import advantages, model, optimizer, programs, sampling, scoring, sharding, train_step
+from mapo_jax import advantages, model, programs, sampling, sharding, training
 from mapo_jax import config as config_lib
 from mapo_jax.rollouts import Batch
 
@@ -78,7 +78,7 @@ def from_config_dict(config_dict: Mapping[str, Any]) -> Config:
 
 
 # Values do not matter here: the work is the same.
-_OPTIMIZER = optimizer.OptimizerConfig(
+_OPTIMIZER = config_lib.OptimizerConfig(
     learning_rate=1e-6,
     schedule_steps=0,
     b1=0.9,
@@ -168,13 +168,13 @@ def measure(config: Config) -> dict[str, Phase]:
     P, G = batch.prompts, batch.group
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     by_prompt = sharding.by_prompt(mesh)
-    tx = optimizer.make_optimizer(_OPTIMIZER)
-    state_shardings = train_step.state_shardings(policy, tx, mesh)
+    tx = training.make_optimizer(_OPTIMIZER)
+    state_shardings = training.state_shardings(policy, tx, mesh)
     serving = sharding.shardings(mesh, model.logical_axes(policy), sharding.GATHERED)
 
     @functools.partial(jax.jit, out_shardings=state_shardings)
     def init(key):
-        return train_step.init_state(model.init_params(key, policy), tx)
+        return training.init_state(model.init_params(key, policy), tx)
 
     settings = sampling.SamplingConfig(
         group_size=G,
@@ -190,7 +190,7 @@ def measure(config: Config) -> dict[str, Phase]:
         options = {"max_new_tokens_PG": limits_PG, "mesh": mesh}
         return sampling.sample(params, policy, tokens_PS, lengths_P, key, settings, **options)
 
-    scoring_settings = scoring.ScoringConfig(
+    scoring_settings = training.ScoringConfig(
         remat=compute.remat,
         head_chunk=compute.head_chunk,
         attention_chunk=compute.attention_chunk,
@@ -205,15 +205,15 @@ def measure(config: Config) -> dict[str, Phase]:
     microbatch = sharding.microbatch(mesh, batch.prompts, batch.microbatch)
     split = {"microbatch": microbatch, "dtype": compute.dtype}
     sample = _Compiled(sample_all)
-    score = _Compiled(train_step.make_score(policy, scoring_settings, mesh, **split))
+    score = _Compiled(training.make_score(policy, scoring_settings, mesh, **split))
     advantage = _Compiled(
         jax.jit(functools.partial(advantages.group_advantages, "mapo"), out_shardings=by_prompt)
     )
     update = _Compiled(
-        train_step.make_train_step(
+        training.make_train_step(
             policy,
             scoring_settings,
-            train_step.policy_loss(
+            training.policy_loss(
                 surrogate="clipped",
                 clip_low=0.2,
                 clip_high=0.3,

@@ -23,7 +23,7 @@ from etils import epath
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from mapo_jax import config as config_lib
-from mapo_jax import errors, model, policy, pretrained, programs, sampling, sharding, train_step
+from mapo_jax import errors, model, policy, pretrained, programs, sampling, sharding, training
 from mapo_jax.pretrained.known import KNOWN
 from mapo_jax.rollouts import Batch, Rollouts
 from mapo_jax.validation import validate
@@ -167,9 +167,9 @@ def memory(config: config_lib.Config, architecture: model.ModelConfig, mesh: Any
     axes = model.logical_axes(architecture)
     trained, frozen = model.partition(model.abstract_params(architecture))
     trained_axes, frozen_axes = model.partition(axes)
-    tx = programs.optimizer.make_optimizer(c.optimizer)
-    state = jax.eval_shape(lambda params: train_step.init_state(params, tx), trained)
-    layout = train_step.state_shardings(architecture, tx, mesh)
+    tx = training.make_optimizer(c.optimizer)
+    state = jax.eval_shape(lambda params: training.init_state(params, tx), trained)
+    layout = training.state_shardings(architecture, tx, mesh)
     width = jnp.dtype(c.compute.dtype).itemsize
     parts = {
         "parameters": _bytes(state.params, layout.params),
@@ -313,7 +313,7 @@ def compile_programs(
     )
     step: Any = made.update
     update = step.lower(made.abstract_state("rl"), batch, index, frozen)
-    sample = sampling._sample.lower(
+    sample = sampling.program.lower(
         laid_out(shapes, axes, sharding.GATHERED),
         (tokens, lengths, None, example, example),
         key,

@@ -12,18 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mapo_jax import (
-    advantages,
-    loading,
-    masked,
-    model,
-    optimizer,
-    processes,
-    sampling,
-    scoring,
-    sharding,
-    train_step,
-)
+from mapo_jax import advantages, loading, masked, model, processes, sampling, sharding, training
 from mapo_jax import config as config_lib
 from mapo_jax.model import cudnn, splash
 from mapo_jax.rollouts import Experience
@@ -49,43 +38,43 @@ class Programs:
         lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
         self.attention = choose_attention(c.compute, policy, mesh, c.batch.microbatch, lengths)
         memory["attention"] = self.attention
-        settings = scoring.ScoringConfig(
+        settings = training.ScoringConfig(
             temperature=c.rollout.temperature,
             entropy_gradient=c.algorithm.entropy > 0,
             **memory,
         )
         names = ("surrogate", "clip_low", "clip_high", "clip_dual", "beta", "kl", "entropy")
         self.txs = {
-            "warmup": optimizer.make_optimizer(
+            "warmup": training.make_optimizer(
                 dataclasses.replace(
                     c.optimizer,
                     learning_rate=c.warmup.learning_rate,
                     schedule_steps=c.warmup.schedule_steps,
                 )
             ),
-            "rl": optimizer.make_optimizer(c.optimizer),
+            "rl": training.make_optimizer(c.optimizer),
         }
-        self.warmup_step = train_step.make_train_step(
+        self.warmup_step = training.make_train_step(
             policy,
-            scoring.ScoringConfig(**memory),
-            train_step.cross_entropy_loss,
+            training.ScoringConfig(**memory),
+            training.cross_entropy_loss,
             self.txs["warmup"],
             aggregation="token_mean",
             minibatch_prompts=c.warmup.batch,
             microbatch=(c.warmup.batch, 1),
             **common,
         )
-        self.update = train_step.make_train_step(
+        self.update = training.make_train_step(
             policy,
             settings,
-            train_step.policy_loss(**{name: getattr(c.algorithm, name) for name in names}),
+            training.policy_loss(**{name: getattr(c.algorithm, name) for name in names}),
             self.txs["rl"],
             aggregation=c.algorithm.aggregation,
             minibatch_prompts=c.batch.minibatch_prompts,
             microbatch=microbatch,
             **common,
         )
-        self.score = train_step.make_score(policy, settings, microbatch=microbatch, **common)
+        self.score = training.make_score(policy, settings, microbatch=microbatch, **common)
         self.sampling = sampling.SamplingConfig(
             group_size=c.batch.group,
             max_new_tokens=c.rollout.max_new_tokens,
@@ -136,7 +125,7 @@ class Programs:
             model.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
-            phase: train_step.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
+            phase: training.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
         }
 
     def init_trained(self, key: jax.Array) -> model.Params:
@@ -147,15 +136,15 @@ class Programs:
 
         return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
-    def fresh_state(self, phase: str, params: model.Params) -> train_step.TrainState:
+    def fresh_state(self, phase: str, params: model.Params) -> training.TrainState:
         """A state with a new optimizer. One jit for the whole: it keeps every array's sharding."""
-        init = functools.partial(train_step.init_state, tx=self.txs[phase])
+        init = functools.partial(training.init_state, tx=self.txs[phase])
         return jax.jit(init, out_shardings=self.shardings[phase])(params)
 
-    def abstract_state(self, phase: str) -> train_step.TrainState:
+    def abstract_state(self, phase: str) -> training.TrainState:
         """Shapes, dtypes and shardings of a phase's state, to restore it by."""
         trained = model.partition(model.abstract_params(self.policy))[0]
-        init = functools.partial(train_step.init_state, tx=self.txs[phase])
+        init = functools.partial(training.init_state, tx=self.txs[phase])
         shapes = jax.eval_shape(init, trained)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -33,7 +33,7 @@ from mapo_jax import (
     programs,
     sharding,
     tasks,
-    train_step,
+    training,
 )
 from mapo_jax import config as config_lib
 from mapo_jax import experience as experience_lib
@@ -545,7 +545,7 @@ def _wandb_run(config: config_lib.Config, name: str, run_id: str, directory: Pat
     )
 
 
-def _values(reported: list[train_step.Metrics]) -> dict[str, float]:
+def _values(reported: list[training.Metrics]) -> dict[str, float]:
     """A step's metrics: means over its minibatches; of the ratio and the gaps, the first one only,
     where parameters are still those that sampled."""
     losses = {k: float(np.mean([m.losses[k] for m in reported])) for k in reported[0].losses}

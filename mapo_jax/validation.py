@@ -132,12 +132,12 @@ def validate(
     """
     import jax  # late, as all that imports it: mistakes elsewhere need not wait
 
-    from mapo_jax import losses, policy
+    from mapo_jax import policy, training
 
     choices = _CHOICES | {
-        "algorithm.surrogate": tuple(losses.SURROGATES),
-        "algorithm.aggregation": tuple(losses.AGGREGATIONS),
-        "algorithm.kl": tuple(losses.KLS),
+        "algorithm.surrogate": tuple(training.SURROGATES),
+        "algorithm.aggregation": tuple(training.AGGREGATIONS),
+        "algorithm.kl": tuple(training.KLS),
     }
     lines = []
     for key, (text, holds) in _LIMITS.items():

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mapo_jax import advantages, faults
+from mapo_jax import advantages
+from mapo_jax.advantages import diagnostics
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "method.md").read_text(encoding="utf-8")
@@ -54,13 +55,13 @@ def test_limits_are_those_of_the_code(name):
     w, F = method.LIMITS[name]
     scale = 2 if name == "dr_grpo" else 1
     p, step = np.arange(1, 16) / 16, 1e-6
-    np.testing.assert_allclose(w(p), scale * faults.binary(name, 16)["w"][1:-1], rtol=1e-5)
+    np.testing.assert_allclose(w(p), scale * diagnostics.binary(name, 16)["w"][1:-1], rtol=1e-5)
     np.testing.assert_allclose((F(p + step) - F(p - step)) / (2 * step), w(p), rtol=1e-6)
     assert abs(F(0.5)) < 1e-12
 
 
 def test_verdicts_of_the_tables_hold_for_both_sizes():
-    for measure in (faults.reversion, faults.mirror):
+    for measure in (diagnostics.reversion, diagnostics.mirror):
         for advantage, options in method.CASES.values():
             small, large = (measure(advantage, G, **options) for G in method.SIZES)
             assert small["binary"] == large["binary"]
@@ -73,7 +74,7 @@ def test_numbers_of_the_text():
 
     p = np.linspace(0.001, 0.999, 999)
     to_maxrl = rho(p) * np.sqrt(p / (1 - p))
-    sample = faults.values("grpo", faults.EXAMPLES, ddof=1).min(1)
+    sample = diagnostics.values("grpo", diagnostics.EXAMPLES, ddof=1).min(1)
     certainty = 1 - 4 / 12 * 11 / 12
     for text in (
         f"{rho(1 / 8):.2f} times at 1/8 and {rho(1 / 12):.2f} times at 1/12",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mapo_jax import faults
+from mapo_jax.advantages import diagnostics
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from mapo_jax import faults
     ],
 )
 def test_worst_of_the_papers_groups(name, expected):
-    worst = faults.values(name, faults.EXAMPLES).min(1)
+    worst = diagnostics.values(name, diagnostics.EXAMPLES).min(1)
     np.testing.assert_allclose(worst[1:], expected, atol=5e-4)
 
 
@@ -47,14 +47,14 @@ def test_worst_of_the_papers_groups(name, expected):
     ],
 )
 def test_verdicts(name, options, reverses, reverses_01, mirrors, mirrors_01, G):
-    reversion, mirror = (f(name, G, **options) for f in (faults.reversion, faults.mirror))
+    reversion, mirror = (f(name, G, **options) for f in (diagnostics.reversion, diagnostics.mirror))
     assert (reversion["paper"], reversion["binary"]) == (reverses, reverses_01)
     assert (mirror["paper"], mirror["binary"]) == (mirrors, mirrors_01)
 
 
 def test_mapo_passes_the_example_of_the_introduction():
-    assert not faults.reversion("mapo", 8)["intro"]
-    assert faults.reversion("grpo", 8)["intro"]
+    assert not diagnostics.reversion("mapo", 8)["intro"]
+    assert diagnostics.reversion("grpo", 8)["intro"]
 
 
 def by_hand(name, rewards, options):
@@ -69,7 +69,7 @@ def by_hand(name, rewards, options):
 )
 def test_share_and_size_by_brute_force(name, options, G):
     reversed_, worst, worst_less, same, distances = 0, [], [], 0, []
-    multisets = {tuple(sorted(g)) for g in itertools.product(faults.LEVELS, repeat=G)}
+    multisets = {tuple(sorted(g)) for g in itertools.product(diagnostics.LEVELS, repeat=G)}
     for group in multisets:
         if len(set(group)) == 1:
             continue
@@ -86,7 +86,7 @@ def test_share_and_size_by_brute_force(name, options, G):
             worst.append(min(values))
             worst_less.append(min(by_hand(name, less, options)))
             reversed_ += worst[-1] < worst_less[-1] - 1e-5
-    found = faults.reversion(name, G, **options), faults.mirror(name, G, **options)
+    found = diagnostics.reversion(name, G, **options), diagnostics.mirror(name, G, **options)
     np.testing.assert_allclose(found[0]["share"], reversed_ / len(worst))
     with np.errstate(divide="ignore"):  # quantile at G = 5: infinitely harder
         size = np.divide(sum(worst), sum(worst_less))
@@ -108,7 +108,7 @@ W = {
 
 @pytest.mark.parametrize("name", W)
 def test_weights_and_masses(name):
-    found = faults.binary(name, 12)
+    found = diagnostics.binary(name, 12)
     p, inner = np.arange(13) / 12, slice(1, 12)
     w = W[name](p[inner])
     np.testing.assert_allclose(found["p"], p)
@@ -122,7 +122,7 @@ def test_weights_and_masses(name):
 
 
 def test_masses_of_what_is_not_centred():
-    found = faults.binary("quantile", 10, K=0.4)
+    found = diagnostics.binary("quantile", 10, K=0.4)
     assert np.all((found["mass_right"][1:10] > 0) == (np.arange(1, 10) <= 6))
     assert np.all((found["mass_wrong"][1:10] > 0) == (np.arange(1, 10) > 6))
 
@@ -155,7 +155,7 @@ def expected_update(name, options, G, p):
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize(("name", "options"), CLIMBERS)
 def test_slope_is_that_of_the_expected_update(name, options, p):
-    slope = faults.slope(name, 5, [p], **options)[0]
+    slope = diagnostics.slope(name, 5, [p], **options)[0]
     update = expected_update(name, options, 5, p)
     np.testing.assert_allclose(slope * p * (1 - p), update, rtol=1e-5, atol=1e-7)
 
@@ -163,9 +163,9 @@ def test_slope_is_that_of_the_expected_update(name, options, p):
 @pytest.mark.parametrize(("name", "options"), CLIMBERS)
 def test_objective_has_the_slope(name, options):
     p, step = np.linspace(0.01, 0.99, 33), 1e-5
-    up, down = (faults.objective(name, 5, p + d, **options) for d in (step, -step))
-    np.testing.assert_allclose((up - down) / (2 * step), faults.slope(name, 5, p, **options))
-    assert faults.objective(name, 5, [0.0], **options) == 0
+    up, down = (diagnostics.objective(name, 5, p + d, **options) for d in (step, -step))
+    np.testing.assert_allclose((up - down) / (2 * step), diagnostics.slope(name, 5, p, **options))
+    assert diagnostics.objective(name, 5, [0.0], **options) == 0
 
 
 def against_constant(rewards_G, success_G, mask_G, *, constant):
@@ -176,21 +176,21 @@ def against_constant(rewards_G, success_G, mask_G, *, constant):
 @hypothesis.given(p=st.floats(0, 1), constant=st.floats(-2, 2))
 def test_a_constant_baseline_climbs_p(p, constant):
     np.testing.assert_allclose(
-        faults.slope(against_constant, 6, [p], constant=constant), 1, atol=1e-5
+        diagnostics.slope(against_constant, 6, [p], constant=constant), 1, atol=1e-5
     )
     np.testing.assert_allclose(
-        faults.objective(against_constant, 6, [p], constant=constant), p, atol=1e-5
+        diagnostics.objective(against_constant, 6, [p], constant=constant), p, atol=1e-5
     )
 
 
 def test_objective_of_mapo_for_large_groups():
     p, step = np.linspace(0.02, 0.98, 49), 1e-6
-    change = faults.mapo_objective(p + step) - faults.mapo_objective(p - step)
+    change = diagnostics.mapo_objective(p + step) - diagnostics.mapo_objective(p - step)
     np.testing.assert_allclose(change / (2 * step), W["mapo"](p), rtol=1e-6)
     p = np.linspace(0.1, 0.95, 18)
-    np.testing.assert_allclose(faults.slope("mapo", 512, p), W["mapo"](p), rtol=4e-3)
-    gained = faults.objective("mapo", 512, p) - faults.objective("mapo", 512, [0.5])
-    closed = faults.mapo_objective(p) - faults.mapo_objective(0.5)
+    np.testing.assert_allclose(diagnostics.slope("mapo", 512, p), W["mapo"](p), rtol=4e-3)
+    gained = diagnostics.objective("mapo", 512, p) - diagnostics.objective("mapo", 512, [0.5])
+    closed = diagnostics.mapo_objective(p) - diagnostics.mapo_objective(0.5)
     np.testing.assert_allclose(gained, closed, atol=4e-3)
 
 
@@ -199,35 +199,39 @@ def test_objective_of_mapo_for_large_groups():
 
 def test_eps_is_zero_unless_given():
     tiny = [[1e-6, 0, 0, 0]]
-    np.testing.assert_allclose(faults.values("apd", tiny)[0], [3, -1, -1, -1], rtol=1e-5)
+    np.testing.assert_allclose(diagnostics.values("apd", tiny)[0], [3, -1, -1, -1], rtol=1e-5)
     np.testing.assert_allclose(
-        faults.values("focal", tiny, base="apd", gamma=1.0)[0], [3, -1, -1, -1], rtol=1e-5
+        diagnostics.values("focal", tiny, base="apd", gamma=1.0)[0], [3, -1, -1, -1], rtol=1e-5
     )
-    assert faults.values("apd", tiny, eps=1e-6)[0, 0] < 1
+    assert diagnostics.values("apd", tiny, eps=1e-6)[0, 0] < 1
 
 
 def test_groups_do_not_meet():
     groups = np.array([[0.0, 1, 1, 1], [0, 0, 0, 0]])
     for name in ("gpg", "reinforce_plus_plus_baseline"):
-        np.testing.assert_array_equal(faults.values(name, groups), faults.values("dr_grpo", groups))
-    focal = faults.values("focal", groups, base="gpg", gamma=0.0)
-    np.testing.assert_array_equal(focal, faults.values("dr_grpo", groups))
+        np.testing.assert_array_equal(
+            diagnostics.values(name, groups), diagnostics.values("dr_grpo", groups)
+        )
+    focal = diagnostics.values("focal", groups, base="gpg", gamma=0.0)
+    np.testing.assert_array_equal(focal, diagnostics.values("dr_grpo", groups))
 
 
 def test_inputs_of_all_kinds():
     groups = np.array([[0.0, 1, 1, 1]])
-    centred, scaled = (faults.values(name, groups) for name in ("dr_grpo", "grpo"))
-    np.testing.assert_allclose(faults.values("opo", groups), centred, atol=1e-6)
-    np.testing.assert_allclose(faults.values("gdpo", groups), scaled, rtol=1e-5)
-    np.testing.assert_allclose(faults.values("remax", groups, baseline_P=jnp.ones(1)), groups - 1)
-    drawn = faults.values("mapo_random", groups, key=jax.random.key(0))
-    assert scaled[0, 0] < drawn[0, 0] < faults.values("apd", groups)[0, 0]
+    centred, scaled = (diagnostics.values(name, groups) for name in ("dr_grpo", "grpo"))
+    np.testing.assert_allclose(diagnostics.values("opo", groups), centred, atol=1e-6)
+    np.testing.assert_allclose(diagnostics.values("gdpo", groups), scaled, rtol=1e-5)
+    np.testing.assert_allclose(
+        diagnostics.values("remax", groups, baseline_P=jnp.ones(1)), groups - 1
+    )
+    drawn = diagnostics.values("mapo_random", groups, key=jax.random.key(0))
+    assert scaled[0, 0] < drawn[0, 0] < diagnostics.values("apd", groups)[0, 0]
 
 
 def test_size_of_what_is_compared_with_nothing():
     def only_successes(rewards_G, success_G, mask_G):
         return rewards_G * success_G
 
-    found = faults.reversion(only_successes, 4)
+    found = diagnostics.reversion(only_successes, 4)
     assert np.isnan(found["size"])
     assert found["share"] == 0

@@ -13,7 +13,8 @@ import oracles
 import pytest
 from jax.test_util import check_grads
 
-from mapo_jax import losses
+from mapo_jax import training
+from mapo_jax.training import losses
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
 OPEN = {"clip_low": 1.0, "clip_high": 0.3, "clip_dual": 0.0}  # as few bounds as there can be
@@ -22,18 +23,18 @@ BOUNDS = {"clip": (CLIP, (0.2, 0.3, 3.0)), "open": (OPEN, (1.0, 0.3, math.inf))}
 
 @functools.cache
 def make(name, bounds="clip"):
-    return jax.jit(functools.partial(losses.SURROGATES[name], **BOUNDS[bounds][0]))
+    return jax.jit(functools.partial(training.SURROGATES[name], **BOUNDS[bounds][0]))
 
 
 surrogate = make("clipped")
-KLS = {name: jax.jit(function) for name, function in losses.KLS.items()}
+KLS = {name: jax.jit(function) for name, function in training.KLS.items()}
 kl_k3 = KLS["k3"]
 SHAPE = (3, 5)
 examples = hypothesis.settings(deadline=None, max_examples=60)
 MASKS = hnp.arrays(bool, SHAPE)
-surrogates = pytest.mark.parametrize("name", losses.SURROGATES)
-kls = pytest.mark.parametrize("name", losses.KLS)
-aggregations = pytest.mark.parametrize("name", losses.AGGREGATIONS)
+surrogates = pytest.mark.parametrize("name", training.SURROGATES)
+kls = pytest.mark.parametrize("name", training.KLS)
+aggregations = pytest.mark.parametrize("name", training.AGGREGATIONS)
 
 
 def floats(low, high):
@@ -156,7 +157,7 @@ def test_on_policy_gradient_is_reinforce(name):
     rng = np.random.default_rng(0)
     logps = jnp.asarray(rng.uniform(-5, 0, SHAPE), jnp.float32)
     advantages, mask = rng.normal(size=(3, 1)).astype(np.float32), rng.uniform(size=SHAPE) < 0.7
-    weights = [np.ones(SHAPE, np.float32), *(f(mask) for f in losses.AGGREGATIONS.values())]
+    weights = [np.ones(SHAPE, np.float32), *(f(mask) for f in training.AGGREGATIONS.values())]
     for w in weights:
         gradient = jax.grad(lambda x, w=w: (w * make(name)(x, logps, advantages, mask)[0]).sum())
         expected = np.where(mask, -advantages * w, 0)
@@ -296,7 +297,7 @@ def test_extreme_ratios_stay_finite(gap, advantage):
 
     for on in [True, False]:
         mask = jnp.array([on])
-        for name, bounds in itertools.product(losses.SURROGATES, BOUNDS):
+        for name, bounds in itertools.product(training.SURROGATES, BOUNDS):
 
             def total(logps, name=name, bounds=bounds, mask=mask):
                 loss, metrics = make(name, bounds)(logps, zero, jnp.array([advantage]), mask)
@@ -336,7 +337,7 @@ def test_nan_behind_the_mask_has_no_effect(name):
 @examples
 @hypothesis.given(per_token=floats(-5, 5), mask=MASKS)
 def test_aggregation_equals_oracle(name, per_token, mask):
-    weights = losses.AGGREGATIONS[name](jnp.asarray(mask))
+    weights = training.AGGREGATIONS[name](jnp.asarray(mask))
     expected = getattr(oracles, name)(per_token.astype(float), mask)
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose((weights * per_token).sum(), expected, atol=1e-5)
@@ -348,7 +349,7 @@ def test_aggregation_equals_oracle(name, per_token, mask):
 
 @aggregations
 def test_weights_of_an_empty_batch_are_zero(name):
-    assert not np.any(losses.AGGREGATIONS[name](jnp.zeros(SHAPE, bool)))
+    assert not np.any(training.AGGREGATIONS[name](jnp.zeros(SHAPE, bool)))
 
 
 def test_aggregations_by_hand():
@@ -364,19 +365,19 @@ class VariantsTest(chex.TestCase):
         rng = np.random.default_rng(2)
         logps, old = (rng.uniform(-3, 0, (2, 3, 4)).astype(np.float32) for _ in range(2))
         advantages, mask = rng.normal(size=(2, 3, 1)).astype(np.float32), old > -2
-        for surrogate in losses.SURROGATES.values():
+        for surrogate in training.SURROGATES.values():
             function = functools.partial(surrogate, **CLIP)
             loss, metrics = self.variant(function)(logps, old, advantages, mask)
             flat, _ = self.variant(jax.vmap(jax.vmap(function)))(logps, old, advantages, mask)
             chex.assert_shape(jax.tree.leaves((loss, metrics)), (2, 3, 4))
             np.testing.assert_allclose(loss, flat, rtol=1e-6)
-        for kl in losses.KLS.values():
+        for kl in training.KLS.values():
             np.testing.assert_allclose(
                 self.variant(kl)(logps, old, mask),
                 self.variant(jax.vmap(kl))(logps, old, mask),
                 rtol=1e-6,
             )
-        for name, aggregation in losses.AGGREGATIONS.items():
+        for name, aggregation in training.AGGREGATIONS.items():
             weights = self.variant(aggregation)(mask)
             expected = getattr(oracles, name)(logps.reshape(6, 4).astype(float), mask.reshape(6, 4))
             np.testing.assert_allclose((weights * logps).sum(), expected, rtol=1e-5)

@@ -8,7 +8,7 @@ import optax
 import pytest
 import small
 
-from mapo_jax import model, sampling, scoring, sharding
+from mapo_jax import model, sampling, sharding, training
 
 LLAMA = model.ModelConfig(
     vocab_size=40,
@@ -138,7 +138,7 @@ def test_shared_prefix_equals_plain_forward(name):
     weights = np.random.default_rng(1).normal(size=rollouts.mask.shape) * rollouts.mask
 
     def shared(params):
-        logps = scoring.score(params, config, rollouts, scoring.ScoringConfig())[0]
+        logps = training.score(params, config, rollouts, training.ScoringConfig())[0]
         return (logps * weights).sum(), logps
 
     def plain(params):

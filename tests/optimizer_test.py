@@ -3,7 +3,8 @@ import numpy as np
 import optax
 import pytest
 
-from mapo_jax.optimizer import OptimizerConfig, make_optimizer
+from mapo_jax.config import OptimizerConfig
+from mapo_jax.training import make_optimizer
 
 CONFIG = OptimizerConfig(
     learning_rate=0.1,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import small
 
-from mapo_jax import model, scoring, sharding
+from mapo_jax import model, sharding, training
 from mapo_jax.model import splash
 
 CONFIG = dataclasses.replace(
     small.CONFIG, num_heads=4, num_kv_heads=2, head_dim=16, num_layers=2, qk_norm=True
 )
 P, G, S, T = 4, 3, 37, 45  # 172 tokens: two blocks of 128
-PLAIN = scoring.ScoringConfig(remat=True)
+PLAIN = training.ScoringConfig(remat=True)
 SPLASH = dataclasses.replace(PLAIN, attention="splash_interpreted")
 
 
@@ -31,7 +31,7 @@ def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
     @jax.jit
     def run(params, rollouts, weights):
         def loss(params):
-            logps, _ = scoring.score(params, config, rollouts, settings)
+            logps, _ = training.score(params, config, rollouts, settings)
             return (weights * logps).sum(), logps
 
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 import small
 
-from mapo_jax import model, sampling, scoring, sharding
-from mapo_jax.sampling import SamplingConfig
+from mapo_jax import model, sampling, sharding, training
+from mapo_jax.sampling import SamplingConfig, draw, loop
 
 CONFIG = small.CONFIG
 P, G, S, T = 8, 3, 5, 6
@@ -98,8 +98,8 @@ def test_a_limit_only_cuts():
 def test_logps_equal_the_scorers(settings):
     """Of the scaled, untruncated distribution, for ragged prompts and responses."""
     r = sample(settings, max_new_tokens_PG=LIMITS)
-    score = jax.jit(scoring.score, static_argnums=(1, 3))
-    scoring_settings = scoring.ScoringConfig(temperature=settings.temperature)
+    score = jax.jit(training.score, static_argnums=(1, 3))
+    scoring_settings = training.ScoringConfig(temperature=settings.temperature)
     logps, _ = score(small.params(), CONFIG, r, scoring_settings)
     assert len(np.unique(r.mask.sum(-1))) > 2
     np.testing.assert_allclose(r.logps, logps, atol=1e-4)
@@ -127,7 +127,7 @@ def test_draws_are_keyed_by_rollout_and_age():
     r = sample(params=zeros, max_new_tokens_PG=np.full((P, G), T, np.int32))
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(KEY, jnp.arange(P * G)), jnp.arange(T)).reshape(-1)
-    tokens, _ = sampling.draw(jnp.zeros((P * G * T, CONFIG.vocab_size)), keys, BASE)
+    tokens, _ = draw.draw(jnp.zeros((P * G * T, CONFIG.vocab_size)), keys, BASE)
     np.testing.assert_array_equal(r.tokens[r.mask], tokens.reshape(P, G, T)[r.mask])
     assert len(np.unique(r.tokens[:, :, 0])) > P  # prompts and rollouts of a group differ
 
@@ -180,15 +180,15 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
 
 def test_stops_with_the_last_rollout(monkeypatch):
     """The loop takes as many steps as its lanes need and no more."""
-    draw, steps = sampling.draw, []
+    original, steps = draw.draw, []
 
     def counted(*args):
         jax.debug.callback(lambda: steps.append(1))
-        return draw(*args)
+        return original(*args)
 
-    monkeypatch.setattr(sampling, "draw", counted)
+    monkeypatch.setattr(loop, "draw", counted)
     settings = SamplingConfig(group_size=2, max_new_tokens=T, lanes=2, width=1)  # never ends
-    run = jax.jit(functools.partial(sampling._sample_shard, config=CONFIG, settings=settings))
+    run = jax.jit(functools.partial(loop._sample_shard, config=CONFIG, settings=settings))
     limits = np.array([[2, 1], [1, 1], [3, 1]], np.int32)
     arguments = (prompts.prompt_tokens[:3], prompts.prompt_lengths[:3], limits, np.arange(3))
     mask = run(small.params(), arguments, KEY)[2]
@@ -236,7 +236,7 @@ def test_marginals(V, ties, temperature, top_p, top_k):
     logits = logits_of(V, ties)
     settings = SamplingConfig(1, 1, temperature=temperature, top_p=top_p, top_k=top_k)
     keys = jax.random.split(jax.random.key(V + top_k), B)
-    tokens, logps = jax.jit(sampling.draw, static_argnums=2)(
+    tokens, logps = jax.jit(draw.draw, static_argnums=2)(
         np.broadcast_to(logits, (B, V)), keys, settings
     )
     probs = np.exp(logits / np.float64(temperature))
@@ -262,7 +262,7 @@ def test_impossible_tokens_are_never_drawn(impossible, top_p, top_k):
     logits = np.full((B, V), impossible, np.float32)
     logits[:, possible] = 0
     keys = jax.random.split(jax.random.key(0), B)
-    tokens, logps = jax.jit(sampling.draw, static_argnums=2)(
+    tokens, logps = jax.jit(draw.draw, static_argnums=2)(
         logits, keys, SamplingConfig(1, 1, top_p=top_p, top_k=top_k)
     )
     counts = np.bincount(tokens, minlength=V)
@@ -280,7 +280,7 @@ def test_invert_is_exact(V):
     mass[20:40, V // 2 :] = 0
     mass[np.arange(60), rng.integers(0, V // 2, 60) + V // 2 * (np.arange(60) < 20)] = 2
     total = mass.sum(-1)
-    invert = jax.jit(sampling._invert)
+    invert = jax.jit(draw._invert)
     inside = (rng.integers(0, 1 << 20, 60) % total) / total  # on the very edges between tokens
     for u in (inside, rng.random(60), np.zeros(60)):
         u = u.astype(np.float32)
@@ -354,7 +354,7 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
     arrays = jax.device_put(arrays, sharding.by_prompt(mesh))
     key = jax.device_put(KEY, sharding.replicated(mesh))
     settings = small.replace(BASE, lanes=1, width=2)
-    compiled = sampling._sample.lower(params, arrays, key, CONFIG, settings, mesh).compile()
+    compiled = loop.program.lower(params, arrays, key, CONFIG, settings, mesh).compile()
     found = computations(compiled.as_text())
     size = f"[{P * G // (shape[0] * shape[1])},{T}]"  # the loop carries its shard's results
     loops = [
@@ -383,7 +383,5 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
 def test_a_nucleus_of_no_mass_holds_the_likeliest_token():
     logits = jax.random.normal(jax.random.key(0), (32, 50))
     keys = jax.random.split(jax.random.key(1), 32)
-    tokens, _ = jax.jit(sampling.draw, static_argnums=2)(
-        logits, keys, SamplingConfig(1, 1, top_p=0.0)
-    )
+    tokens, _ = jax.jit(draw.draw, static_argnums=2)(logits, keys, SamplingConfig(1, 1, top_p=0.0))
     np.testing.assert_array_equal(tokens, logits.argmax(-1))

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import small
 
-from mapo_jax import scoring
-from mapo_jax.scoring import ScoringConfig
+from mapo_jax import training
+from mapo_jax.training import ScoringConfig
 
 CONFIG = small.CONFIG
 PLAIN = ScoringConfig(remat=False)
 rollouts = small.rollouts()
-score = jax.jit(scoring.score, static_argnums=(1, 3))
+score = jax.jit(training.score, static_argnums=(1, 3))
 
 
 def loss(params, settings):
-    logps, entropies = scoring.score(params, CONFIG, rollouts, settings)
+    logps, entropies = training.score(params, CONFIG, rollouts, settings)
     weights = np.random.default_rng(1).normal(size=logps.shape).astype(np.float32)
     return (logps * weights).sum() + entropies.sum(), (logps, entropies)
 
@@ -62,7 +62,7 @@ def test_memory_knobs_change_nothing(settings):
 
 
 def entropy(params, settings):
-    return scoring.score(params, CONFIG, rollouts, settings)[1].sum()
+    return training.score(params, CONFIG, rollouts, settings)[1].sum()
 
 
 def test_no_gradient_through_entropies():

@@ -11,16 +11,17 @@ import pytest
 import small
 from sampling_test import COLLECTIVE, computations, reachable
 
-from mapo_jax import advantages, losses, model, sampling, scoring, sharding, train_step
-from mapo_jax.optimizer import OptimizerConfig, make_optimizer
+from mapo_jax import advantages, model, sampling, sharding, training
+from mapo_jax.config import OptimizerConfig
 from mapo_jax.rollouts import Batch, split
+from mapo_jax.training import losses, make_optimizer
 
 CONFIG = small.replace(small.CONFIG, qkv_bias=False, qk_norm=False, tie_embeddings=True)
 P, G, S, T = 8, 4, 5, 6
 BETA = 0.1
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
 KEEP = optax.trace(decay=0.0)  # an optimizer whose state is the gradient, to the last bit
-SETTINGS = scoring.ScoringConfig(head_chunk=8)  # one step of all rows, or two of an eighth
+SETTINGS = training.ScoringConfig(head_chunk=8)  # one step of all rows, or two of an eighth
 # Each surrogate, KL and aggregation once, with and without an entropy bonus.
 OBJECTIVES = {
     "clipped": {"surrogate": "clipped", "kl": "k3", "entropy": 0.0},
@@ -60,12 +61,12 @@ def build(
     config=CONFIG,
 ):
     mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[: math.prod(mesh_shape)])
-    settings, loss_fn = SETTINGS, train_step.cross_entropy_loss
+    settings, loss_fn = SETTINGS, training.cross_entropy_loss
     if loss in OBJECTIVES:
         options = OBJECTIVES[loss]
         settings = small.replace(settings, entropy_gradient=options["entropy"] > 0)
-        loss_fn = train_step.policy_loss(**CLIP, beta=BETA, **options)
-    step = train_step.make_train_step(
+        loss_fn = training.policy_loss(**CLIP, beta=BETA, **options)
+    step = training.make_train_step(
         config,
         settings,
         loss_fn,
@@ -80,8 +81,8 @@ def build(
 
 
 def fresh_state(mesh, tx=KEEP, config=CONFIG):
-    state = train_step.init_state(small.params(config), tx)
-    return jax.device_put(state, train_step.state_shardings(config, tx, mesh))
+    state = training.init_state(small.params(config), tx)
+    return jax.device_put(state, training.state_shardings(config, tx, mesh))
 
 
 def gradient(batch, index=0, **options):
@@ -101,8 +102,8 @@ def test_adapters_have_the_gradient_of_the_weights_they_add_to(mesh_shape):
     """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
     step, mesh = build(mesh_shape, config=LORA)
     trained, frozen = model.partition(small.params(LORA))
-    shardings = train_step.state_shardings(LORA, KEEP, mesh)
-    state = jax.device_put(train_step.init_state(trained, KEEP), shardings)
+    shardings = training.state_shardings(LORA, KEEP, mesh)
+    state = jax.device_put(training.init_state(trained, KEEP), shardings)
     on_mesh = jax.device_put(batch(), sharding.by_prompt(mesh))
     state, metrics = step(state, on_mesh, jnp.int32(0), frozen)
     found = jax.tree.map(np.asarray, state.opt_state.trace)["layers"]
@@ -111,7 +112,7 @@ def test_adapters_have_the_gradient_of_the_weights_they_add_to(mesh_shape):
     merged = model.merge_adapters(small.params(LORA), LORA)[0]
     plain, one = build()
     state = jax.device_put(
-        train_step.init_state(merged, KEEP), train_step.state_shardings(CONFIG, KEEP, one)
+        training.init_state(merged, KEEP), training.state_shardings(CONFIG, KEEP, one)
     )
     state, expected = plain(state, batch(), jnp.int32(0))
     for name, n_in in (("q", 1), ("o", 2), ("down", 1)):
@@ -163,8 +164,8 @@ def test_splits_into_microbatches(loss, aggregation):
         assert_same(actual, whole(loss, aggregation))
 
 
-@pytest.mark.parametrize("surrogate", losses.SURROGATES)
-@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+@pytest.mark.parametrize("surrogate", training.SURROGATES)
+@pytest.mark.parametrize("aggregation", training.AGGREGATIONS)
 @pytest.mark.parametrize("entropy", [0.0, 0.05])
 def test_every_loss_splits(surrogate, aggregation, entropy):
     """Its gradient by log-probs and entropies, from which that of the parameters follows.
@@ -173,10 +174,10 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     """
     b, mask = batch(), batch().rollouts.mask
     options = {"surrogate": surrogate, "kl": "k3", "entropy": entropy}
-    loss_fn = train_step.policy_loss(**CLIP, beta=BETA, **options)
+    loss_fn = training.policy_loss(**CLIP, beta=BETA, **options)
     total = jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0])
     values = b.rollouts.logps, np.where(mask, -b.rollouts.logps, 0)
-    args = values, b, losses.AGGREGATIONS[aggregation](mask)
+    args = values, b, training.AGGREGATIONS[aggregation](mask)
     value, expected = total(*args)
     junk = tuple(np.where(mask, x, np.nan) for x in values)
     pieces = split((junk, *args[1:]), (P, G), (2, 2))
@@ -419,10 +420,10 @@ def gradient_of_advantages():
     params = small.params(CONFIG)
     old = np.asarray(small.plain_logps(params, CONFIG, r))
     old = old + 0.3 * np.random.default_rng(5).normal(size=old.shape).astype(np.float32)
-    loss_fn = train_step.policy_loss(**CLIP, beta=0.0, **OBJECTIVES["clipped"])
+    loss_fn = training.policy_loss(**CLIP, beta=0.0, **OBJECTIVES["clipped"])
 
     def loss(params, advantages_PG):
-        logps, entropies = scoring.score(params, CONFIG, r, SETTINGS)
+        logps, entropies = training.score(params, CONFIG, r, SETTINGS)
         weights = losses.token_mean(r.mask)
         return loss_fn(logps, entropies, Batch(r, advantages_PG, old, None), weights)[0]
 
@@ -474,7 +475,7 @@ ADAM = make_optimizer(OptimizerConfig(1e-2, 2, 0.9, 0.99, 1e-8, 0.01, 1.0))
 
 def test_compiles_once_donates_keeps_layouts_and_learns():
     step, mesh = build((2, 2, 2), tx=ADAM)
-    shardings = train_step.state_shardings(CONFIG, ADAM, mesh)
+    shardings = training.state_shardings(CONFIG, ADAM, mesh)
     state, b = fresh_state(mesh, ADAM), jax.device_put(batch(), sharding.by_prompt(mesh))
     totals = []
     for _ in range(3):
@@ -523,7 +524,7 @@ def test_nothing_moves_where_something_is_not_finite():
 @pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), (2, 2)), ((2, 2, 2), (4, G))])
 def test_make_score_equals_score(shape, microbatch):
     mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
-    score = train_step.make_score(CONFIG, SETTINGS, mesh, microbatch=microbatch, dtype="float32")
+    score = training.make_score(CONFIG, SETTINGS, mesh, microbatch=microbatch, dtype="float32")
     params = fresh_state(mesh).params
     r = batch().rollouts
     actual = score(params, jax.device_put(r, sharding.by_prompt(mesh)))
@@ -532,14 +533,14 @@ def test_make_score_equals_score(shape, microbatch):
 
 
 def test_metrics_merge():
-    one = train_step.Metrics({"l": jnp.float32(1)}, {"m": (2.0, 3.0)}, {"x": jnp.float32(4)})
-    two = train_step.Metrics({"l": jnp.float32(5)}, {"m": (6.0, 7.0)}, {"x": jnp.float32(-8)})
+    one = training.Metrics({"l": jnp.float32(1)}, {"m": (2.0, 3.0)}, {"x": jnp.float32(4)})
+    two = training.Metrics({"l": jnp.float32(5)}, {"m": (6.0, 7.0)}, {"x": jnp.float32(-8)})
     both = one.merge(two)
     assert (both.losses, both.means, both.maxima) == ({"l": 6}, {"m": (8, 10)}, {"x": 4})
 
 
 def test_everything_is_tested():
-    assert losses.AGGREGATIONS.keys() == {aggregation for _, aggregation in TRIED}
+    assert training.AGGREGATIONS.keys() == {aggregation for _, aggregation in TRIED}
     assert {loss for loss, _ in TRIED} == OBJECTIVES.keys()
-    for key, registry in (("surrogate", losses.SURROGATES), ("kl", losses.KLS)):
+    for key, registry in (("surrogate", training.SURROGATES), ("kl", training.KLS)):
         assert registry.keys() == {options[key] for options in OBJECTIVES.values()}

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, sampling, trainer
+from mapo_jax import checkpoints, errors, trainer
 from mapo_jax import console as console_lib
 from mapo_jax.config import from_config_dict
+from mapo_jax.sampling import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = {
@@ -292,7 +293,7 @@ def readable(workdir: Path) -> list[dict]:
 def test_each_program_compiles_once(tmp_path):
     with console_lib.Console("plain") as console:
         run = trainer._Run(micro(rollout__chunks=2, algorithm__beta=0.0), tmp_path, console)
-        before = sampling._sample._cache_size()
+        before = loop.program._cache_size()
         run.go()
         run.records.close()
         run.saved.close()
@@ -300,7 +301,7 @@ def test_each_program_compiles_once(tmp_path):
     assert run.programs.update._cache_size() == 1
     assert run.programs.serve._cache_size() == 1
     # The sampler, and evaluation's two: greedy and sampled, whatever the number of sets.
-    assert sampling._sample._cache_size() - before <= 3
+    assert loop.program._cache_size() - before <= 3
 
 
 def test_the_best_checkpoint_is_kept(undisturbed):

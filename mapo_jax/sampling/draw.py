@@ -1,0 +1,87 @@
+"""Draws one token a row from logits: temperature, top-p, top-k, without sorting."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mapo_jax.sampling.config import SamplingConfig
+
+_BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF
+
+
+def draw(logits_BV: Array, key_B: Array, settings: SamplingConfig) -> tuple[Array, Array]:
+    """One token a row and its log-prob under the scaled, untruncated distribution.
+
+    Top-p and top-k by rejection, never by sorting: a token is in the set where the mass of strictly
+    likelier tokens is below top_p and their number below top_k (so ties belong to it). A token that
+    is not takes all tokens that are no likelier out with it, and the row draws again from the rest:
+    exact, and done in a few rounds however small the set is.
+
+    Args:
+      logits_BV: f32.
+      key_B: typed PRNG keys, one a row.
+      settings: temperature, top_p, top_k.
+
+    Returns:
+      tokens i32[B], logps f32[B].
+    """
+    scaled = logits_BV / (settings.temperature or 1.0)
+    top = scaled.max(-1, keepdims=True)
+    mass = jnp.exp(scaled - top)
+    if settings.temperature == 0:
+        token = jnp.argmax(scaled, -1).astype(jnp.int32)
+    else:
+        token = _invert(mass, jax.vmap(jax.random.uniform)(key_B))
+        if settings.top_p < 1 or settings.top_k:
+            token = _reject(mass, token, key_B, settings)
+    chosen = jnp.take_along_axis(scaled - top, token[:, None], -1)
+    return token, (chosen - jnp.log(mass.sum(-1, keepdims=True)))[:, 0]
+
+
+def _reject(mass_BV, token_B, key_B, settings):
+    total = mass_BV.sum(-1)
+
+    def mass_of(token):
+        return jnp.take_along_axis(mass_BV, token[:, None], -1)
+
+    def outside(token):
+        likelier = mass_BV > mass_of(token)
+        out = jnp.where(likelier, mass_BV, 0).sum(-1) >= settings.top_p * total
+        if settings.top_k:
+            out |= likelier.sum(-1) >= settings.top_k
+        return out & likelier.any(-1)  # the likeliest token is always in: this ends the loop
+
+    def again(carry):
+        attempt, token, out = carry
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, attempt))(key_B)
+        rest = jnp.where(mass_BV > mass_of(token), mass_BV, 0)
+        redrawn = _invert(rest, jax.vmap(jax.random.uniform)(keys))
+        token = jnp.where(out, redrawn, token)
+        return attempt + 1, token, outside(token)
+
+    start = (jnp.int32(1), token_B, outside(token_B))
+    return jax.lax.while_loop(lambda carry: carry[2].any(), again, start)[1]
+
+
+def _invert(mass_BV, u_B):
+    """The index at which the cumulative mass passes u * total, by blocks and then inside one.
+
+    Five to eight times faster than one cumulative sum over the vocabulary (CPU, V = 4k to 32k).
+    """
+    B, V = mass_BV.shape
+    blocks = jnp.pad(mass_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    block_mass = blocks.sum(-1)
+    cumulative = jnp.cumsum(block_mass, -1)
+    target = u_B * cumulative[:, -1]
+    block = _first_above(cumulative, block_mass, target)
+    before = jnp.take_along_axis(cumulative - block_mass, block[:, None], -1)[:, 0]
+    inside = jnp.take_along_axis(blocks, block[:, None, None], 1)[:, 0]
+    index = _first_above(jnp.cumsum(inside, -1), inside, target - before)
+    return (block * _BLOCK + index).astype(jnp.int32)
+
+
+def _first_above(cumulative, mass, target):
+    """First index with cumulative > target, at most the last that has mass (u * total may round to
+    total; u = 0 must pass over leading zeros, hence `<=`)."""
+    last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, -1)
+    return jnp.minimum((cumulative <= target[:, None]).sum(-1), last)

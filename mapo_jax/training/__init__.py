@@ -1,0 +1,16 @@
+"""Where a batch is learnt from: rollouts and advantages in, a new state out."""
+
+from mapo_jax.training.losses import AGGREGATIONS as AGGREGATIONS
+from mapo_jax.training.losses import KLS as KLS
+from mapo_jax.training.losses import SURROGATES as SURROGATES
+from mapo_jax.training.objective import Metrics as Metrics
+from mapo_jax.training.objective import cross_entropy_loss as cross_entropy_loss
+from mapo_jax.training.objective import policy_loss as policy_loss
+from mapo_jax.training.optimizer import make_optimizer as make_optimizer
+from mapo_jax.training.scoring import ScoringConfig as ScoringConfig
+from mapo_jax.training.scoring import score as score
+from mapo_jax.training.step import TrainState as TrainState
+from mapo_jax.training.step import init_state as init_state
+from mapo_jax.training.step import make_score as make_score
+from mapo_jax.training.step import make_train_step as make_train_step
+from mapo_jax.training.step import state_shardings as state_shardings

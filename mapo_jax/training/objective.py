@@ -1,0 +1,97 @@
+"""What a step minimises: the policy's loss, the warm-up's, and the metrics that they report."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mapo_jax import masked
+from mapo_jax.rollouts import Batch
+from mapo_jax.training import losses
+
+# (logps, entropies, microbatch, weights, all [p, g, T]) -> (loss, metrics). See `Metrics`.
+LossFn = Callable[[Array, Array, Batch, Array], tuple[Array, "Metrics"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What a step reports, each in the form that adds up over microbatches."""
+
+    losses: dict[str, Array]  # f32[], parts of the loss: their sum over microbatches is the value
+    means: dict[str, tuple[Array, Array]]  # (sum, count), f32[] each
+    maxima: dict[str, Array]  # f32[]
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """Both together."""
+        losses, means = jax.tree.map(
+            jnp.add, (self.losses, self.means), (other.losses, other.means)
+        )
+        return Metrics(losses, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
+
+
+def policy_loss(
+    *,
+    surrogate: str,
+    clip_low: float,
+    clip_high: float,
+    clip_dual: float,
+    beta: float,
+    kl: str,
+    entropy: float,
+) -> LossFn:
+    """surrogate + beta * KL to the reference - entropy * mean entropy, with the batch's advantages.
+
+    With "clipped" and "k3" it is the objective of arXiv 2509.18849 sec. 3. On policy the ratio is
+    1, so that surrogate's value is minus the mean advantage, about 0 at first: its gradient is not.
+
+    Args:
+      surrogate: a name of `losses.SURROGATES`.
+      clip_low: the ratio's bound below, as in `losses.clipped_surrogate`.
+      clip_high: its bound above.
+      clip_dual: its bound where the advantage is negative.
+      beta: weight of the KL, where the batch has a reference.
+      kl: a name of `losses.KLS`.
+      entropy: weight of the bonus; it trains only with `ScoringConfig.entropy_gradient`.
+    """
+    surrogate_fn = functools.partial(
+        losses.SURROGATES[surrogate],
+        clip_low=clip_low,
+        clip_high=clip_high,
+        clip_dual=clip_dual,
+    )
+    kl_fn = losses.KLS[kl]
+
+    def loss_fn(logps, entropies, batch, weights):
+        mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        advantages = batch.advantages[..., None]
+        per_token, values = surrogate_fn(logps, batch.old_logps, advantages, mask)
+        loss = (weights * per_token).sum()
+        parts = {"loss/surrogate": loss}
+        if batch.ref_logps is not None:
+            parts["loss/kl"] = (weights * kl_fn(logps, batch.ref_logps, mask)).sum()
+            loss += beta * parts["loss/kl"]
+        if entropy:
+            parts["loss/entropy"] = -masked.sum(weights * entropies, mask)
+            loss += entropy * parts["loss/entropy"]
+        gap = jnp.abs(logps - batch.rollouts.logps)
+        values |= {"policy/entropy": entropies, "policy/logp_gap_mean": gap}
+        means = {name: _sum_count(x, mask) for name, x in values.items()}
+        maxima = {"policy/logp_gap_max": jnp.where(mask, gap, 0.0).max()}
+        return loss, Metrics(parts | {"loss/total": loss}, means, maxima)
+
+    return loss_fn
+
+
+def cross_entropy_loss(logps, entropies, batch, weights) -> tuple[Array, Metrics]:
+    """-log p of a demonstration's tokens: the warm-up's loss."""
+    mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+    loss = (weights * losses.cross_entropy(logps, mask)).sum()
+    return loss, Metrics({"loss/total": loss}, {"policy/entropy": _sum_count(entropies, mask)}, {})
+
+
+def _sum_count(x, mask):
+    return jnp.where(mask, x, 0.0).sum(), mask.sum().astype(jnp.float32)
