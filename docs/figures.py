@@ -17,7 +17,7 @@ from rich.terminal_theme import TerminalTheme
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from mapo_jax.console import Console  # noqa: E402
+from mapo_jax.run.console import Console  # noqa: E402
 
 PICTURES = ("accuracy_test.png", "success_counts.png", "advantage_by_successes.png")  # of DIR
 WINDOW = (0.3, 0.7)  # shares of the RL steps between which the screenshot shows what is printed

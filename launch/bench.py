@@ -1,19 +1,11 @@
-"""Measures sampling, scoring, update and the whole step: `python launch/bench.py --config FILE`.
-
-Presets are after a colon, as in `experiments/bench.py:small`. A table, then JSON on the last line.
-"""
+"""Measures sampling, scoring, update and the whole step: `python launch/bench.py --config FILE`."""
 
 import sys
+from pathlib import Path
 
-import _cli
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts launch/ there alone
 
-
-def run(argv: list[str]) -> None:
-    from mapo_jax import bench  # after _cli, which puts the root on the path
-
-    config = _cli.parse(argv, __doc__ or "", bench.from_config_dict, bench.validate).config
-    bench.report(config, bench.measure(config))
-
+from mapo_jax.commands import exits, launchers
 
 if __name__ == "__main__":
-    sys.exit(_cli.main(run))
+    sys.exit(exits.main(launchers.bench))

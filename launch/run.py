@@ -1,19 +1,11 @@
-"""Trains a policy: `python launch/run.py --config experiments/NAME.py[:PRESET,...] --workdir DIR`.
-
-The same command again continues from the newest checkpoint in DIR.
-"""
+"""Trains a policy: `python launch/run.py --config experiments/NAME.py[:PRESET,...]`."""
 
 import sys
+from pathlib import Path
 
-import _cli
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts launch/ there alone
 
-
-def run(argv: list[str]) -> None:
-    arguments = _cli.parse(argv, __doc__ or "", processes=True)
-    from mapo_jax import trainer  # late: a mistake in the command line need not wait for it
-
-    trainer.train(arguments.config, arguments.workdir, arguments.overrides)
-
+from mapo_jax.commands import exits, launchers
 
 if __name__ == "__main__":
-    sys.exit(_cli.main(run))
+    sys.exit(exits.main(launchers.run))

@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import arithmetic, common, gsm8k, jsonl
-from mapo_jax import config as config_lib
-from mapo_jax import errors, validation
+from mapo_jax import errors
+from mapo_jax.config import Config, _flat, continuation_mistakes, from_config_dict, show, to_dict
+from mapo_jax.run import checks
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def make(changes: dict | None = None, device_count: int = 1) -> list[str]:
         node = tree[group] if group else tree
         with tree.unlocked():
             node[name] = value
-    return validation.validate(config_lib.from_config_dict(tree), device_count)
+    return checks.validate(from_config_dict(tree), device_count)
 
 
 @pytest.mark.parametrize("device_count", [1, 2, 8])
@@ -39,8 +40,8 @@ def test_experiment_has_no_mistakes(device_count):
 @pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
-    config = config_lib.from_config_dict(module.get_config(presets))
-    assert hash(config) == hash(config_lib.from_config_dict(module.get_config(presets)))
+    config = from_config_dict(module.get_config(presets))
+    assert hash(config) == hash(from_config_dict(module.get_config(presets)))
     assert module.PRESETS.keys() >= {"tiny"}
 
 
@@ -57,17 +58,15 @@ def test_dataclasses_mirror_the_tree():
     def names(node):
         return {k: names(v) if v and isinstance(v, dict) else None for k, v in node.items()}
 
-    assert keys(config_lib.Config) == names(tree)
+    assert keys(Config) == names(tree)
 
 
 def test_limits_name_existing_keys():
-    config = config_lib.from_config_dict(common.get_config())
-    tree = config_lib._flat(config_lib.to_dict(config))
-    assert validation._LIMITS.keys() <= tree.keys()
-    assert validation._CHOICES.keys() <= tree.keys()
-    unlimited = {
-        key for key, v in tree.items() if type(v) in (int, float)
-    } - validation._LIMITS.keys()
+    config = from_config_dict(common.get_config())
+    tree = _flat(to_dict(config))
+    assert checks._LIMITS.keys() <= tree.keys()
+    assert checks._CHOICES.keys() <= tree.keys()
+    unlimited = {key for key, v in tree.items() if type(v) in (int, float)} - checks._LIMITS.keys()
     assert unlimited == set()
 
 
@@ -135,7 +134,7 @@ def test_limits_name_existing_keys():
 )
 def test_one_mistake_is_one_line(key, value, says):
     lines = make({key: value})
-    about = [line for line in lines if line.startswith(f"{key}={config_lib.show(value)}: ")]
+    about = [line for line in lines if line.startswith(f"{key}={show(value)}: ")]
     assert len(about) == 1
     assert says in about[0]
     assert "\n" not in about[0]
@@ -247,7 +246,7 @@ def test_wrong_trees_are_refused_whole():
         tree.steps = 2.5
         tree.mesh = 3
     with pytest.raises(errors.UserError) as caught:
-        config_lib.from_config_dict(tree)
+        from_config_dict(tree)
     assert caught.value.lines == (
         "bach: no such key; did you mean batch?",
         "steps=2.5: must be of type int",
@@ -258,22 +257,22 @@ def test_wrong_trees_are_refused_whole():
 
 
 def test_ints_become_floats_and_lists_tuples():
-    tree = config_lib.to_dict(config_lib.from_config_dict(arithmetic.get_config("tiny")))
+    tree = to_dict(from_config_dict(arithmetic.get_config("tiny")))
     tree["algorithm"]["beta"] = 0
     tree["batch"]["microbatch"] = [8, 4]
     tree["task"]["options"] = {"levels": [2, 3]}
-    config = config_lib.from_config_dict(tree)
+    config = from_config_dict(tree)
     assert isinstance(config.algorithm.beta, float)
     assert config.batch.microbatch == (8, 4)
     assert config.task.options == (("levels", (2, 3)),)
-    assert config_lib.to_dict(config) == tree  # lists: what JSON has
+    assert to_dict(config) == tree  # lists: what JSON has
     hash(config)
 
 
 def test_continuation():
-    config = config_lib.from_config_dict(arithmetic.get_config("tiny"))
-    old = json.loads(json.dumps(config_lib.to_dict(config)))
-    assert config_lib.continuation_mistakes(old, config_lib.to_dict(config)) == []
+    config = from_config_dict(arithmetic.get_config("tiny"))
+    old = json.loads(json.dumps(to_dict(config)))
+    assert continuation_mistakes(old, to_dict(config)) == []
 
     def change(changes):
         new = json.loads(json.dumps(old))
@@ -283,7 +282,7 @@ def test_continuation():
             for group in groups:
                 node = node[group]
             node[name] = value
-        return config_lib.continuation_mistakes(old, new)
+        return continuation_mistakes(old, new)
 
     allowed = {
         "steps": 9,
@@ -319,8 +318,8 @@ def test_validate_compiles_nothing():
 @pytest.mark.parametrize("name", common.METHODS)
 def test_every_method_is_a_valid_configuration(name):
     """Alone, over any other setting, and with tiny."""
-    alone = config_lib.from_config_dict(arithmetic.get_config(name))
-    assert validation.validate(alone, 1) == []
+    alone = from_config_dict(arithmetic.get_config(name))
+    assert checks.validate(alone, 1) == []
     tree = arithmetic.get_config()
     with tree.unlocked():
         for group in (
@@ -335,7 +334,7 @@ def test_every_method_is_a_valid_configuration(name):
             tree.rollout.temperature, tree.rollout.top_p, tree.rollout.top_k = 0.5, 0.5, 9
             tree.batch.epochs = 3
         common.METHODS[name](tree)
-    after = config_lib.from_config_dict(tree)
+    after = from_config_dict(tree)
     assert (after.algorithm, after.dynamic) == (alone.algorithm, alone.dynamic)
     if "_paper" in name:
         assert (after.optimizer, after.rollout) == (alone.optimizer, alone.rollout)
@@ -343,21 +342,17 @@ def test_every_method_is_a_valid_configuration(name):
     if "_paper" in name:
         assert (
             alone.algorithm
-            == config_lib.from_config_dict(
-                arithmetic.get_config(name.replace("_paper", ""))
-            ).algorithm
+            == from_config_dict(arithmetic.get_config(name.replace("_paper", ""))).algorithm
         )
     else:
-        small = config_lib.from_config_dict(arithmetic.get_config(f"tiny,{name}"))
-        assert small == config_lib.from_config_dict(arithmetic.get_config(f"{name},tiny"))
-        assert validation.validate(small, 8) == []
+        small = from_config_dict(arithmetic.get_config(f"tiny,{name}"))
+        assert small == from_config_dict(arithmetic.get_config(f"{name},tiny"))
+        assert checks.validate(small, 8) == []
 
 
 def test_methods_are_those_of_their_papers():
     """The numbers that decide what a method is, typed again from the papers."""
-    get = {
-        name: config_lib.from_config_dict(arithmetic.get_config(name)) for name in common.METHODS
-    }
+    get = {name: from_config_dict(arithmetic.get_config(name)) for name in common.METHODS}
     assert get["mapo"].algorithm.advantage == "mapo"
     assert (get["mapo"].algorithm.beta, get["mapo"].algorithm.kl) == (0.01, "k3")
     sizes = {  # prompts, group, updates per batch, tokens of a response

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from trainer_test import ROOT, one_device
+
+from tests.runs import ROOT, one_device
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGE = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")

@@ -12,21 +12,21 @@ import re
 import sys
 import threading
 
-import _cli
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import report
-import run
 import sentencepiece
-import small
 from etils import epath
 
 from experiments import arithmetic
-from mapo_jax import checkpoints, errors, loading, policy, rewards
-from mapo_jax import config as config_lib
+from mapo_jax import errors, loading, rewards
+from mapo_jax.commands import exits, launchers
+from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
+from mapo_jax.run import checkpoints, sources
 from mapo_jax.text import load_tokenizer
+from tests import small
+from tests.runs import ROOT
 
 # What the cases below read, in a directory that they call {files}.
 FILES = {
@@ -544,7 +544,7 @@ def restores_another_policy(files):
 
 
 class JaxRuntimeError(Exception):
-    """By its name, as `_cli.main` knows JAX's."""
+    """By its name, as `exits.main` knows JAX's."""
 
 
 RAISED = {
@@ -636,19 +636,19 @@ def files(tmp_path_factory):
     )
     (directory / "no_eos.model").write_bytes(model.getvalue())
     arithmetic_tokenizer = load_tokenizer("mapo_jax/tasks/arithmetic.model")
-    policy.save_description(epath.Path(directory / "begun"), small.CONFIG, arithmetic_tokenizer)
+    sources.save_description(epath.Path(directory / "begun"), small.CONFIG, arithmetic_tokenizer)
     tree = arithmetic.get_config("tiny")
     tree.seed = 7
     tree.task.options.train_size = tree.task.options.eval_size = 9
     (directory / "another").mkdir()
-    text = json.dumps(config_lib.to_dict(config_lib.from_config_dict(tree)))
+    text = json.dumps(to_dict(from_config_dict(tree)))
     (directory / "another" / "config.json").write_text(text, encoding="utf-8")
     return directory
 
 
 @pytest.fixture(autouse=True)
 def _in_root(monkeypatch):
-    monkeypatch.chdir(_cli.ROOT)
+    monkeypatch.chdir(ROOT)
 
 
 def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
@@ -656,7 +656,7 @@ def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
     monkeypatch.setattr(sys, "argv", ["x", *argv])
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    assert _cli.main(launcher) == code
+    assert exits.main(launcher) == code
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.replace(str(files), "{files}").splitlines() == expected
@@ -671,13 +671,13 @@ def test_a_command(capsys, monkeypatch, tmp_path, files, command):
         argv = ARITHMETIC.split() + argv
     if "--workdir" not in command:
         argv += [f"--workdir={tmp_path / 'run'}"]
-    check(capsys, monkeypatch, files, run.run, argv, CASES[command])
+    check(capsys, monkeypatch, files, launchers.run, argv, CASES[command])
 
 
 @pytest.mark.parametrize("command", REPORT_CASES)
 def test_a_report(capsys, monkeypatch, tmp_path, files, command):
     argv = [*command.replace("{files}", str(files)).split(), f"--output={tmp_path}"]
-    check(capsys, monkeypatch, files, report.run, argv, REPORT_CASES[command])
+    check(capsys, monkeypatch, files, launchers.report, argv, REPORT_CASES[command])
 
 
 @pytest.mark.parametrize("name", RAISED)
@@ -704,7 +704,7 @@ def test_what_is_left_out_is_counted(capsys, monkeypatch, tmp_path, files):
     argv = [*ARITHMETIC.split(), f"--workdir={tmp_path}", f"--config.policy.init={files}/begun"]
     argv += ["--config.data.max_prompt_tokens=6", "--config.rollout.max_new_tokens=16"]
     monkeypatch.setattr(sys, "argv", ["x", *argv, "--config.task.options.levels=1,2"])
-    assert _cli.main(run.run) == 2
+    assert exits.main(launchers.run) == 2
     assert capsys.readouterr().out.splitlines() == COUNTED
 
 

@@ -1,9 +1,9 @@
 import jax
 import numpy as np
 import pytest
-import small
 
 from mapo_jax.rollouts import Batch, join, split
+from tests import small
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from jax.sharding import AxisType, PartitionSpec
 
 from mapo_jax import model, sharding
+from tests import small
 
 
 @pytest.mark.parametrize(

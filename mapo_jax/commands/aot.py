@@ -1,0 +1,151 @@
+"""Compiles a run's programs for a TPU slice that is not here, and reads what the compiler says."""
+
+import collections
+import importlib.util
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mapo_jax import errors, model, sampling, sharding
+from mapo_jax.config import Config
+from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.run import programs
+
+
+class Compiled(NamedTuple):
+    """What the compiler says about one program, per device."""
+
+    seconds: float  # compilation
+    arguments: int  # bytes
+    peak: int  # bytes, arguments included
+    collectives: dict[str, int]  # kind -> how often it stands in the program
+
+
+def devices(topology: str) -> list:
+    """The devices of a topology that is not there."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise errors.UserError(
+            f'--topology={topology}: needs the compiler for TPUs; pip install "jax[tpu]" (700 MB), '
+            "or leave --topology out for the figures that need none"
+        )
+    # What libtpu else looks for on the machine, and its lock: both are for machines with a TPU.
+    os.environ |= {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu").devices)
+    except Exception as error:  # libtpu has no class of its own for it
+        raise errors.UserError(
+            f"--topology={topology}: the compiler does not know it "
+            f"({' '.join(str(error).split())[:160]})"
+        ) from None
+
+
+def sizes(c: Config) -> tuple[int, int, int, int]:
+    """P, G, S and T of a rollout batch."""
+    return c.batch.prompts, c.batch.group, c.data.max_prompt_tokens, c.rollout.max_new_tokens
+
+
+def abstract_batch(c: Config, mesh: Any) -> Batch:
+    """A rollout batch's shapes, dtypes and shardings."""
+    P, G, S, T = sizes(c)
+
+    def array(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.by_prompt(mesh))
+
+    logps = array((P, G, T), jnp.float32)
+    rollouts = Rollouts(
+        prompt_tokens=array((P, S), jnp.int32),
+        prompt_lengths=array((P,), jnp.int32),
+        example=array((P,), jnp.int32),
+        tokens=array((P, G, T), jnp.int32),
+        mask=array((P, G, T), jnp.bool_),
+        logps=logps,
+        finished=array((P, G), jnp.bool_),
+        valid=array((P, G), jnp.bool_),
+    )
+    return Batch(rollouts, array((P, G), jnp.float32), logps, logps if c.algorithm.beta else None)
+
+
+def compile_programs(
+    config: Config, architecture: model.ModelConfig, mesh: Mesh
+) -> dict[str, Compiled | str]:
+    """Compiles the run's own train step and sampler for the devices of `mesh`.
+
+    Returns:
+        What the compiler says about each; of one that does not fit its message.
+    """
+    c = config
+    jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
+    made = programs.Programs(c, architecture, (0,), mesh)
+    batch, replicated = abstract_batch(c, mesh), sharding.replicated(mesh)
+    shapes, axes = model.abstract_params(architecture), model.logical_axes(architecture)
+
+    def laid_out(tree, names, rules):
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(c.compute.dtype), sharding=s),
+            tree,
+            sharding.shardings(mesh, names, rules),
+        )
+
+    frozen = model.partition(shapes)[1]
+    if frozen:
+        frozen = laid_out(frozen, model.partition(axes)[1], sharding.RULES)
+    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    chunk, r = c.batch.prompts // c.rollout.chunks, batch.rollouts
+    tokens, lengths, example = (
+        jax.ShapeDtypeStruct((chunk, *x.shape[1:]), x.dtype, sharding=x.sharding)
+        for x in (r.prompt_tokens, r.prompt_lengths, r.example)
+    )
+    step: Any = made.update
+    update = step.lower(made.abstract_state("rl"), batch, index, frozen)
+    sample = sampling.program.lower(
+        laid_out(shapes, axes, sharding.GATHERED),
+        (tokens, lengths, None, example, example),
+        key,
+        architecture,
+        made.sampling,
+        mesh,
+    )
+    return {"update": _compile(update), "sampling": _compile(sample)}
+
+
+def _compile(lowered: Any) -> Compiled | str:
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return " ".join(str(error).split())
+    used = compiled.memory_analysis()
+    return Compiled(
+        time.perf_counter() - start,
+        used.argument_size_in_bytes,
+        used.peak_memory_in_bytes,
+        collectives(compiled.as_text()),
+    )
+
+
+def collectives(hlo: str) -> dict[str, int]:
+    """How often each kind of collective stands in a compiled program; a loop's count once."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    found: collections.Counter[str] = collections.Counter()
+    is_scatter = False  # in what TPUs have for a reduce-scatter: all-reduce and slice in one
+    for line in hlo.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            is_scatter = line.startswith("%all-reduce-scatter")
+        for kind in re.findall(rf" ({kinds})(?:-start)?\(", line):
+            found["reduce-scatter" if is_scatter else kind] += 1
+    return dict(found)

@@ -1,0 +1,197 @@
+"""The launchers' command line: `--config FILE.py[:PRESET,...] --workdir DIR --config.a.b=value`.
+
+`parse` collects all mistakes, those of the command line, of the experiment and of its check,
+before anything is compiled.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from etils import epath
+
+from mapo_jax import errors
+from mapo_jax.commands import experiment, join
+from mapo_jax.commands.exits import Help
+from mapo_jax.config import from_config_dict
+
+USAGE = """\
+--config FILE.py[:PRESET,...]   experiment, and presets applied in this order (required)
+--workdir DIR                   where the run is kept; a run found there is continued
+                                (default: runs/NAME[-PRESETS])
+--config.a.b=value              sets a knob of the experiment; experiments/common.py lists them"""
+
+PROCESSES = """
+--distributed                   one of several processes, found by JAX: TPU pods, SLURM
+--coordinator HOST:PORT --num-processes N --process-id I
+                                the same by hand; the first one, 0, listens at HOST:PORT"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a command line says."""
+
+    config: Any  # what `read` returned
+    workdir: epath.Path  # local, or gs://...
+    overrides: tuple[str, ...]  # "a.b=value", as typed
+    flags: dict[str, str]  # the launcher's own; "" for a switch
+
+
+class Parser(argparse.ArgumentParser):
+    """For launchers without --config; a mistake is a line."""
+
+    def error(self, message: str):
+        raise errors.UserError(f"{message}; see --help")
+
+
+def parse(
+    argv: list[str],
+    description: str,
+    read: Callable[[Any], Any] = from_config_dict,
+    check: Callable[[Any, int], list[str]] | None = None,
+    several: bool = False,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> Arguments:
+    """Reads the command line, loads the experiment and checks everything.
+
+    Args:
+        argv: what follows the launcher's name.
+        description: the beginning of --help.
+        read: turns the experiment's tree into a config.
+        check: lists the mistakes in it, given the number of devices; None: those of a run.
+        several: whether the launcher may be one of several processes.
+        extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
+
+    Raises:
+        UserError: with a line for each mistake.
+    """
+    lines: list[str] = []
+    own = {flag.partition(" ")[0]: flag for flag in extra}
+    values = tuple(name for name, flag in own.items() if " " in flag)
+    known = ("--config", "--workdir", *values, *(join.BY_HAND if several else ()))
+    switches = tuple(name for name in own if name not in values)
+    switches += ("--distributed",) if several else ()
+    flags, settings = _split(argv, known, switches, lines)
+    meet = join.joining(flags, lines)
+    path, _, presets = flags.get("--config", "").partition(":")
+    wants_help = "--help" in argv or "-h" in argv
+    module = None
+    if path:
+        module = experiment.load(path, lines)
+    elif not wants_help:
+        lines.append(
+            "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
+        )
+    if wants_help:
+        usage = USAGE + "".join(f"\n{flag:31} {text}" for flag, text in extra.items())
+        usage += PROCESSES if several else ""
+        raise Help(_help(description, usage, path, module))
+
+    before = len(lines)
+    tree = experiment.get_config(path, presets, module, lines) if module else None
+    presets_known = len(lines) == before
+    if tree is None:
+        raise errors.UserError(*lines)
+    for key, text in settings:
+        experiment.set_value(tree, key, text, lines)
+    try:
+        config = read(tree)
+    except errors.UserError as error:
+        raise errors.UserError(*lines, *error.lines) from None
+
+    name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
+    workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
+    if not presets_known:  # without one of its presets a config is not the one that was meant
+        raise errors.UserError(*lines)
+    import jax  # late: the mistakes above need not wait for it
+
+    from mapo_jax.run import checks
+
+    check = check or checks.validate
+    if not lines:
+        meet(config)
+        from mapo_jax.run import processes
+
+        processes.check_same(
+            f"{config} {workdir}",
+            "was started with other settings than process 0; give all of them the same --config, "
+            "--workdir and --config.a.b=value",
+        )
+        with processes.together():  # a file may be missing on one machine
+            _stop_if_any(check(config, jax.device_count()))
+    else:
+        _stop_if_any([*lines, *check(config, jax.device_count())])
+    overrides = tuple(f"{key}={text}" for key, text in settings)
+    return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
+
+
+def _stop_if_any(lines: Sequence[str]) -> None:
+    if lines:
+        raise errors.UserError(*lines)
+
+
+def count(flags: Mapping[str, str], name: str, default: int) -> int:
+    """A number >= 1 that a flag gives."""
+    text = flags.get(name, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise errors.UserError(f"{name}={text}: must be an integer >= 1")
+    return int(text)
+
+
+def fraction(flags: Mapping[str, str], name: str, default: float) -> float:
+    """A number above 0 and at most 1 that a flag gives."""
+    text = flags.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise errors.UserError(f"{name}={text}: must be a number > 0 and <= 1")
+    return value
+
+
+def _split(
+    argv: list[str], known: tuple[str, ...], switches: tuple[str, ...], lines: list[str]
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Splits the command line into the launcher's flags and the settings of config keys."""
+    flags: dict[str, str] = {}
+    settings = []
+    words = [word for word in argv if word not in ("--help", "-h")]
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if word in switches:
+            flags[word] = ""
+            continue
+        if name not in known and not name.startswith("--config."):
+            hint = errors.did_you_mean(name, (*known, *switches, "--help"))
+            lines.append(f"{word}: no such argument{hint}; see --help")
+            if name.startswith("--") and not equals and words and not words[0].startswith("--"):
+                words.pop(0)  # its value
+            continue
+        if not equals:
+            if not words or (words[0].startswith("--") and name != "--prompt"):
+                lines.append(f"{name}: a value is missing; give {name}=VALUE")
+                continue
+            value = words.pop(0)
+        if name.startswith("--config."):
+            settings.append((name.removeprefix("--config."), value))
+        else:
+            flags[name] = value
+    workdir = flags.get("--workdir", "")
+    if "://" in workdir and not workdir.startswith("gs://"):
+        lines.append(f"--workdir={workdir}: must be a local directory or gs://BUCKET/...")
+    return flags, settings
+
+
+def _help(description: str, usage: str, path: str, module: Any) -> str:
+    text = f"{description.strip()}\n\n{usage}\n"
+    if module is None:
+        return text + "\nGive --config as well to see its presets."
+    presets = getattr(module, "PRESETS", {})
+    firsts = {name: next(iter((fn.__doc__ or "").splitlines()), "") for name, fn in presets.items()}
+    listed = "\n".join(f"  :{name:14} {first}".rstrip() for name, first in firsts.items())
+    return text + f"\nPresets of {path}:\n{listed or '  none'}"

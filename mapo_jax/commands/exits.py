@@ -1,0 +1,111 @@
+"""How a launcher ends: exceptions become lines on stderr and an exit code."""
+
+import errno
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from mapo_jax import errors
+
+
+class Help(Exception):
+    """Asked for by --help; carries the text."""
+
+
+def main(run: Callable[[list[str]], None]) -> int:
+    """Runs a launcher on the command line and returns its exit code.
+
+    0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
+    guard; 130: interrupted; 143: after a SIGTERM. Anything else is a bug and propagates. Among
+    several processes what only one of them meets ends it at once, so that the others need not wait
+    for it; 134 where another one is gone, and all may start again.
+    """
+    sys.unraisablehook = _unraisable
+    try:
+        run(sys.argv[1:])
+    except Help as message:
+        print(message)
+    except errors.UserError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        if "disk is full" in str(error):
+            _leave_quietly()
+        return 2 if error.everywhere else _leave_others(2)
+    except errors.RunStopped as error:
+        print(error, file=sys.stderr)
+        return 3
+    except errors.Preempted as error:
+        print(error, file=sys.stderr)
+        return 143
+    except errors.StartAgain as error:
+        print(error, file=sys.stderr)
+        return _leave_others(134)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return _leave_others(130)
+    except Exception as error:
+        if line := _lack(error):
+            print(line, file=sys.stderr)
+            return _leave_others(2)
+        if not _is_one_of_several():
+            raise
+        traceback.print_exception(error)
+        if not any(word in str(error) for word in _GONE):
+            return _leave_others(1)
+        print(
+            "another process is gone, or far behind; start the same command on all of them again, "
+            "which continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        return _leave_others(134)  # as jax ends those that do not see it by themselves
+    return 0
+
+
+def _lack(error: Exception) -> str:
+    """A line, where there is too little of the machine."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _leave_quietly()
+        return "--workdir: its disk is full; free some or choose another one"
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
+            "or compute.head_chunk, or raise rollout.chunks or mesh.fsdp"
+        )
+    return ""
+
+
+def _unraisable(found: Any, shown: Callable[[Any], Any] = sys.__unraisablehook__) -> None:
+    """Silences tracebacks from a failed save's worker threads; the failure is raised elsewhere."""
+    if str(found.exc_value) != "Event loop is closed":
+        shown(found)
+
+
+def _leave_quietly() -> None:
+    """On a full disk: what is still to be written at the exit would say so again, at length."""
+    sys.unraisablehook = threading.excepthook = lambda _: None
+    warnings.simplefilter("ignore")
+
+
+def _is_one_of_several() -> bool:
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave_others(code: int) -> int:
+    """Ends one of several processes without waiting for the others, which an exit does."""
+    if _is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+# What collectives say when a peer's connection breaks: Gloo's words, and the service's.
+_GONE = ("Connection reset by peer", "Connection closed", "Broken pipe", "heartbeat", "preempted")
+_GONE += ("DEADLINE_EXCEEDED",)

@@ -1,0 +1,162 @@
+"""An experiment file becomes a tree of settings, and the command line changes some of them.
+
+Every mistake becomes a line of a list.
+"""
+
+import ast
+import importlib.util
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mapo_jax import config, errors
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "experiments"  # in a clone and installed
+
+
+def find(name: str) -> str:
+    """The path of an experiment: of arithmetic, that ships with the package, or of my.py itself."""
+    shipped = _SHIPPED / f"{name}.py"
+    is_bare = not name.endswith(".py") and "/" not in name
+    return str(shipped) if is_bare and shipped.is_file() else name
+
+
+def load(path: str, lines: list[str]) -> Any:
+    """Imports an experiment file; None, and a line, where that fails."""
+    if not Path(path).is_file():
+        known = [p for p in sorted(_SHIPPED.glob("*.py")) if p.stem not in ("common", "__init__")]
+        names = [p.stem if "/" not in path else f"experiments/{p.name}" for p in known]
+        hint = errors.did_you_mean(path, names, f"experiments that ship: {', '.join(names)}")
+        lines.append(f"--config={path}: no such file{hint}")
+        return None
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        lines.append(f"--config={path}: not a Python file; give FILE.py[:PRESET,...]")
+        return None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines.append(_failure(path, error))
+        return None
+    if not hasattr(module, "get_config"):
+        lines.append(f"--config={path}: has no get_config(presets); see experiments/arithmetic.py")
+        return None
+    return module
+
+
+def get_config(path: str, presets: str, module: Any, lines: list[str]) -> ConfigDict | None:
+    known = getattr(module, "PRESETS", {})  # an experiment need not have any
+    names = list(filter(None, presets.split(",")))
+    for name in names:
+        if name not in known:
+            hint = errors.did_you_mean(name, known)
+            lines.append(
+                f"--config={path}:{presets}: no preset {name}{hint}; presets: "
+                f"{', '.join(known) or 'none'}"
+            )
+    try:
+        tree = module.get_config(",".join(name for name in names if name in known))
+    except Exception as error:
+        lines.append(_failure(path, error))
+        return None
+    if not isinstance(tree, ConfigDict):
+        lines.append(
+            f"--config={path}: get_config returned {type(tree).__name__}, not a ConfigDict"
+        )
+        return None
+    return tree
+
+
+def _failure(path: str, error: Exception) -> str:
+    """An exception of a config file as one line, with the last place in that file."""
+    if isinstance(error, SyntaxError):
+        place = error.lineno
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        place = places[-1] if places else 1
+    message = " ".join(str(error).split())
+    return f"--config={path}: line {place} raises {type(error).__name__}: {message}"
+
+
+def set_value(tree: ConfigDict, key: str, text: str, lines: list[str]) -> None:
+    """Sets `key` to `text` in the type of its default; a mistake becomes a line."""
+    parent, _, name = key.rpartition(".")
+    if parent in config.OPEN:
+        group = _node(tree, parent)
+        with group.unlocked(), group.ignore_type():  # the task says what is wrong with a type
+            is_text = name in group and isinstance(group[name], str)
+            group[name] = text if is_text else _literal(text)
+        return
+    keys = _leaves(tree)
+    if key not in keys:
+        inside = [known for known in keys if known.startswith(key + ".")]
+        if key in config.OPEN:
+            lines.append(f"{key}={text}: set one of its keys, as in --config.{key}.KEY=VALUE")
+        elif inside:
+            lines.append(f"{key}={text}: is a group; set one of {', '.join(inside)}")
+        else:
+            lines.append(f"{key}={text}: no such key{_nearest(key, keys)}")
+        return
+    try:
+        _node(tree, parent)[name] = _convert(text, keys[key])
+    except ValueError as error:
+        lines.append(f"{key}={config.show(text)}: {error}")
+
+
+def _node(tree: ConfigDict, key: str) -> Any:
+    for name in filter(None, key.split(".")):
+        tree = tree[name]
+    return tree
+
+
+def _leaves(tree: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The values of the tree by their full names."""
+    leaves = {}
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _nearest(key: str, keys: dict[str, Any]) -> str:
+    """A hint by the full name or, failing that, by the last part of it."""
+    last = key.rpartition(".")[2]
+    same = [known for known in keys if known.rpartition(".")[2] == last]
+    return f"; did you mean {same[0]}?" if same else errors.did_you_mean(key, keys)
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _convert(text: str, default: Any) -> Any:
+    """Reads `text` as the type of `default`; ValueError says what was expected."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError("expected True or False")
+        return text.lower() == "true"
+    if isinstance(default, tuple):
+        value = _literal(text)
+        kinds = [type(part) for part in default]
+        if not isinstance(value, tuple | list) or [type(part) for part in value] != kinds:
+            example = ",".join(map(str, default))
+            raise ValueError(f"expected {len(default)} numbers like its default, as in {example}")
+        return tuple(value)
+    expected = "an integer, as in 8" if isinstance(default, int) else "a number, as in 0.5 or 1e-6"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"expected {expected}") from None

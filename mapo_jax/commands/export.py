@@ -1,0 +1,28 @@
+"""Writes the policy of a run as a Hugging Face folder."""
+
+import jax
+from etils import epath
+
+from mapo_jax import model, pretrained, sharding
+from mapo_jax.run import sources
+
+
+def run(workdir: str, output: str, dtype: str) -> str:
+    """Writes the policy of a run's newest checkpoint, adapters merged, as a Hugging Face folder.
+
+    Args:
+        workdir: of the run.
+        output: the folder, new or empty.
+        dtype: of the parameters there, float32 or bfloat16.
+
+    Returns:
+        What was written, as a line.
+
+    Raises:
+        UserError: there is no checkpoint, or the folder cannot be written.
+    """
+    mesh = sharding.make_mesh(devices=jax.devices("cpu")[:1])
+    found = sources.read_run(epath.Path(workdir), mesh, "float32", "", f"--workdir={workdir}")
+    params, architecture = model.merge_adapters(found.params, found.model)
+    pretrained.save(output, architecture, model.cast(params, dtype), found.tokenizer)
+    return f"{output}: {found.name}, {dtype}"

@@ -1,0 +1,171 @@
+"""One function for each launcher: the command line, then the room that does what it asks for.
+
+`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Whatever is slow
+to import is imported after the command line has been read: a mistake there need not wait for it.
+"""
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mapo_jax import errors
+from mapo_jax.commands import cli, exits
+
+_PARAMS = "a Hugging Face folder, hub id or work directory in place of --workdir's policy"
+
+
+def run(argv: list[str]) -> None:
+    """Trains a policy: `mapo run --config FILE.py[:PRESET,...] [--workdir DIR]`.
+
+    The same command again continues from the newest checkpoint in DIR.
+    """
+    arguments = cli.parse(argv, _description(run), several=True)
+    from mapo_jax.commands import train
+
+    train.run(arguments.config, arguments.workdir, arguments.overrides)
+
+
+def evaluate(argv: list[str]) -> None:
+    """Evaluates a policy: `mapo evaluate --config FILE [--workdir DIR]`.
+
+    The newest checkpoint in DIR, or --params, on the evaluation sets of the config: a table, every
+    response with its verdict in DIR/evaluation/, and DIR/evaluation.json. The same command goes on
+    with an evaluation that was stopped.
+    """
+    extra = {"--params PATH": _PARAMS}
+    arguments = cli.parse(argv, _description(evaluate), check=_check_without_policy, extra=extra)
+    from mapo_jax.commands import evaluate as command
+
+    command.run(arguments.config, arguments.workdir, arguments.flags.get("--params", ""))
+
+
+def sample(argv: list[str]) -> None:
+    """Answers a prompt: `mapo sample --config FILE --workdir DIR --prompt TEXT [-n N]`.
+
+    Text as it is sampled, then its reward where the answer is known. The prompt may come on
+    standard input instead.
+    """
+    extra = {
+        "--prompt TEXT": "a question of the task",
+        "-n N": "completions (default: 1)",
+        "--params PATH": _PARAMS,
+        "--answer TEXT": "the right answer, to judge by; default: the task's own",
+        "--raw": "take the prompt as it stands: no instruction, no chat template",
+    }
+    arguments = cli.parse(argv, _description(sample), check=_check_without_policy, extra=extra)
+    flags = arguments.flags
+    n = cli.count(flags, "-n", 1)
+    prompt = flags["--prompt"] if "--prompt" in flags else sys.stdin.read().rstrip("\n")
+    from mapo_jax.commands import sample as command
+
+    command.run(
+        arguments.config,
+        arguments.workdir,
+        prompt,
+        params=flags.get("--params", ""),
+        n=n,
+        answer=flags.get("--answer"),
+        is_raw="--raw" in flags,
+        write=lambda text: print(text, end="", flush=True),
+    )
+
+
+def export(argv: list[str]) -> None:
+    """Writes a run's policy for others: `mapo export --workdir DIR --output DIR2`.
+
+    The newest checkpoint, adapters merged, as a Hugging Face folder that transformers and vLLM
+    load: config.json, model.safetensors, generation_config.json and the tokenizer's files.
+    """
+    parser = _parser(export)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="work directory of a run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where to; new or empty")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    flags = parser.parse_args(argv)
+    from mapo_jax.commands import export as command
+
+    print(command.run(flags.workdir, flags.output, flags.dtype))
+
+
+def plan(argv: list[str]) -> None:
+    """Plans a run without its hardware: `mapo plan --config FILE [--topology v5e:8x8]`.
+
+    Memory per device and the cost of a step; with --topology, also what the TPU's compiler says.
+    """
+    extra = {
+        "--topology NAME": "TPU slice to compile for, as in v5e:8x8, v5p:4x4x4, v6e:16x16",
+        "--efficiency F": "share of the peak that a chip reaches (default: 0.4)",
+    }
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is to look for an accelerator
+    arguments = cli.parse(argv, _description(plan), check=lambda *_: [], extra=extra)
+    share = cli.fraction(arguments.flags, "--efficiency", 0.4)
+    from mapo_jax.commands import plan as command
+
+    command.run(arguments.config, arguments.flags.get("--topology", ""), share)
+
+
+def bench(argv: list[str]) -> None:
+    """Measures sampling, scoring, update and the whole step: `mapo bench --config FILE`.
+
+    Presets are after a colon, as in `experiments/bench.py:small`. A table, then JSON on the last
+    line.
+    """
+    from mapo_jax.commands import bench as command
+
+    config = cli.parse(argv, _description(bench), command.read, command.validate).config
+    command.report(config, command.measure(config))
+
+
+def report(argv: list[str]) -> None:
+    """Writes a report of one run or several: `mapo report DIR [DIR ...] [--output DIR]`.
+
+    report.html, self-contained, and figures/*.png; into DIR itself, or into report/ for several.
+    """
+    parser = _parser(report)
+    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="work directory of a run")
+    parser.add_argument("--output", help="where to write; default: DIR, or report/ for several")
+    flags = parser.parse_args(argv)
+    from mapo_jax import report as room
+
+    alone = flags.workdirs[0] if len(flags.workdirs) == 1 else "report"
+    print(room.write(flags.workdirs, flags.output or alone))
+
+
+COMMANDS = {fn.__name__: fn for fn in (run, evaluate, sample, export, plan, bench, report)}
+
+
+def mapo() -> int:
+    """The installed program: `mapo NAME ARGUMENT ...`; returns its exit code."""
+    return exits.main(_dispatch)
+
+
+def _dispatch(argv: list[str]) -> None:
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h"):
+        firsts = [_description(fn).splitlines()[0] for fn in COMMANDS.values()]
+        raise exits.Help("\n".join([*firsts, "", "mapo NAME --help says more."]))
+    if name not in COMMANDS:
+        hint = errors.did_you_mean(name, COMMANDS, f"commands: {', '.join(COMMANDS)}")
+        raise errors.UserError(f"mapo {name}: no such command{hint}")
+    COMMANDS[name](rest)
+
+
+def _check_without_policy(config: Any, device_count: int) -> list[str]:
+    """The mistakes of a config whose policy comes from somewhere else."""
+    from mapo_jax.run import checks
+
+    return checks.validate(config, device_count, needs_policy=False)
+
+
+def _description(fn: Callable) -> str:
+    return inspect.getdoc(fn) or ""
+
+
+def _parser(fn: Callable) -> cli.Parser:
+    return cli.Parser(
+        prog=f"mapo {fn.__name__}",
+        description=_description(fn),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -1,0 +1,346 @@
+"""Does a run fit, and what does a step cost? Answers without the hardware.
+
+What launch/plan.py calls. Parameters, optimizer state and caches are counted exactly from shapes
+and shardings, FLOPs and bytes from the formulas below, all for full lengths. With a topology the
+train step and the sampler are compiled for it, by libtpu and without a TPU: the memory that the
+compiler reports, and the collectives that it has put in.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+from etils import epath
+from jax.sharding import AbstractMesh, AxisType
+
+from mapo_jax import errors, model, pretrained, sharding, training
+from mapo_jax.commands import aot
+from mapo_jax.config import Config
+from mapo_jax.pretrained.known import KNOWN
+from mapo_jax.run import sources
+from mapo_jax.run.checks import validate
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One JAX device of an accelerator."""
+
+    flops: float  # bfloat16 FLOP/s
+    bandwidth: float  # of its memory, bytes/s
+    memory: float  # bytes
+
+
+# Google's pages of each generation, cloud.google.com/tpu/docs/v5e and so on. A chip is one device,
+# but for tpu7x, which has two.
+CHIPS = {
+    "v5e": Chip(197e12, 819e9, 16 * GIB),
+    "v5p": Chip(459e12, 2765e9, 95 * GIB),
+    "v6e": Chip(918e12, 1640e9, 32 * GIB),
+    "tpu7x": Chip(2307e12 / 2, 7380e9 / 2, 96 * GIB),
+}
+
+
+class Phase(NamedTuple):
+    """What all devices together compute, and what each of them moves, in one step."""
+
+    flops: float
+    bytes: float  # read from memory per device; 0 where arithmetic decides
+
+
+def run(config: Config, topology: str, efficiency: float) -> None:
+    """Prints the plan of a configuration.
+
+    Args:
+        config: as a run would have it; policy, data and tokenizer need not be there.
+        topology: as in v5e:8x8, compiled for; "": devices are those that mesh.* multiply to.
+        efficiency: share of a chip's peak that its arithmetic and its memory reach.
+
+    Raises:
+        UserError: a mistake in the configuration; an unknown topology; libtpu is not there; the
+            programs do not fit.
+    """
+    architecture = find_architecture(config)
+    chip = _chip(topology) if topology else None
+    devices = aot.devices(topology) if topology else None
+    sizes = dataclasses.asdict(config.mesh)
+    count = len(devices) if devices else math.prod(n for n in sizes.values() if n > 0)
+    platform = "tpu" if topology else ""
+    if lines := validate(config, count, architecture=architecture, platform=platform):
+        raise errors.UserError(*lines)
+    shape = sharding.mesh_shape(**sizes, device_count=count)
+    mesh: Any = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    screen = rich.console.Console()
+    wide = screen if screen.is_terminal else rich.console.Console(width=110)
+    parts = memory(config, architecture, mesh)
+    where = f"{count} device{'s' if count > 1 else ''}{f' of {topology}' if topology else ''}"
+    title = f"{where}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
+    _print_memory(wide, title, architecture, parts, chip)
+    _print_cost(wide, phases(config, architecture, mesh), count, chip, efficiency)
+    if devices:
+        _print_compiled(wide, config, architecture, devices, parts, chip)
+
+
+def find_architecture(config: Config) -> model.ModelConfig:
+    """The policy's numbers, from its folder or run, or by its name; weights are not read.
+
+    Raises:
+        UserError: it is neither there nor known.
+    """
+    init = config.policy.init
+    if init and not epath.Path(init).is_dir():
+        if init not in KNOWN:
+            raise errors.UserError(
+                f"policy.init={init}: no such folder, and not one of the policies whose numbers a "
+                f"plan knows{errors.did_you_mean(init, KNOWN)}; give a folder with its "
+                f"config.json, or one of {', '.join(KNOWN)}"
+            )
+        return sources.adapted(KNOWN[init], config.lora)
+    if init and not (epath.Path(init) / "checkpoints").is_dir():
+        return sources.adapted(pretrained.read_config(pretrained.folder(init)), config.lora)
+    return sources.find(config).model
+
+
+def _chip(topology: str) -> Chip:
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+        raise errors.UserError(
+            f"--topology={topology}: must be GENERATION:AxB or AxBxC, as in v5e:8x8 or v5p:4x4x4; "
+            f"generations: {', '.join(CHIPS)}"
+        )
+    return CHIPS[name]
+
+
+# Memory
+
+
+def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, int]:
+    """Bytes per device of what lives through a step, by name; exact.
+
+    "serving" and "served": the sampler's copies of what is trained, while it samples, and of what
+    is frozen, for good. "batch": what an update reads beside the state. "cache" and "prefix": the
+    sampler's keys and values of responses and of prompts.
+    """
+    c = config
+    axes = model.logical_axes(architecture)
+    trained, frozen = model.partition(model.abstract_params(architecture))
+    trained_axes, frozen_axes = model.partition(axes)
+    tx = training.make_optimizer(c.optimizer)
+    state = jax.eval_shape(lambda params: training.init_state(params, tx), trained)
+    layout = training.state_shardings(architecture, tx, mesh)
+    width = jnp.dtype(c.compute.dtype).itemsize
+    parts = {
+        "parameters": _bytes(state.params, layout.params),
+        "optimizer": _bytes(state, layout) - _bytes(state.params, layout.params),
+        "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
+        "gradients": _bytes(state.params, layout.params),
+        "reference": _bytes(state.params, layout.params) if c.algorithm.beta else 0,
+    }
+    for name, tree, names in (
+        ("serving", trained, trained_axes),
+        ("served", frozen, frozen_axes),
+    ):
+        gathered = sharding.shardings(mesh, names, sharding.GATHERED)
+        parts[name] = _bytes(tree, gathered, width) if tree else 0
+    if mesh.shape["fsdp"] == 1:  # the sampler's layout is the trainer's: the same arrays
+        parts["served"] = 0
+    shards, tensor = sharding.batch_shards(mesh), mesh.shape["tensor"]
+    P, G, S, T = aot.sizes(c)
+    prompts = P // c.rollout.chunks // shards
+    lanes = min(c.rollout.lanes or prompts, prompts)
+    slots = lanes * min(c.rollout.width or G, G)
+    key_and_value = (
+        2 * architecture.num_layers * architecture.num_kv_heads // tensor * architecture.head_dim
+    ) * width
+    parts["cache"] = slots * T * key_and_value
+    parts["prefix"] = (prompts + (lanes if lanes < prompts else 0)) * S * key_and_value
+    batch = aot.abstract_batch(c, mesh)
+    parts["batch"] = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(batch)
+    )
+    return parts
+
+
+def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
+    """Bytes per device; each element takes `width`, or what its dtype does."""
+    sizes = jax.tree.map(
+        lambda x, s: math.prod(s.shard_shape(x.shape)) * (width or x.dtype.itemsize),
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+# Cost
+
+
+def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, Phase]:
+    """FLOPs of all devices and bytes per device of a step's phases, at full lengths.
+
+    A matrix of n weights takes 2 n FLOPs a token, attention 4 N H a pair of query and key. A
+    prompt is computed once for its group. The update computes forward once, backward twice and,
+    with compute.remat, the layers once more. Decoding reads the weights and the caches of all
+    slots in every step: that, not arithmetic, is what sampling waits for.
+    """
+    c, a = config, architecture
+    P, G, S, T = aot.sizes(c)
+    layers = a.num_layers * (
+        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
+    )
+    head = a.embed_dim * a.vocab_size
+    pair = 4 * a.num_layers * a.num_heads * a.head_dim
+    prompt = P * (2 * layers * S + pair * S * (S + 1) / 2)
+    response = P * G * (2 * layers * T + pair * (T * S + T * (T + 1) / 2))
+    forward, logits = prompt + response, P * G * T * 2 * head
+    parts = memory(c, a, mesh)
+    own = P // c.rollout.chunks // sharding.batch_shards(mesh)
+    lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
+    steps = c.rollout.chunks * T * math.ceil(own / lanes) * math.ceil(G / width)
+    cached = parts["cache"] + parts["prefix"] * lanes / max(own + (lanes < own) * lanes, 1)
+    weights = parts["serving"] + (parts["served"] or parts["frozen"])
+    found = {"sampling": Phase(forward + logits, steps * (weights + cached))}
+    scored = (c.algorithm.old_logps == "rescored") + bool(c.algorithm.beta)
+    if scored:
+        found["scoring"] = Phase(scored * (forward + logits), 0)
+    again = 1 if c.compute.remat else 0
+    update = c.batch.epochs * ((3 + again) * forward + 4 * logits)  # the head is always recomputed
+    return found | {"update": Phase(update, 0)}
+
+
+# The screen
+
+
+_NAMES = {
+    "parameters": "parameters, float32",
+    "optimizer": "optimizer's moments, float32",
+    "frozen": "frozen parameters",
+    "gradients": "gradients, float32",
+    "reference": "reference, float32",
+    "served": "frozen parameters, for the sampler",
+    "serving": "sampler's weights",
+    "cache": "sampler's cache, responses",
+    "prefix": "sampler's cache, prompts",
+    "batch": "rollout batch",
+}
+
+
+_LASTING = ("parameters", "optimizer", "frozen", "served", "reference", "batch")
+
+_KNOBS = {
+    "update": "batch.microbatch, compute.head_chunk or compute.attention_chunk, raise mesh.fsdp",
+    "sampling": "rollout.lanes or rollout.width, raise rollout.chunks or mesh.tensor",
+}
+
+
+_FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+_BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    power = min(int(math.log(value, base)), len(units) - 1) if value else 0
+    return f"{value / base**power:.4g} {units[power]}" if value else ""
+
+
+def _memory(value: float) -> str:
+    return _scaled(value, 1024, _BYTES)
+
+
+def _print_memory(screen, title, architecture, parts, chip) -> None:
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(model.abstract_params(architecture)))
+    screen.print(f"{count:,} parameters on {title}")
+    table = rich.table.Table("memory per device", "")
+    table.columns[1].justify = "right"
+    for name, label in _NAMES.items():
+        if parts[name]:
+            table.add_row(label, _memory(parts[name]))
+    table.add_section()
+    lasting = sum(parts[name] for name in _LASTING)
+    sampled = lasting + parts["serving"] + parts["cache"] + parts["prefix"]
+    table.add_row("while sampling, without temporaries", _memory(sampled))
+    table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
+    if chip:
+        table.add_row("a device has", _memory(chip.memory))
+    screen.print(table)
+
+
+def _print_cost(screen, found, count, chip, efficiency) -> None:
+    table = rich.table.Table(
+        "a step, at full lengths",
+        "operations",
+        "read per device",
+    )
+    if chip:
+        table.add_column(f"seconds at {efficiency:.0%} of the peak")
+    total = 0.0
+    for name, phase in found.items():
+        row = [name, _scaled(phase.flops, 1000, _FLOPS), _memory(phase.bytes)]
+        if chip:
+            seconds = max(phase.flops / count / chip.flops, phase.bytes / chip.bandwidth)
+            total += seconds / efficiency
+            row.append(f"{seconds / efficiency:,.1f}")
+        table.add_row(*row)
+    if chip:
+        table.add_row("all", "", "", f"{total:,.1f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    screen.print(table)
+
+
+def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
+    with screen.status("compiling"):
+        found = aot.compile_programs(config, architecture, mesh)
+    table = rich.table.Table(
+        "compiled, per device",
+        "arguments",
+        "peak",
+        "with what else lives",
+        "collectives",
+        "seconds",
+    )
+    state = parts["parameters"] + parts["optimizer"]
+    others = {
+        "update": parts["reference"] + parts["served"],
+        "sampling": state + parts["reference"] + (parts["frozen"] if parts["served"] else 0),
+    }
+    lines = []
+    for name, program in found.items():
+        if isinstance(program, str):
+            lines.append(
+                f"{name}: does not fit ({program[:200]}); lower {_KNOBS[name]}, or take more chips"
+            )
+            continue
+        need = program.peak + others[name]
+        if need > chip.memory:
+            lines.append(
+                f"{name}: does not fit (needs {_memory(need)}, a device has "
+                f"{_memory(chip.memory)}); lower {_KNOBS[name]}, or take more chips"
+            )
+        table.add_row(
+            name,
+            _memory(program.arguments),
+            _memory(program.peak),
+            f"{_memory(need)} of {_memory(chip.memory)}",
+            ", ".join(f"{n} {kind}" for kind, n in sorted(program.collectives.items())) or "none",
+            f"{program.seconds:.0f}",
+        )
+    for column in (1, 2, 3, 5):
+        table.columns[column].justify = "right"
+    screen.print(table)
+    expected = state + parts["frozen"] + parts["batch"]
+    if not isinstance(found["update"], str):
+        share = found["update"].arguments / expected - 1
+        padded = " (it pads small arrays to whole tiles)" if share > 0.01 else ""
+        screen.print(
+            f"State and batch counted from shapes: {_memory(expected)}; the compiler's "
+            f"arguments of the update: {share:+.2%}{padded}."
+        )
+    if lines:
+        raise errors.UserError(*lines)
+    screen.print(f"It fits: {_memory(chip.memory)} a device.")

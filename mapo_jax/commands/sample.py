@@ -1,0 +1,95 @@
+"""A prompt in, text out as it comes, with its reward: what launch/sample.py calls."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+
+from mapo_jax import errors, rewards, sampling, sharding
+from mapo_jax.config import Config
+from mapo_jax.rollouts import pad_prompts
+from mapo_jax.run import evaluation, sources
+from mapo_jax.text import Stream
+
+
+def run(
+    config: Config,
+    workdir: epath.Path,
+    prompt: str,
+    *,
+    params: str = "",
+    n: int = 1,
+    answer: str | None = None,
+    is_raw: bool = False,
+    write: Callable[[str], None],
+) -> None:
+    """Prints n completions.
+
+    Args:
+        config: its task, tokenizer and rollout sections count.
+        workdir: of the run whose newest checkpoint is sampled.
+        prompt: a question of the task.
+        params: a Hugging Face folder, a hub id or another work directory, in place of workdir.
+        n: how many; one alone is written as it comes.
+        answer: the right one; default: the task's own, where it has the question.
+        is_raw: takes the prompt as it stands, without the task's instruction or chat template.
+        write: takes pieces of the output.
+
+    Raises:
+        UserError: there is no such policy, or the prompt is empty or too long for it.
+    """
+    c = config
+    if not prompt:
+        raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
+    task, reward = sources.make_task(c)
+    one_device = sharding.make_mesh(devices=jax.devices()[:1])
+    found = sources.open(c, workdir, params, one_device)
+    question = {"question": prompt}
+    if is_raw:
+        found.tokenizer.template = None
+        ids = found.tokenizer.encode_prompt(prompt)
+    else:
+        ids = found.tokenizer.encode_prompt(task.prompt(question))
+    limit = found.model.max_positions
+    if limit and len(ids) + c.rollout.max_new_tokens > limit:
+        raise errors.UserError(
+            f"--prompt: its {len(ids)} tokens and rollout.max_new_tokens={c.rollout.max_new_tokens}"
+            f" are more than the policy's {limit}; shorten one of them"
+        )
+    known = [*task.train, *(x for examples in task.evals.values() for x in examples)]
+    example = next((x for x in known if x["question"] == prompt), None)
+    if answer is not None:
+        example = {**question, "answer": answer}
+
+    stream = Stream(found.tokenizer)
+    settings = sampling.SamplingConfig(
+        group_size=n,
+        max_new_tokens=c.rollout.max_new_tokens,
+        temperature=c.rollout.temperature,
+        top_p=c.rollout.top_p,
+        top_k=c.rollout.top_k,
+        eos_ids=found.tokenizer.eos_ids,
+        on_token=(lambda token: write(stream.push(int(token[0, 0])))) if n == 1 else None,
+    )
+    tokens_PS, lengths_P = pad_prompts([ids], len(ids))
+    key = jax.random.key(c.seed)
+    rollouts = sampling.sample(found.params, found.model, tokens_PS, lengths_P, key, settings)
+    rollouts = jax.device_get(jax.block_until_ready(rollouts))
+    jax.effects_barrier()  # the last tokens are written too
+    texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.mask)
+    for i, text in enumerate(texts):
+        write(stream.end() if n == 1 else f"--- {i + 1} of {n}\n{text}")
+        write("\n" + _verdict(reward, text, example, rollouts, i) + "\n")
+
+
+def _verdict(reward, text, example, rollouts, i: int) -> str:
+    """One line about a completion."""
+    size, ended = int(rollouts.mask[0, i].sum()), bool(rollouts.finished[0, i])
+    about = f"{size} tokens{'' if ended else ', cut'}"
+    if example is None:
+        return f"[{about}; no reward: the task does not know this question; give --answer]"
+    judged = rewards.judge(reward, [text], [example], [ended])
+    parts = ", ".join(f"{name} {x[0]:g}" for name, x in judged.parts.items())
+    right = "success" if np.asarray(judged.success)[0] else "no success"
+    return f"[{about}; reward {judged.rewards[0]:g}{f' ({parts})' if parts else ''}, {right}]"

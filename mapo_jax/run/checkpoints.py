@@ -1,0 +1,376 @@
+"""Checkpoints, by orbax: all of orbax that the project uses is wrapped here.
+
+A checkpoint is saved after a step's records are written and holds the whole state and the position
+in the run. A save is atomic: it is written under another name and renamed. Orbax does not notice
+flipped bits, so a manifest beside the arrays holds a digest of each, taken on the devices before
+the save and compared after a restore: what differs is set aside and the checkpoint before it used.
+
+A state is stored as a flat dict of its leaves by path, so that what is on disk does not depend on
+the Python classes of the state. Its leaves are arrays; PRNG keys are not among them, as they follow
+from the seed and the step.
+"""
+
+import contextlib
+import errno
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import absl.logging
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from mapo_jax import errors
+from mapo_jax.run import digests
+
+# Orbax logs every step of a save, and prints an error's traceback four times before raising it;
+# asyncio, by which it saves, once more.
+absl.logging.set_verbosity(absl.logging.FATAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+T = TypeVar("T")
+_REFERENCE = "reference"
+# What a disk or a bucket says that cannot be reached now: no reason to give a checkpoint up.
+_UNREACHABLE = re.compile(
+    "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED"
+)
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was saved; the text says in what."""
+
+    is_local = False  # of several processes perhaps only this one has noticed
+
+
+class _Unreadable(_Damaged):
+    is_local = True
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep`, the best, and the reference policy."""
+
+    def __init__(self, directory: epath.Path, keep: int):
+        """Opens or creates `directory`.
+
+        Args:
+            directory: `checkpoints/` of a work directory.
+            keep: how many of the newest to keep; the best by `metric` is kept as well.
+        """
+        self._directory = _absolute(directory)
+        self._keep = _Keep(keep)
+        self._manager = _manager(self._directory, self._keep)
+        for index in self._manager.all_steps():
+            with contextlib.suppress(_Damaged):  # of which `restore` speaks, where it matters
+                self._keep.metrics[index] = _manifest_of(self._manager, index)["metric"]
+
+    def latest(self) -> int | None:
+        """The index of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self, index: int, state: Any, position: Mapping[str, Any], metric: float | None
+    ) -> None:
+        """Begins to save a checkpoint; it is there when `wait` or the next `save` has returned.
+
+        Args:
+            index: increases over the run, phases included.
+            state: pytree of arrays; it may be donated as soon as this returns.
+            position: JSON-able, where in the run it is.
+            metric: what the best checkpoint is best by; None, or not finite, where it was not
+                measured.
+        """
+        params, rest = _split(state)
+        measured = metric is not None and math.isfinite(metric)
+        self._keep.metrics[index] = float(metric) if measured else None
+        manifest = _manifest(params | rest, position, self._keep.metrics[index])
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            rest=ocp.args.StandardSave(rest),
+            manifest=ocp.args.JsonSave(manifest),
+        )
+        _save(lambda: self._manager.save(index, args=args, force=True))
+
+    def restore(
+        self, abstract: Callable[[int], T], note: Callable[[str], Any] = print
+    ) -> tuple[int, T, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole, bit for bit.
+
+        A damaged one is set aside, as `checkpoints/damaged-INDEX`, and the one before it tried.
+
+        Args:
+            abstract: from a checkpoint's index to its state with jax.ShapeDtypeStruct leaves that
+                carry the shardings to restore to.
+            note: is told which ones are damaged.
+
+        Returns:
+            Its index, the state and its position; None where there is no checkpoint.
+
+        Raises:
+            UserError: a leaf has another shape or dtype there, or is missing on either side; or all
+                checkpoints are damaged.
+            StartAgain: this one of several processes cannot read the newest, which is set aside.
+        """
+        where = f"--workdir={self._directory.parent}"
+        indices = sorted(self._manager.all_steps(), reverse=True)
+        for index in indices:
+            try:
+                return index, *self._restore(index, abstract(index), where)
+            except _Damaged as damage:
+                alone = damage.is_local and jax.process_count() > 1
+                line = f"checkpoint {index} is damaged ({damage}); {self._set_aside(index, alone)}"
+                if alone:  # the others wait for what this process could not read
+                    raise errors.StartAgain(
+                        f"{line}; start the same command on all processes again"
+                    ) from None
+                note(line)
+        if indices:
+            raise errors.UserError(
+                f"{where}: all of its checkpoints are damaged ({', '.join(map(str, indices))}, now "
+                "checkpoints/damaged-*); put a copy of one back, or start again in another one"
+            )
+        return None
+
+    def _restore(self, index: int, abstract: T, where: str) -> tuple[T, dict[str, Any]]:
+        params, rest = _split(abstract)
+        manifest = _manifest_of(self._manager, index)
+        _check(manifest["leaves"], params | rest, where)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
+        )
+        restored = _read(lambda: self._manager.restore(index, args=args))
+        leaves = {**restored["params"], **restored["rest"]}
+        _compare(leaves, manifest["leaves"])
+        return _unflatten(abstract, leaves), manifest["position"]
+
+    def _set_aside(self, index: int, alone: bool) -> str:
+        """Renames a checkpoint, so that nobody takes it for one; returns what was done."""
+        source, target = self._directory / str(index), self._directory / f"damaged-{index}"
+        self._keep.metrics[index] = None  # no longer the best
+        if alone or jax.process_index() == 0:
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
+                if target.exists() and source.exists():
+                    target.rmtree()
+                source.rename(target)
+        if not alone:
+            _wait_for_all("set_aside")
+            self._manager.reload()
+        return f"it is checkpoints/{target.name} now"
+
+    def save_reference(self, params: Any) -> None:
+        """Saves the reference policy, at once and in place of an older one."""
+        flat = _flatten(params)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(flat), manifest=ocp.args.JsonSave(_manifest(flat))
+        )
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            _save(lambda: checkpointer.save(self._directory / _REFERENCE, args=args, force=True))
+
+    def restore_reference(self, abstract: T) -> T:
+        """Restores the reference policy onto the devices that `abstract` names.
+
+        Raises:
+            UserError: it does not fit, or is damaged.
+        """
+        where, flat = f"--workdir={self._directory.parent}", _flatten(abstract)
+
+        def read(**items: Any) -> Any:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                return checkpointer.restore(
+                    self._directory / _REFERENCE, args=ocp.args.Composite(**items)
+                )
+
+        try:
+            manifest = _read_manifest(lambda: read(manifest=ocp.args.JsonRestore())["manifest"])
+            _check(manifest["leaves"], flat, where)
+            args = ocp.args.StandardRestore(flat)
+            leaves = _read(lambda: read(params=args)["params"])
+            _compare(leaves, manifest["leaves"])
+        except _Damaged as damage:
+            raise errors.UserError(
+                f"{where}: checkpoints/{_REFERENCE}, the policy that algorithm.beta pulls to, is "
+                f"damaged ({damage}); put a copy of it back, or start again in another one"
+            ) from None
+        return _unflatten(abstract, leaves)
+
+    def wait(self) -> None:
+        """Waits until the last save is whole; raises what went wrong with it."""
+        _save(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits and closes."""
+        self.wait()
+        self._manager.close()
+
+
+def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int]:
+    """Restores the parameters of a run's newest checkpoint.
+
+    Args:
+        workdir: of the run.
+        abstract: the parameters with jax.ShapeDtypeStruct leaves that carry shardings.
+        where: begins the line of a mistake, as in policy.init=DIR.
+
+    Returns:
+        The parameters and the checkpoint's index.
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit.
+    """
+    directory = _absolute(workdir / "checkpoints")
+    if not directory.is_dir():
+        raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
+    manager = _manager(directory, None)
+    index = manager.latest_step()
+    if index is None:
+        raise errors.UserError(f"{where}: holds no checkpoint yet; let that run save one first")
+    flat = {f"params.{path}": leaf for path, leaf in _flatten(abstract).items()}
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(flat))
+    try:
+        saved = _manifest_of(manager, index)["leaves"]
+        saved = {path: leaf for path, leaf in saved.items() if path.startswith("params.")}
+        if differences := digests.differences(saved, flat):
+            raise errors.UserError(
+                f"{where}: its checkpoint is not of the policy that {workdir}/policy describes "
+                f"({len(differences)} of {len({*saved, *flat})} arrays; first {differences[0]} by "
+                "that); give a work directory that nobody has changed"
+            )
+        restored = _read(lambda: manager.restore(index, args=args))["params"]
+        _compare(restored, saved)
+    except _Damaged as damage:
+        raise errors.UserError(
+            f"{where}: its checkpoint {index} is damaged ({damage}); continue that run, which goes "
+            "back to the one before it"
+        ) from None
+    manager.close()
+    flat = {path.removeprefix("params."): x for path, x in restored.items()}
+    return _unflatten(abstract, flat), index
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    """As orbax wants it; a remote path is absolute already."""
+    return path if "://" in str(path) else path.absolute()
+
+
+class _Keep:
+    """Which checkpoints stay, as orbax asks it: the newest, and the best by `metrics`."""
+
+    def __init__(self, newest: int):
+        self._newest = newest
+        self.metrics: dict[int, float | None] = {}  # by index
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = [(x, index) for index, x in self.metrics.items() if x is not None]
+        best = {index for _, index in sorted(ranked)[-1:]}
+        return [step in best or step in steps[-self._newest :] for step in steps]
+
+
+def _manager(directory: epath.Path, keep: _Keep | None) -> ocp.CheckpointManager:
+    """A manager; `keep` None opens the directory to read only."""
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=keep,
+        cleanup_tmp_directories=keep is not None,
+        create=keep is not None,
+        read_only=keep is None,
+    )
+    handlers = {  # named here, else the metadata of a manager that has saved nothing yet are empty
+        "params": ocp.StandardCheckpointHandler(),
+        "rest": ocp.StandardCheckpointHandler(),
+        "manifest": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flat parameters, which other runs may start from, and the flat rest of a state."""
+    flat = _flatten(state)
+    params = {path: leaf for path, leaf in flat.items() if path.startswith("params.")}
+    return params, {path: leaf for path, leaf in flat.items() if path not in params}
+
+
+def _unflatten(abstract: T, flat: Mapping[str, Any]) -> T:
+    return jax.tree.unflatten(
+        jax.tree.structure(abstract), [flat[path] for path in _flatten(abstract)]
+    )
+
+
+# The manifest: {"position": ..., "metric": ..., "leaves": {path: [dtype, shape, digest]}}, and its
+# own digest.
+
+
+def _manifest(
+    flat: Mapping[str, jax.Array],
+    position: Mapping[str, Any] = MappingProxyType({}),
+    metric: float | None = None,
+) -> dict[str, Any]:
+    content = {"position": dict(position), "metric": metric, "leaves": digests.describe(flat)}
+    return content | {"sha256": digests.of_json(content)}
+
+
+def _manifest_of(manager: ocp.CheckpointManager, index: int) -> dict[str, Any]:
+    args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+    return _read_manifest(lambda: manager.restore(index, args=args)["manifest"])
+
+
+def _read_manifest(read: Callable[[], Any]) -> dict[str, Any]:
+    manifest = _read(read)
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != digests.of_json(manifest):
+        raise _Damaged("its manifest is not what was saved")
+    return manifest
+
+
+def _compare(restored: Mapping[str, jax.Array], saved: Mapping[str, list[Any]]) -> None:
+    found = digests.describe(restored)
+    wrong = [path for path in found if found[path] != saved[path]]
+    if wrong:
+        raise _Damaged(f"{len(wrong)} of {len(found)} arrays, first {wrong[0]}")
+
+
+def _read(act: Callable[[], Any]) -> Any:
+    """Runs a part of a restore; what cannot be read because it is damaged is said to be."""
+    try:
+        return act()
+    except (MemoryError, PermissionError, ConnectionError, TimeoutError):
+        raise
+    except Exception as error:  # orbax, tensorstore and json each have their own
+        if _UNREACHABLE.search(str(error)):
+            raise
+        raise _Unreadable("it cannot be read: " + " ".join(str(error).split())[:120]) from None
+
+
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    lines = [
+        f"{where}: {difference} in this configuration; make the policy.* keys those of that run"
+        for difference in digests.differences(saved, wanted)
+    ]
+    if lines:
+        raise errors.UserError(*lines)
+
+
+def _save(act: Callable[[], Any]) -> None:
+    """Runs a part of a save; a full disk becomes the user's line."""
+    try:
+        act()
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if not full and "No space left" not in str(error):
+            raise
+        raise errors.UserError(
+            "checkpoint: the disk is full; free some, lower checkpoint.keep or choose another "
+            "--workdir, then the same command continues"
+        ) from error

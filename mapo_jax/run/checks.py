@@ -1,0 +1,432 @@
+"""What can be wrong with a configuration: every mistake, a line each, before anything compiles."""
+
+import functools
+import importlib.util
+import math
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mapo_jax import errors
+from mapo_jax.config import Config, show
+
+Limit = tuple[str, Callable[[Any], bool]]
+
+
+def _at_least(low: float) -> Limit:
+    return f">= {low}", lambda value: value >= low
+
+
+def _above(low: float) -> Limit:
+    return f"> {low}", lambda value: value > low
+
+
+_FRACTION: Limit = (">= 0 and < 1", lambda value: 0 <= value < 1)
+_AXIS: Limit = (">= 1, or -1 for the rest of the devices", lambda value: value >= 1 or value == -1)
+
+_LIMITS: dict[str, Limit] = {
+    "seed": (">= 0 and < 2**32", lambda value: 0 <= value < 2**32),
+    "steps": _at_least(0),
+    "task.reward_timeout": _above(0),
+    "task.reward_memory": _above(0),
+    "task.reward_workers": _at_least(1),
+    "data.max_prompt_tokens": _at_least(1),
+    "policy.num_layers": _at_least(1),
+    "policy.embed_dim": _at_least(1),
+    "policy.num_heads": _at_least(1),
+    "policy.num_kv_heads": _at_least(1),
+    "policy.head_dim": (">= 2 and even (RoPE turns pairs)", lambda n: n >= 2 and n % 2 == 0),
+    "policy.mlp_dim": _at_least(1),
+    "policy.rope_theta": _above(0),
+    "policy.norm_eps": _above(0),
+    "lora.rank": (">= 0 (0: all weights are trained)", lambda value: value >= 0),
+    "lora.alpha": _above(0),
+    "compute.head_chunk": _at_least(1),
+    "compute.attention_chunk": _at_least(1),
+    "warmup.steps": _at_least(0),
+    "warmup.learning_rate": _at_least(0),
+    "warmup.batch": _at_least(1),
+    "warmup.schedule_steps": _at_least(0),
+    "batch.prompts": _at_least(1),
+    "batch.group": _at_least(1),
+    "batch.minibatch_prompts": _at_least(1),
+    "batch.microbatch": ("(p, g) with p >= 1 and g >= 1", lambda value: min(value) >= 1),
+    "batch.epochs": _at_least(1),
+    "rollout.temperature": (
+        "> 0: training needs the log-probs of what is sampled (evaluation is greedy by itself)",
+        lambda value: value > 0,
+    ),
+    "rollout.top_p": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "rollout.top_k": (">= 0 (0: all)", lambda value: value >= 0),
+    "rollout.max_new_tokens": _at_least(1),
+    "rollout.chunks": _at_least(1),
+    "rollout.lanes": (">= 0 (0: all)", lambda value: value >= 0),
+    "rollout.width": (">= 0 (0: the group)", lambda value: value >= 0),
+    "algorithm.beta": _at_least(0),
+    "algorithm.clip_low": (">= 0 and <= 1 (1: no bound)", lambda value: 0 <= value <= 1),
+    "algorithm.clip_high": _at_least(0),
+    "algorithm.clip_dual": ("> 1, or 0 for none", lambda value: value > 1 or value == 0),
+    "algorithm.entropy": _at_least(0),
+    "algorithm.overlong_penalty": _at_least(0),
+    "algorithm.overlong_buffer": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "dynamic.max_tries": (">= 0 (0: off)", lambda value: value >= 0),
+    "dynamic.low": _FRACTION,
+    "dynamic.high": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "optimizer.learning_rate": _at_least(0),
+    "optimizer.schedule_steps": _at_least(0),
+    "optimizer.b1": _FRACTION,
+    "optimizer.b2": _FRACTION,
+    "optimizer.eps": _above(0),
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.max_grad_norm": _above(0),
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+    "guard.max_skipped": (">= 0 (0: any number)", lambda value: value >= 0),
+    "processes.start": _at_least(1),
+    "processes.heartbeat": _at_least(1),
+    "processes.shutdown": _at_least(1),
+    "eval.every": _at_least(1),
+    "eval.problems": _at_least(1),
+    "eval.batch": _at_least(1),
+    "eval.samples": _at_least(1),
+    "eval.temperature": ("> 0 (the greedy answer is always there)", lambda value: value > 0),
+    "eval.top_p": ("> 0 and <= 1", lambda value: 0 < value <= 1),
+    "checkpoint.every": _at_least(1),
+    "checkpoint.keep": _at_least(1),
+    "log.rollouts_every": (">= 0 (0: none)", lambda value: value >= 0),
+    "log.rollouts_prompts": _at_least(1),
+}
+
+_CHOICES = {
+    "compute.dtype": ("float32", "bfloat16"),
+    "compute.matmul_precision": ("default", "high", "highest"),
+    "compute.attention": ("auto", "plain", "splash", "cudnn"),
+    "data.too_long": ("drop", "truncate"),
+    "algorithm.old_logps": ("sampler", "rescored"),
+    "algorithm.truncated": ("fail", "mask"),
+    "log.console": ("auto", "rich", "plain", "quiet", "json"),
+}
+
+
+def validate(
+    config: Config,
+    device_count: int,
+    needs_policy: bool = True,
+    architecture: Any = None,
+    platform: str | None = None,
+) -> list[str]:
+    """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
+
+    Files are looked for, the task is made and the tokenizer loaded; nothing is compiled.
+
+    Args:
+        config: what `from_config_dict` returned.
+        device_count: of all processes together.
+        needs_policy: whether a run starts from what policy.init and tokenizer.path name; else they
+            need not be there.
+        architecture: model.ModelConfig of a run that is only planned: neither policy nor task nor
+            files need be there.
+        platform: of the devices, "cpu", "gpu" or "tpu"; None: of those here; "": not known.
+    """
+    import jax  # late, as all that imports it: mistakes elsewhere need not wait
+
+    from mapo_jax import training
+    from mapo_jax.run import sources
+
+    choices = _CHOICES | {
+        "algorithm.surrogate": tuple(training.SURROGATES),
+        "algorithm.aggregation": tuple(training.AGGREGATIONS),
+        "algorithm.kl": tuple(training.KLS),
+    }
+    lines = []
+    for key, (text, holds) in _LIMITS.items():
+        value = operator.attrgetter(key)(config)
+        if isinstance(value, float) and not math.isfinite(value):
+            lines.append(f"{key}={value}: must be finite and {text}")
+        elif not holds(value):
+            lines.append(f"{key}={value}: must be {text}")
+    for key, allowed in choices.items():
+        value = operator.attrgetter(key)(config)
+        if value not in allowed:
+            lines.append(
+                f"{key}={show(value)}: must be one of {', '.join(allowed)}"
+                + errors.did_you_mean(value, allowed)
+            )
+    if config.profile.steps:
+        ends = re.fullmatch(r"(\d+):(\d+)", config.profile.steps)
+        if not ends or not 1 <= int(ends[1]) < int(ends[2]):
+            lines.append(
+                f"profile.steps={show(config.profile.steps)}: must be A:B with 1 <= A < B, as in "
+                "10:12, which traces steps 10 and 11"
+            )
+    lines += _lora_mistakes(config)
+    broken = {line.partition("=")[0] for line in lines}
+    found: list[str] = []
+    resources = [] if architecture else _resource_mistakes(config)
+    if not architecture and needs_policy:
+        source = _attempt(found, sources.find, config)
+        architecture = source.model if source else None
+    numbers: Any = architecture
+    if not numbers and needs_policy and not config.policy.init:  # else it brings its own
+        numbers = config.policy
+    lines += _combination_mistakes(config, numbers, device_count, broken) + resources
+    if needs_policy:
+        platform = jax.devices()[0].platform if platform is None else platform
+        lines += _kernel_mistakes(config, architecture, platform)
+    most = architecture.max_positions if architecture else 0
+    needed = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if most and needed > most:
+        found.append(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens}: with data.max_prompt_tokens="
+            f"{config.data.max_prompt_tokens} that is {needed} tokens, but the policy was trained "
+            f"for {most}; lower one of the two"
+        )
+    return lines + found
+
+
+def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
+    """What `make` returns, or None and its mistakes in `lines`."""
+    try:
+        return make(*args)
+    except errors.UserError as error:
+        lines.extend(error.lines)
+        return None
+
+
+def _lora_mistakes(config: Config) -> list[str]:
+    from mapo_jax import model
+
+    if config.lora.rank <= 0:
+        return []
+    lines = []
+    targets = config.lora.targets.split(",")
+    for name in targets:
+        if name not in model.LORA_TARGETS:
+            lines.append(
+                f"lora.targets={show(config.lora.targets)}: no matrix {show(name)}; give some of "
+                f"{','.join(model.LORA_TARGETS)}"
+            )
+    if not config.policy.init:
+        lines.append(
+            f"lora.rank={config.lora.rank}: adapters need a pretrained policy; give policy.init, "
+            "or set it to 0"
+        )
+    return lines
+
+
+def _kernel_mistakes(config: Config, architecture: Any, platform: str) -> list[str]:
+    """Where compute.attention asks for a kernel that computes something else, or not here."""
+    asked, has = config.compute.attention, []
+    if architecture and architecture.windows and asked == "splash":
+        has.append("windows, which the policy has")
+    if architecture and architecture.attention_softcap:
+        has.append("soft caps, which the policy has")
+    if config.compute.dtype != "bfloat16" and asked == "cudnn":
+        has.append(f"compute.dtype={config.compute.dtype}, only bfloat16")
+    device = {"splash": "tpu", "cudnn": "gpu"}.get(asked)
+    if device is None:
+        return []
+    lines = [f"compute.attention={asked}: does not compute {what}; take auto" for what in has]
+    if platform not in ("", device):
+        lines.append(
+            f"compute.attention={asked}: is for {device.upper()}s, and the devices are of the "
+            f"platform {platform}; take auto"
+        )
+    return lines
+
+
+def _multiple(key: str, value: int, of: int, why: str) -> list[str]:
+    if value % of == 0:
+        return []
+    near = max(of, round(value / of) * of)
+    return [f"{key}={value}: must be a multiple of {why}; try {near}"]
+
+
+def _divisor(
+    key: str, value: int, total: int, why: str, shown: Any = None, among: int = 0
+) -> list[str]:
+    """`among`: what the number to try divides, where not `total`."""
+    if total % value == 0:
+        return []
+    among = among or total
+    near = min(
+        (n for n in range(1, among + 1) if among % n == 0), key=lambda n: (abs(n - value), n)
+    )
+    return [f"{key}={value if shown is None else shown}: must divide {why}; try {near}"]
+
+
+def _combination_mistakes(
+    config: Config, numbers: Any, device_count: int, broken: set[str]
+) -> list[str]:
+    """The mistakes between numbers, where the numbers by themselves are in range.
+
+    `numbers` are the policy's, None where it could not be found.
+    """
+    batch, rollout, algorithm = config.batch, config.rollout, config.algorithm
+    p, g = batch.microbatch
+    lines = []
+
+    def ok(*keys: str) -> bool:
+        return not broken & {*keys}
+
+    if ok("batch.minibatch_prompts", "batch.prompts"):
+        why = f"batch.prompts={batch.prompts}"
+        lines += _divisor("batch.minibatch_prompts", batch.minibatch_prompts, batch.prompts, why)
+    if ok("batch.microbatch", "batch.minibatch_prompts"):
+        why = f"batch.minibatch_prompts={batch.minibatch_prompts}"
+        why = f"{why} with its first number, prompts"
+        lines += _divisor("batch.microbatch", p, batch.minibatch_prompts, why, batch.microbatch)
+    if ok("batch.microbatch", "batch.group"):
+        why = f"batch.group={batch.group} with its second number, rollouts per prompt"
+        lines += _divisor("batch.microbatch", g, batch.group, why, batch.microbatch)
+    if ok("rollout.chunks", "batch.prompts"):
+        why = f"batch.prompts={batch.prompts}"
+        lines += _divisor("rollout.chunks", rollout.chunks, batch.prompts, why)
+    if ok("rollout.width", "batch.group") and rollout.width > batch.group:
+        lines.append(
+            f"rollout.width={rollout.width}: must be at most batch.group={batch.group}, or 0 for it"
+        )
+    if numbers and ok("policy.num_kv_heads", "policy.num_heads"):
+        why = f"policy.num_heads={numbers.num_heads}"
+        lines += _divisor("policy.num_kv_heads", numbers.num_kv_heads, numbers.num_heads, why)
+    if ok("algorithm.clip_high", "algorithm.clip_dual"):
+        if algorithm.clip_dual and 1 + algorithm.clip_high > algorithm.clip_dual:
+            lines.append(
+                f"algorithm.clip_dual={algorithm.clip_dual}: must be at least 1 + "
+                f"algorithm.clip_high={algorithm.clip_high}; try {1 + algorithm.clip_high}"
+            )
+    if ok("dynamic.low", "dynamic.high") and config.dynamic.low >= config.dynamic.high:
+        lines.append(
+            f"dynamic.low={config.dynamic.low}: must be below dynamic.high={config.dynamic.high}, "
+            "since groups are kept whose accuracy is between the two; try dynamic.low=0"
+        )
+    if ok("mesh.data", "mesh.fsdp", "mesh.tensor"):
+        lines += _mesh_mistakes(config, numbers, device_count, ok)
+    return lines
+
+
+def _mesh_mistakes(
+    config: Config, numbers: Any, device_count: int, ok: Callable[..., bool]
+) -> list[str]:
+    from mapo_jax import sharding
+
+    mesh, batch = config.mesh, config.batch
+    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+    shown = f"mesh.data={mesh.data}, mesh.fsdp={mesh.fsdp}, mesh.tensor={mesh.tensor}"
+    if sizes.count(-1) > 1:
+        return [f"{shown}: at most one may be -1, the rest of the devices"]
+    try:
+        data, fsdp, tensor = sharding.mesh_shape(*sizes, device_count)
+    except ValueError:
+        return [
+            f"{shown}: must multiply to the {device_count} devices there are; "
+            "set one of them to -1 for the rest"
+        ]
+    lines = []
+    splits = {"num_heads": "tensor", "num_kv_heads": "tensor", "mlp_dim": "tensor"}
+    for name, axis in (splits | {"embed_dim": "fsdp"}).items():
+        if numbers and ok(f"policy.{name}"):
+            value, parts = getattr(numbers, name), {"tensor": tensor, "fsdp": fsdp}[axis]
+            among = math.gcd(value, device_count)
+            why = f"policy.{name}={value}"
+            lines += _divisor(f"mesh.{axis}", parts, value, why, among=among)
+    if hasattr(numbers, "vocab_size"):  # else there is no tokenizer, which has been said
+        why = f"the vocabulary of the policy, {numbers.vocab_size} tokens"
+        among = math.gcd(numbers.vocab_size, device_count)
+        lines += _divisor("mesh.tensor", tensor, numbers.vocab_size, why, among=among)
+    shards = data * fsdp
+    why = f"the {shards} batch shards (mesh.data={data} x mesh.fsdp={fsdp})"
+    if ok("batch.prompts"):
+        lines += _multiple("batch.prompts", batch.prompts, shards, why)
+    if ok("batch.minibatch_prompts"):
+        lines += _multiple("batch.minibatch_prompts", batch.minibatch_prompts, shards, why)
+    if ok("batch.microbatch", "batch.minibatch_prompts") and batch.minibatch_prompts % shards == 0:
+        own, p = batch.minibatch_prompts // shards, batch.microbatch[0]
+        if batch.minibatch_prompts % p == 0:  # else that has been said
+            text = f"the {own} prompts of a minibatch on each of {why} with its first number"
+            lines += _divisor("batch.microbatch", min(p, own), own, text, batch.microbatch)
+    if ok("warmup.batch", "warmup.steps") and config.warmup.steps:
+        lines += _multiple("warmup.batch", config.warmup.batch, shards, why)
+    if ok("eval.batch"):
+        lines += _multiple("eval.batch", config.eval.batch, shards, why)
+    chunks = config.rollout.chunks
+    if ok("rollout.chunks", "batch.prompts") and batch.prompts % (chunks * shards):
+        if batch.prompts % chunks == 0 and batch.prompts % shards == 0:
+            lines.append(
+                f"rollout.chunks={chunks}: must leave each chunk a multiple of {why}, but "
+                f"batch.prompts={batch.prompts} / {chunks} is {batch.prompts // chunks}; "
+                f"try rollout.chunks=1"
+            )
+    return lines
+
+
+def _resource_mistakes(config: Config) -> list[str]:
+    """The mistakes in what the configuration names: task, functions, files."""
+    from mapo_jax import advantages, loading, rewards, tasks
+    from mapo_jax.run import sources
+
+    lines: list[str] = []
+    attempt = functools.partial(_attempt, lines)
+    options = dict(config.task.options)
+    task = attempt(tasks.make, config.task.name, options, config.data.path, config.seed)
+    if task and not task.demonstration and config.warmup.steps:
+        lines.append(
+            f"warmup.steps={config.warmup.steps}: task.name={config.task.name} has no "
+            "demonstrations to warm up on; set it to 0"
+            + (", or give task.options.demonstration" if config.task.name == "jsonl" else "")
+        )
+
+    if task and not task.train:
+        lines.append(
+            f"task.name={config.task.name}: has no rows to train on; evaluate on it with eval.sets="
+            f"{config.task.name}=PATH"
+        )
+        task = None
+    from mapo_jax.run import evaluation
+
+    attempt(evaluation.further_tasks, config.eval.sets, config.seed)
+
+    reward = task.reward if task else None
+    if config.task.reward:
+        reward = attempt(sources.load_reward, config.task)
+    reward_range = attempt(rewards.reward_range, reward) if reward else None
+    parts = None
+    if task and reward_range:  # once now, not after the first sampling
+        judged = attempt(rewards.judge, reward, [""], [task.train[0]])
+        parts = list(judged.parts) if judged else None
+        if judged and math.isnan(judged.rewards[0]) and rewards.failures():
+            lines.append(
+                f"task.reward={config.task.reward}: gave no answer to an empty response within "
+                f"task.reward_timeout={config.task.reward_timeout:g} seconds and "
+                f"task.reward_memory={config.task.reward_memory:g} GiB; mend it, or raise them"
+            )
+    penalty = config.algorithm.overlong_penalty
+    if penalty > 0 and parts is not None:
+        if "overlong" in parts:
+            lines.append(
+                f"algorithm.overlong_penalty={penalty}: becomes the part overlong of the reward, "
+                "which has one of that name; rename that, or set the penalty to 0"
+            )
+        parts.append("overlong")
+    advantage: Any = config.algorithm.advantage
+    if ".py:" in advantage:
+        advantage = attempt(loading.load_function, advantage, "algorithm.advantage")
+    if advantage:
+        options = dict(config.algorithm.advantage_options)
+        lines += advantages.check(
+            advantage,
+            options,
+            reward_range or (0.0, 1.0),
+            penalty=penalty,
+            group=config.batch.group,
+            parts=parts,
+        )
+
+    if config.log.wandb and importlib.util.find_spec("wandb") is None:
+        lines.append(
+            f"log.wandb={config.log.wandb}: the package wandb is not installed; pip install wandb, "
+            "or leave log.wandb empty"
+        )
+    return lines

@@ -1,0 +1,257 @@
+"""What a run compiles, made from its configuration: the functions that the trainer's loop calls.
+
+Between the configuration and the loop; nothing is compiled before it is first called.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mapo_jax import advantages, loading, masked, model, sampling, sharding, training
+from mapo_jax.config import ComputeConfig, Config
+from mapo_jax.model import cudnn, splash
+from mapo_jax.rollouts import Experience
+from mapo_jax.run import processes
+
+
+class Programs:
+    """The two phases' steps and optimizers, scoring, advantages, the sampler's settings."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: model.ModelConfig,
+        eos_ids: tuple[int, ...],
+        mesh: Mesh,
+    ):
+        c = config
+        self.policy = policy
+        common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
+        microbatch = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
+        memory: dict[str, Any] = {
+            name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
+        }
+        lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
+        self.attention = choose_attention(c.compute, policy, mesh, c.batch.microbatch, lengths)
+        memory["attention"] = self.attention
+        settings = training.ScoringConfig(
+            temperature=c.rollout.temperature,
+            entropy_gradient=c.algorithm.entropy > 0,
+            **memory,
+        )
+        names = ("surrogate", "clip_low", "clip_high", "clip_dual", "beta", "kl", "entropy")
+        self.txs = {
+            "warmup": training.make_optimizer(
+                dataclasses.replace(
+                    c.optimizer,
+                    learning_rate=c.warmup.learning_rate,
+                    schedule_steps=c.warmup.schedule_steps,
+                )
+            ),
+            "rl": training.make_optimizer(c.optimizer),
+        }
+        self.warmup_step = training.make_train_step(
+            policy,
+            training.ScoringConfig(**memory),
+            training.cross_entropy_loss,
+            self.txs["warmup"],
+            aggregation="token_mean",
+            minibatch_prompts=c.warmup.batch,
+            microbatch=(c.warmup.batch, 1),
+            **common,
+        )
+        self.update = training.make_train_step(
+            policy,
+            settings,
+            training.policy_loss(**{name: getattr(c.algorithm, name) for name in names}),
+            self.txs["rl"],
+            aggregation=c.algorithm.aggregation,
+            minibatch_prompts=c.batch.minibatch_prompts,
+            microbatch=microbatch,
+            **common,
+        )
+        self.score = training.make_score(policy, settings, microbatch=microbatch, **common)
+        self.sampling = sampling.SamplingConfig(
+            group_size=c.batch.group,
+            max_new_tokens=c.rollout.max_new_tokens,
+            temperature=c.rollout.temperature,
+            top_p=c.rollout.top_p,
+            top_k=c.rollout.top_k,
+            eos_ids=eos_ids,
+            lanes=c.rollout.lanes or None,
+            width=c.rollout.width or None,
+        )
+        advantage: str | Callable = c.algorithm.advantage
+        if ".py:" in c.algorithm.advantage:
+            advantage = loading.load_function(c.algorithm.advantage, "algorithm.advantage")
+        options = dict(c.algorithm.advantage_options)
+        by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
+        # Of one greedy response to each prompt, where the advantage compares with its reward.
+        self.greedy = None
+        if advantages.takes(advantage, options, "baseline"):
+            self.greedy = dataclasses.replace(self.sampling, group_size=1, temperature=0.0, width=1)
+        self.advantages = jax.jit(
+            functools.partial(_advantages, advantage, options, c.algorithm.truncated),
+            out_shardings=(by_prompt, by_prompt, replicated),
+        )
+        # The chunks of a rollout batch, back in the order of its prompts.
+        self.join = jax.jit(
+            lambda *pieces: jax.tree.map(lambda *x: jnp.concatenate(x), *pieces),
+            out_shardings=by_prompt,
+        )
+        # Some groups, to every process.
+        self.pick = jax.jit(
+            lambda tree, index: jax.tree.map(lambda x: x[index], tree), out_shardings=replicated
+        )
+        bounds = c.dynamic.low, c.dynamic.high
+        self.choose = jax.jit(
+            functools.partial(_choose, *bounds, c.algorithm.truncated),
+            out_shardings=(by_prompt, replicated),
+        )
+        # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase. Of
+        # what is frozen once per run, without a copy where the layout is the same.
+        trained, frozen = (
+            sharding.shardings(mesh, axes, sharding.GATHERED)
+            for axes in model.partition(model.logical_axes(policy))
+        )
+        self.serve = jax.jit(
+            lambda params: model.cast(params, c.compute.dtype), out_shardings=trained
+        )
+        self.serve_frozen = lambda params: jax.device_put(
+            model.cast(params, c.compute.dtype), frozen
+        )
+        self.shardings = {
+            phase: training.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
+        }
+
+    def init_trained(self, key: jax.Array) -> model.Params:
+        """Random parameters, of what is trained, each array where it belongs."""
+
+        def init(key):
+            return model.partition(model.init_params(key, self.policy))[0]
+
+        return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
+
+    def fresh_state(self, phase: str, params: model.Params) -> training.TrainState:
+        """A state with a new optimizer. One jit for the whole: it keeps every array's sharding."""
+        init = functools.partial(training.init_state, tx=self.txs[phase])
+        return jax.jit(init, out_shardings=self.shardings[phase])(params)
+
+    def abstract_state(self, phase: str) -> training.TrainState:
+        """Shapes, dtypes and shardings of a phase's state, to restore it by."""
+        trained = model.partition(model.abstract_params(self.policy))[0]
+        init = functools.partial(training.init_state, tx=self.txs[phase])
+        shapes = jax.eval_shape(init, trained)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            self.shardings[phase],
+        )
+
+
+def choose_attention(
+    compute: ComputeConfig,
+    policy: model.ModelConfig,
+    mesh: Mesh,
+    microbatch: tuple[int, int],
+    lengths: tuple[int, int],
+) -> str:
+    """Of `ScoringConfig`: compute.attention, or where that is "auto" the device's own kernel.
+
+    On TPUs that is splash, where it computes what the policy asks for. On GPUs it is cuDNN's, where
+    every process finds that it equals the plain path in a microbatch of the run.
+    """
+    if compute.attention != "auto":
+        return compute.attention
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu" and splash.is_supported(policy):
+        return "splash"
+    if platform == "gpu":
+        shape = (*microbatch, *lengths)
+        equal = cudnn.equals_plain(policy, shape, compute.dtype, compute.attention_chunk)
+        if all(processes.everyones("equal" if equal else "")):
+            return "cudnn"
+    return "plain"
+
+
+def _valid(truncated: str, experience: Experience) -> jax.Array:
+    """bool[P, G]: the rollouts that count."""
+    rollouts = experience.rollouts
+    valid_PG = advantages.valid_rewards(experience.rewards, rollouts.valid)
+    return valid_PG & rollouts.finished if truncated == "mask" else valid_PG
+
+
+def _advantages(advantage, options, truncated, key, experience):
+    """(advantages f32[P, G], valid bool[P, G], facts), facts as `advantages.group_metrics`."""
+    rollouts, rewards_PG, success_PG = (
+        experience.rollouts,
+        experience.rewards,
+        experience.success,
+    )
+    lengths_PG = rollouts.mask.sum(-1)
+    valid_PG = _valid(truncated, experience)
+    parts = {name: experience.parts[name] for name in sorted(experience.parts)}
+    advantages_PG = advantages.group_advantages(
+        advantage,
+        rewards_PG,
+        success_PG,
+        valid_PG,
+        key=key,
+        baseline_P=experience.baseline,
+        lengths_PG=lengths_PG,
+        components_PGC=jnp.stack([*parts.values()], -1)
+        if parts
+        else jnp.zeros((*rewards_PG.shape, 0)),
+        **options,
+    )
+
+    def mean(x_PG, mask_PG):
+        return masked.sum(x_PG, mask_PG), mask_PG.sum()
+
+    facts = {
+        "reward/mean": mean(rewards_PG, valid_PG),
+        "reward/success": mean(success_PG, valid_PG),
+        "reward/invalid": mean(~jnp.isfinite(rewards_PG), rollouts.valid),
+        **{f"reward/{name}": mean(x_PG, valid_PG) for name, x_PG in parts.items()},
+        "rollout/length_mean": mean(lengths_PG, rollouts.valid),
+        "rollout/length_max": (lengths_PG.max(), jnp.int32(1)),
+        "rollout/truncated": mean(~rollouts.finished, rollouts.valid),
+        **advantages.group_metrics(rewards_PG, success_PG, valid_PG),
+        **advantages.success_count_metrics(advantages_PG, success_PG, valid_PG),
+    }
+    return advantages_PG, valid_PG, facts
+
+
+def _choose(low, high, truncated, pool, fresh):
+    """Dynamic sampling: the groups that are kept come first, in the order of their draws.
+
+    DAPO (arXiv 2503.14476) sec. 3.2: a group is kept if low < its mean accuracy < high, accuracy
+    being the reward's part of that name, or success where it has none.
+
+    Args:
+        pool: (kept bool[P], Experience) of the tries before, or None.
+        fresh: Experience of this try.
+
+    Returns:
+        The new pool of P groups, and facts: how many of them are kept, the draws of all, and
+        (sum, number) of what this try sampled.
+    """
+    valid_PG = _valid(truncated, fresh)
+    right_PG = fresh.parts["accuracy"] if "accuracy" in fresh.parts else fresh.success
+    accuracy_P = masked.mean(right_PG, valid_PG, 1)
+    kept_P = (low < accuracy_P) & (accuracy_P < high)
+    facts = {
+        "groups/kept": (kept_P.sum(), jnp.any(valid_PG, 1).sum()),
+        "reward/mean_sampled": (masked.sum(fresh.rewards, valid_PG), valid_PG.sum()),
+    }
+    both = (kept_P, fresh)
+    if pool is not None:
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), pool, both)
+    order = jnp.argsort(~both[0], stable=True)[: len(kept_P)]
+    kept_P, experience = jax.tree.map(lambda x: x[order], both)
+    return (kept_P, experience), (kept_P.sum(), experience.draw, facts)

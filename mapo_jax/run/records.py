@@ -1,0 +1,180 @@
+"""What a run leaves behind: metrics.jsonl, rollouts.jsonl, TensorBoard, Weights & Biases.
+
+The end of a batch's life. A line of metrics.jsonl is one object: `kind` ("train" or "eval"),
+`phase` ("warmup" or "rl"), `step` (the phase's own count), then the metrics. Floats are written
+with the digits that read back to the same bits; NaN and infinities, which JSON does not have, as
+null. (kind, phase, step) is unique: a continued run first drops what it is about to write again.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from mapo_jax.run import workdirs
+
+RECORDS = ("metrics.jsonl", "rollouts.jsonl")
+PHASES = ("warmup", "rl")  # in the order in which they run
+_events: Any = event_pb2  # whose names are made when it is imported
+
+
+def _position(phase: str, step: int) -> tuple[int, int]:
+    return PHASES.index(phase), step
+
+
+class NoRecords:
+    """What the processes beside the first write: nothing."""
+
+    def write(self, *_: Any) -> None: ...
+    def write_rollouts(self, *_: Any) -> None: ...
+    def upload(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Records:
+    """The files of a work directory that grow with the run."""
+
+    def __init__(
+        self,
+        directory: workdirs.Mirror,
+        keep_until: tuple[str, int] | None,
+        tensorboard: bool,
+        wandb_run: Any = None,
+        *,
+        is_open: bool = False,
+    ):
+        """Opens the files, dropping the lines that will be written again.
+
+        Args:
+            directory: where they are, of the files `RECORDS`.
+            keep_until: (phase, step) of the checkpoint that the run continues from: later lines go,
+                those of that very step stay. None: a new run, all lines go.
+            tensorboard: whether to write TensorBoard files as well.
+            is_open: of that very step only the training stays: its evaluation is made again.
+            wandb_run: of `wandb.init`, to log to as well.
+        """
+        self._directory = directory
+        self._tensorboard = tensorboard
+        self._wandb_run = wandb_run
+        self._keep_until = keep_until
+        self._writers: dict[str, _TensorBoard] = {}
+        self._files: dict[str, TextIO] = {}
+        for name in RECORDS:
+            path = directory.local / name
+            _drop_after(path, keep_until, is_open)
+            self._files[name] = path.open("a", encoding="utf-8")
+        for phase in PHASES if wandb_run else ():
+            wandb_run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+
+    def write(self, kind: str, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one line of metrics.jsonl; values are numbers of Python, NumPy or JAX."""
+        values = {name: plain(value) for name, value in values.items()}
+        self._line("metrics.jsonl", {"kind": kind, "phase": phase, "step": step, **values})
+        if self._tensorboard:
+            self._writer(phase).write(step, values)
+        if self._wandb_run:
+            named = {f"{phase}/{name}": value for name, value in values.items()}
+            self._wandb_run.log(named | {f"{phase}/step": step})
+
+    def write_rollouts(self, phase: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes lines of rollouts.jsonl, one a row: prompt, response, reward parts, advantage."""
+        for row in rows:
+            values = {name: plain(value) for name, value in row.items()}
+            self._line("rollouts.jsonl", {"phase": phase, "step": step, **values})
+
+    def upload(self) -> None:
+        """Brings everything written so far into a work directory that takes no appends."""
+        for writer in self._writers.values():
+            writer.flush()
+        self._directory.upload()
+
+    def close(self) -> None:
+        """Closes all files and uploads them."""
+        for file in (*self._files.values(), *self._writers.values()):
+            file.close()
+        self._directory.upload()
+        if self._wandb_run:
+            self._wandb_run.finish()
+
+    def _line(self, name: str, values: Mapping[str, Any]) -> None:
+        file = self._files[name]
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+        file.flush()  # at most the line being written is lost with the process
+
+    def _writer(self, phase: str) -> "_TensorBoard":
+        """One TensorBoard run per phase, so that both may count from 0."""
+        if phase not in self._writers:
+            kept, step = self._keep_until or (phase, -1)
+            purge_step = step + 1 if phase == kept else 0
+            directory = self._directory.local / "tensorboard" / phase
+            self._writers[phase] = _TensorBoard(directory, purge_step)
+        return self._writers[phase]
+
+
+class _TensorBoard:
+    """A file of TensorBoard's.
+
+    tensorboardX.SummaryWriter has a thread for it. When that dies, as of a full disk, the run would
+    wait for it for ever; here whoever writes meets the error.
+    """
+
+    def __init__(self, directory: Path, purge_step: int):
+        """Of what older files in `directory` say, TensorBoard hides all from `purge_step` on."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(directory / "events"))
+        self._event(purge_step, session_log=_events.SessionLog(status=_events.SessionLog.START))
+        self.flush()
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Writes numbers of a step; None is left out."""
+        scalars = [summary.scalar(name, x) for name, x in values.items() if x is not None]
+        self._event(step, summary=summary.Summary(value=[x for s in scalars for x in s.value]))
+        if time.monotonic() - self._flushed > 10:  # seconds; it waits for the disk
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _event(self, step: int, **what: Any) -> None:
+        self._writer.write_event(_events.Event(wall_time=time.time(), step=step, **what))
+
+
+def plain(value: Any) -> Any:
+    """A JSON-able value: arrays of one element become numbers, non-finite numbers None."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_after(path: Path, keep_until: tuple[str, int] | None, is_open: bool) -> None:
+    """Drops, atomically, the lines after `keep_until` and a half-written one."""
+    if not path.exists():
+        return
+    kept = []
+    if keep_until is not None:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:
+                continue  # the process died while writing it
+            place, last = _position(values["phase"], values["step"]), _position(*keep_until)
+            if place < last or (place == last and (not is_open or values["kind"] == "train")):
+                kept.append(line + "\n")
+    new = path.with_suffix(".tmp")
+    with new.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

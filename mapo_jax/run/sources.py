@@ -1,0 +1,262 @@
+"""Where a policy comes from and where its description is kept: architecture, tokenizer, parameters.
+
+Before the first batch of a run, and after its last, when it is evaluated, sampled from or exported.
+A policy starts at random, from another run, or from a pretrained one; the latter two bring their
+architecture and their tokenizer along. A work directory describes its own policy in `policy/`.
+"""
+
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from mapo_jax import errors, model, pretrained, rewards, sharding, tasks
+from mapo_jax.config import Config, LoraConfig, TaskConfig
+from mapo_jax.run import checkpoints, workdirs
+from mapo_jax.tasks import Task
+from mapo_jax.text import Tokenizer, load_tokenizer
+
+_ARCHITECTURE = "model.json"
+
+
+class Source(NamedTuple):
+    """What a policy starts from."""
+
+    model: model.ModelConfig  # with the adapters that the configuration asks for
+    tokenizer: Tokenizer
+    run: epath.Path | None  # work directory whose newest parameters it takes
+    folder: Path | None  # of pretrained parameters; neither: they are random
+
+
+class Policy(NamedTuple):
+    """A policy to sample from."""
+
+    model: model.ModelConfig
+    params: model.Params  # in the dtype to compute in, laid out for sampling
+    tokenizer: Tokenizer
+    mesh: Mesh
+    name: str  # "step 60 of runs/arithmetic", or the folder
+
+
+def make_task(config: Config) -> tuple[Task, rewards.RewardFunction]:
+    """The task, and the reward that judges its responses: its own, or the user's."""
+    c = config
+    task = tasks.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
+    return task, load_reward(c.task) if c.task.reward else task.reward
+
+
+def load_reward(task: TaskConfig) -> rewards.Remote:
+    """The user's reward, `task.reward`, in workers."""
+    return rewards.load(task.reward, task.reward_timeout, task.reward_memory, task.reward_workers)
+
+
+def find(config: Config) -> Source:
+    """What the configuration says: architecture and tokenizer; parameters are not read.
+
+    Raises:
+        UserError: policy.init or tokenizer.path cannot be used, or do not go together.
+    """
+    init = config.policy.init
+    run = folder = None
+    if not init:
+        tokenizer = _tokenizer(config, "")
+        numbers: dict[str, Any] = dataclasses.asdict(config.policy)
+        del numbers["init"]
+        architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
+    elif (epath.Path(init) / "checkpoints").is_dir():
+        run = epath.Path(init)
+        architecture, tokenizer = describe(run, f"policy.init={init}", config.tokenizer.template)
+        tokenizer = _tokenizer(config, "") if config.tokenizer.path else tokenizer
+        if architecture.lora_rank or config.lora.rank:
+            what = "trained adapters" if architecture.lora_rank else "may go on"
+            raise errors.UserError(
+                f"policy.init={init}: that run {what}, and adapters need weights that stay; write "
+                f"them with launch/export.py --workdir {init} --output DIR, then policy.init=DIR"
+            )
+    else:
+        folder = pretrained.folder(init)
+        architecture = pretrained.read_config(folder)
+        tokenizer = _tokenizer(config, str(folder))
+    _check_vocabulary(
+        tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
+    )
+    return Source(adapted(architecture, config.lora), tokenizer, run, folder)
+
+
+def _tokenizer(config: Config, folder: str) -> Tokenizer:
+    path = config.tokenizer.path or folder
+    if not path:
+        raise errors.UserError(
+            "tokenizer.path='': missing; give a SentencePiece model, a tokenizer.json or a folder "
+            "with one, which decides the vocabulary, as in --config.tokenizer.path=tokenizer.model"
+        )
+    return load_tokenizer(path, config.tokenizer.template)
+
+
+def _check_vocabulary(tokenizer, architecture, where):
+    # Fewer are fine: many models have rows to spare.
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise errors.UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} tokens, but the policy knows "
+            f"{architecture.vocab_size}; set tokenizer.path to the one that it was trained with"
+        )
+
+
+def adapted(architecture: model.ModelConfig, lora: LoraConfig) -> model.ModelConfig:
+    if not lora.rank:
+        return architecture
+    return dataclasses.replace(
+        architecture,
+        lora_rank=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_targets=tuple(lora.targets.split(",")),
+    )
+
+
+def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Params:
+    """The parameters that a run starts from, without adapters, in `dtype` and split for training.
+
+    Args:
+        source: of `find`.
+        key: of random ones.
+        mesh: the devices.
+        dtype: of pretrained ones: float32 where they are trained.
+
+    Raises:
+        UserError: a file or a checkpoint cannot be read or does not fit.
+    """
+    plain = model.without_adapters(source.model)
+    if source.folder is not None:
+        return pretrained.load_params(source.folder, plain, dtype, mesh)
+    shardings = sharding.shardings(mesh, model.logical_axes(plain))
+    if source.run is not None:
+        return _restore(source.run, plain, shardings, f"policy.init={source.run}")[0]
+    init = functools.partial(model.init_params, config=plain)
+    return jax.jit(init, out_shardings=shardings)(key)
+
+
+def _restore(run, architecture, shardings, where):
+    """What is trained, of the newest checkpoint, and its index."""
+    shapes = model.abstract_params(architecture)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        model.partition(shapes)[0],
+        model.partition(shardings)[0],
+    )
+    return checkpoints.restore_params(run, abstract, where)
+
+
+def save_description(
+    workdir: epath.Path, architecture: model.ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """Writes `policy/`: the architecture and the tokenizer's files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(scratch)
+        files = {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
+    files[_ARCHITECTURE] = json.dumps(dataclasses.asdict(architecture), indent=2).encode()
+    (workdir / "policy").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        workdirs.write(workdir / "policy" / name, content)
+
+
+def describe(workdir: epath.Path, where: str, template: str) -> tuple[model.ModelConfig, Tokenizer]:
+    """Reads `policy/` of a work directory; `where` begins the line of a mistake."""
+    try:
+        numbers = json.loads((workdir / "policy" / _ARCHITECTURE).read_text())
+        architecture = _architecture(numbers)
+        with tempfile.TemporaryDirectory() as scratch:
+            for path in (workdir / "policy").iterdir():
+                (Path(scratch) / path.name).write_bytes(path.read_bytes())
+            return architecture, load_tokenizer(scratch, template)
+    except (OSError, ValueError, TypeError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        )
+        raise errors.UserError(
+            f"{where}: does not describe its policy (policy/{_ARCHITECTURE}: {reason}); give the "
+            "work directory of a run that has begun"
+        ) from None
+
+
+def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
+    fields: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()
+    }
+    if fields["rope_scaling"]:
+        fields["rope_scaling"] = model.RopeScaling(**fields["rope_scaling"])
+    return model.ModelConfig(**fields)
+
+
+def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: str) -> Policy:
+    """The policy of a run's newest checkpoint, adapters beside frozen weights, split for training.
+
+    Args:
+        workdir: of the run.
+        mesh: the devices.
+        dtype: of the parameters.
+        template: as the configuration's tokenizer.template.
+        where: begins the line of a mistake, as in --workdir=DIR.
+
+    Raises:
+        UserError: there is no checkpoint, or what its adapters belong to is gone.
+    """
+    architecture, tokenizer = describe(workdir, where, template)
+    shardings = sharding.shardings(mesh, model.logical_axes(architecture))
+    trained, index = _restore(workdir, architecture, shardings, where)
+    params, frozen = model.cast(trained, dtype), None
+    saved = json.loads((workdir / "config.json").read_text())
+    if architecture.lora_rank:
+        folder = pretrained.folder(saved["policy"]["init"])
+        frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
+    warmup = saved["warmup"]["steps"]
+    step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
+    return Policy(
+        architecture, model.combine(params, frozen), tokenizer, mesh, f"{step} of {workdir}"
+    )
+
+
+def open(
+    config: Config,
+    workdir: epath.Path | None,
+    params: str = "",
+    mesh: Mesh | None = None,
+) -> Policy:
+    """The policy of a run's newest checkpoint, or a pretrained one, as the sampler wants it.
+
+    Args:
+        config: its mesh, compute, and tokenizer count.
+        workdir: of the run.
+        params: in its place, another work directory, a Hugging Face folder or hub id.
+        mesh: the devices; default: those of the configuration.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    c, mesh = config, mesh or sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
+    run = epath.Path(params) if params else workdir
+    where = f"--params={params}" if params else f"--workdir={workdir}"
+    if run is not None and (run / "checkpoints").is_dir():
+        found = read_run(run, mesh, c.compute.dtype, c.tokenizer.template, where)
+    elif params:
+        folder = pretrained.folder(params, where)
+        architecture = pretrained.read_config(folder, where)
+        tokenizer = _tokenizer(c, str(folder))
+        _check_vocabulary(tokenizer, architecture, where)
+        loaded = pretrained.load_params(folder, architecture, c.compute.dtype, mesh, where)
+        found = Policy(architecture, loaded, tokenizer, mesh, params)
+    else:
+        raise errors.UserError(
+            f"{where}: holds no checkpoint; give the work directory of a run, or --params with a "
+            "Hugging Face folder or hub id"
+        )
+    axes = model.logical_axes(found.model)
+    shardings = sharding.shardings(mesh, axes, sharding.GATHERED)
+    return found._replace(params=jax.device_put(found.params, shardings))

@@ -1,0 +1,186 @@
+"""A run's directory: whose it is, what it was made with, and how its records get there.
+
+Before the first step and after the last in the life of a run. A directory may be remote, gs://...,
+or refuse appends: objects are written whole or not at all, so records grow in a local directory
+and are uploaded whole.
+"""
+
+import datetime
+import importlib.metadata
+import io
+import json
+import platform
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from mapo_jax import errors
+from mapo_jax.config import continuation_mistakes
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
+_RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")
+
+
+def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
+    """Makes the directory, where it is missing, and sees to it that this run may go there.
+
+    Args:
+        workdir: of the run.
+        config: `config.to_dict` of the run.
+        writes: whether this process writes there.
+
+    Raises:
+        UserError: it cannot be written, or holds another run or what is no run.
+    """
+    where = f"--workdir={workdir}"
+    try:
+        if writes:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.tmp").write_text("")
+        path = workdir / "config.json"
+        old = json.loads(path.read_text()) if path.exists() else None
+        strangers = [name for name in _RECORDS if old is None and (workdir / name).exists()]
+    except ImportError:
+        raise errors.UserError(f"{where}: needs the package gcsfs; pip install gcsfs") from None
+    except ValueError:
+        old, strangers = {}, []
+    except OSError as error:
+        raise errors.UserError(
+            f"{where}: cannot be written ({error.strerror or error}); choose another directory"
+        ) from None
+    if strangers:
+        raise errors.UserError(
+            f"{where}: holds files but no run (no config.json); choose an empty or a new directory"
+        )
+    if old is None:
+        return
+    if not isinstance(old, dict) or not {"task", "algorithm"} <= old.keys():
+        raise errors.UserError(
+            f"{where}: its config.json is not that of a run; choose an empty or a new directory"
+        )
+    mistakes = continuation_mistakes(old, config)
+    if mistakes:
+        raise errors.UserError(*mistakes)
+
+
+def write(path: epath.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    if "://" in str(path):  # an object appears when it is complete
+        path.write_bytes(content)
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a .npz file; makes its directory."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, content.getvalue())
+
+
+def add_start(
+    workdir: epath.Path, overrides: Sequence[str], continued_after: tuple[str, int] | None
+) -> str:
+    """Adds this start of the command to run.json; returns the run's id, made at its first."""
+    path = workdir / "run.json"
+    run: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
+    if continued_after is not None and path.exists():
+        run = json.loads(path.read_text())
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "argv": sys.argv,
+        "overrides": list(overrides),
+        "continued_after": continued_after,
+        "environment": environment(),
+    }
+    write_json(path, run | {"starts": [*run["starts"], start]})
+    return run["id"]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and commit: what a result depends on beside its configuration."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code; None where it is no git checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = " (with changes)" if git("status", "--porcelain") else ""
+        return git("rev-parse", "--short=12", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Mirror:
+    """A local directory for files that grow, and their way into the work directory.
+
+    `local` is the work directory itself where that takes appends; then `upload` has nothing to do.
+    """
+
+    def __init__(self, workdir: epath.Path, records: Sequence[str]):
+        """Opens the mirror.
+
+        Args:
+            workdir: an existing directory.
+            records: names of the files that are gone on with, and so are fetched first.
+        """
+        self._workdir = workdir
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self.local = Path(workdir)
+        if _takes_appends(workdir, records):
+            return
+        self.local = Path(tempfile.mkdtemp(prefix="mapo_jax-"))
+        for name in records:
+            if (workdir / name).exists():
+                (self.local / name).write_bytes((workdir / name).read_bytes())
+
+    def upload(self) -> None:
+        """Writes every file that has changed since the last call, whole."""
+        if self.local == Path(self._workdir):
+            return
+        for path in sorted(p for p in self.local.rglob("*") if p.is_file()):
+            stat = path.stat()
+            version = (stat.st_size, stat.st_mtime_ns)
+            if path not in self._sent or self._sent[path] != version:
+                target = self._workdir / path.relative_to(self.local).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write(target, path.read_bytes())
+                self._sent[path] = version
+
+
+def _takes_appends(workdir: epath.Path, names: Sequence[str]) -> bool:
+    if "://" in str(workdir):
+        return False
+    try:
+        for name in names:
+            Path(workdir / name).open("a").close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,185 @@
+"""A plan's figures: exact where they are counted, right where they are computed."""
+
+import dataclasses
+import importlib.util
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import gsm8k
+from mapo_jax import errors, model, sharding
+from mapo_jax.commands import aot, launchers, plan
+from mapo_jax.config import from_config_dict
+from mapo_jax.pretrained.known import KNOWN
+from mapo_jax.run import programs, sources
+from tests.runs import micro
+
+
+def config_of(presets="", **changes):
+    tree = gsm8k.get_config(presets)
+    with tree.unlocked():
+        for name, value in changes.items():
+            *groups, last = name.split("__")
+            node = tree
+            for group in groups:
+                node = node[group]
+            node[last] = value
+    return from_config_dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B", 3_085_938_688),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("Qwen/Qwen2.5-14B", 14_770_033_664),
+        ("Qwen/Qwen2.5-32B", 32_763_876_352),
+        ("Qwen/Qwen2.5-72B", 72_706_203_648),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008),
+        ("HuggingFaceTB/SmolLM2-360M", 361_821_120),
+        ("HuggingFaceTB/SmolLM2-1.7B", 1_711_376_384),
+    ],
+)
+def test_known_policies_have_as_many_parameters_as_published(name, count):
+    shapes = model.abstract_params(KNOWN[name])
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)])
+def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
+    """Counted on an abstract mesh; held against the bytes that lie on a device."""
+    names = dict(zip(("mesh__data", "mesh__fsdp", "mesh__tensor"), shape, strict=True))
+    config = micro(**names, policy__embed_dim=16, policy__mlp_dim=16)
+    source = sources.find(config)
+    mesh = sharding.make_mesh(*shape)
+    made = programs.Programs(config, source.model, (0,), mesh)
+    params = sources.start(source, jax.random.key(0), mesh, "float32")
+    state = made.fresh_state("rl", params)
+    abstract = jax.sharding.AbstractMesh(shape, sharding.AXES)
+    parts = plan.memory(config, source.model, abstract)
+    device = mesh.devices.flat[-1]
+
+    def lies_there(tree):
+        return sum(
+            shard.data.nbytes
+            for x in jax.tree.leaves(tree)
+            for shard in x.addressable_shards
+            if shard.device == device
+        )
+
+    assert parts["parameters"] == lies_there(state.params)
+    assert parts["parameters"] + parts["optimizer"] == lies_there(state)
+    assert parts["serving"] == lies_there(made.serve(state.params))
+    batch = jax.tree.map(
+        lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
+        plan.abstract_batch(config, mesh),
+    )
+    assert parts["batch"] == lies_there(batch)
+    compiled = made.update.lower(state, batch, np.int32(0), {}).compile()
+    arguments = compiled.memory_analysis().argument_size_in_bytes
+    assert arguments == pytest.approx(lies_there((state, batch)), rel=0.01, abs=64)
+
+
+def test_the_cache_is_that_of_the_sampler(monkeypatch):
+    """Of 4 lanes of 2 slots for 8 prompts on each of two shards, two heads over `tensor`."""
+    config = micro(
+        mesh__data=2, mesh__tensor=2, rollout__lanes=4, rollout__width=2, batch__prompts=16
+    )
+    architecture = sources.find(config).model
+    mesh = jax.sharding.AbstractMesh((2, 1, 2), sharding.AXES)
+    parts = plan.memory(config, architecture, mesh)
+    a = architecture
+    per_token = 2 * a.num_layers * a.num_kv_heads * a.head_dim * 4 // 2
+    assert parts["cache"] == 4 * 2 * 16 * per_token
+    assert parts["prefix"] == (8 + 4) * 12 * per_token
+
+
+def test_a_steps_arithmetic_is_what_the_compiler_counts():
+    """Of one layer, without loops: forward FLOPs within the softmax and the norms."""
+    architecture = dataclasses.replace(KNOWN["Qwen/Qwen2.5-0.5B"], num_layers=1, vocab_size=4096)
+    config = config_of(
+        batch__prompts=1,
+        batch__group=1,
+        batch__minibatch_prompts=1,
+        data__max_prompt_tokens=1,
+        rollout__max_new_tokens=256,
+        algorithm__beta=0.0,
+    )
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
+    found = plan.phases(config, architecture, mesh)
+    params = model.abstract_params(architecture)
+    tokens = jax.ShapeDtypeStruct((1, 256), np.int32)
+    compiled = jax.jit(lambda p, t: model.apply(p, architecture, t)).lower(params, tokens).compile()
+    # The compiler counts all pairs, also those that the mask leaves out.
+    masked = 4 * architecture.num_heads * architecture.head_dim * 256 * 255 / 2
+    counted = compiled.cost_analysis()["flops"] - masked
+    assert found["sampling"].flops == pytest.approx(counted, rel=0.02)
+    assert found["update"].flops == pytest.approx(4 * found["sampling"].flops)
+    assert "scoring" not in found
+
+
+def test_a_prompt_is_computed_once_for_its_group():
+    def flops(group):
+        config = config_of(batch__group=group, batch__microbatch=(8, group))
+        mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
+        return plan.phases(config, KNOWN["Qwen/Qwen2.5-0.5B"], mesh)["update"].flops
+
+    assert flops(24) < 2 * flops(12)
+
+
+def run(*arguments):
+    launchers.plan(["--config", "experiments/gsm8k.py", *arguments])
+
+
+def test_the_screen_without_a_topology(capsys):
+    run("--config.mesh.data=1", "--config.mesh.fsdp=8")
+    out = capsys.readouterr().out
+    assert "494,032,768 parameters on 8 devices: data 1 x fsdp 8 x tensor 1" in out
+    assert "seconds" not in out
+
+
+def test_lora_is_planned(capsys):
+    run("--config.lora.rank=8", "--config.mesh.data=1")
+    out = capsys.readouterr().out
+    assert "frozen parameters" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--topology=v9z:2x2"], "--topology=v9z:2x2: must be GENERATION:AxB"),
+        (["--topology=v5e"], "--topology=v5e: must be GENERATION:AxB"),
+        (["--efficiency=2"], "--efficiency=2: must be a number > 0 and <= 1"),
+        (["--config.policy.init=Qwen/Qwen2.5-9B"], "did you mean Qwen/Qwen2.5-7B?"),
+        (["--config.mesh.tensor=5"], "mesh.tensor=5: must divide policy.num_heads=14"),
+        (["--config.batch.prompts=0"], "batch.prompts=0: must be >= 1"),
+    ],
+)
+def test_mistakes(arguments, line):
+    with pytest.raises(errors.UserError) as caught:
+        run(*arguments)
+    assert any(line in found for found in caught.value.lines), caught.value.lines
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(errors.UserError, match=r'pip install "jax\[tpu\]"'):
+        run("--topology=v5e:8x8")
+
+
+def test_collectives_are_counted():
+    hlo = """
+  %a = bf16[8]{0} all-gather(%x), dimensions={0}
+  %b = (f32[4]{0}, f32[]) all-reduce(%y, %z), to_apply=%add
+  %c = bf16[8]{0} all-gather-start(%x)
+  %d = bf16[8]{0} all-gather-done(%c)
+  %e = f32[8]{0} fusion(%all-gather.1)
+}
+%all-reduce-scatter.2.clone (input: f32[8,4]) -> f32[2,4] {
+  %f = f32[8,4]{0,1} all-reduce(%input), to_apply=%add
+"""
+    assert aot.collectives(hlo) == {"all-gather": 2, "all-reduce": 1, "reduce-scatter": 1}

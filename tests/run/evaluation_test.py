@@ -1,0 +1,185 @@
+"""Intervals, and evaluation over calls of one shape."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from mapo_jax import errors, sharding
+from mapo_jax.run import evaluation
+from tests import small
+
+
+class Letters:
+    """A tokenizer whose text is the ids themselves."""
+
+    vocab_size, eos_ids, pad_id = small.CONFIG.vocab_size, (1, 2), 0
+
+    def encode_prompt(self, text):
+        return [int(x) for x in text.split()]
+
+    encode = encode_prompt
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+def few_even(response, example):
+    """Right where the response has an even number of tokens; a reward that varies."""
+    n = len(response.split())
+    return {"reward": n / 8, "success": False, "parts": {"accuracy": float(n % 2 == 0)}}
+
+
+def evaluate(sets, batch, seed=0, **options):
+    return evaluation.evaluate(
+        small.params(),
+        small.CONFIG,
+        Letters(),
+        few_even,
+        sets,
+        jax.random.key(seed),
+        sharding.make_mesh(8, 1, 1),
+        batch=batch,
+        max_prompt_tokens=4,
+        max_new_tokens=8,
+        **options,
+    )
+
+
+def test_the_size_of_a_call_changes_nothing():
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 40, rng.integers(1, 5)).tolist() for _ in range(11)]
+    sets = {
+        "one": evaluation.EvalSet([{}] * 11, prompts),
+        "two": evaluation.EvalSet([{}] * 8, prompts[:8]),
+    }
+    values = evaluate(sets, batch=8)
+    seconds = values.pop("time/eval")
+    assert seconds > 0
+    other = evaluate(sets, batch=16)
+    assert values == pytest.approx({name: other[name] for name in values}, abs=1e-6)
+    other = evaluate(sets, batch=8, seed=1)
+    assert values != {name: other[name] for name in values}
+    for name in ("one", "two"):
+        for metric in ("accuracy", "accuracy_sampled", "reward_mean"):
+            key = f"eval/{name}/{metric}"
+            assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
+    assert len(values) == 2 * (3 * 3 + 2)
+    assert 0 < values["eval/one/length_mean"] <= 8
+    # The share is the reward's "accuracy" part, not success, which is never true here.
+    assert 0 < values["eval/one/accuracy_sampled"] < 1
+
+
+class Kept:
+    """A store in memory."""
+
+    def __init__(self):
+        self.kept, self.calls = {}, 0
+
+    def rows(self, name, mode):
+        grouped = {}
+        for row in self.kept.get((name, mode), []):
+            grouped.setdefault(row["problem"], []).append(row)
+        return grouped
+
+    def add(self, name, mode, rows):
+        self.calls += 1
+        self.kept.setdefault((name, mode), []).extend(rows)
+
+
+def numbered(n, seed=0):
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(3, 40, rng.integers(1, 5)).tolist() for _ in range(n)]
+    examples = [{"question": str(i), "answer": "5"} for i in range(n)]
+    return evaluation.EvalSet(examples, prompts)
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Nine problems, four samples each, of a set in domain and one out of it."""
+    out = dataclasses.replace(numbered(5, 1), is_in_domain=False)
+    sets, store = {"in": numbered(9), "out": out}, Kept()
+    return sets, evaluate(sets, batch=8, samples=4, store=store), store
+
+
+def test_metrics_are_those_of_the_rows(several):
+    sets, values, store = several
+    for name, one in sets.items():
+        rows = store.kept[name, "sampled"]
+        assert [(r["problem"], r["sample"]) for r in rows] == [
+            (i, j) for i in range(len(one.prompts)) for j in range(4)
+        ]
+        right = np.array([r["accuracy"] for r in rows]).reshape(-1, 4)
+        assert 0 < right.mean() < 1
+        for k in (2, 4):
+            passed = [
+                np.mean([max(subset) for subset in itertools.combinations(row, k)]) for row in right
+            ]
+            np.testing.assert_allclose(values[f"eval/{name}/pass@{k}"], np.mean(passed), atol=1e-6)
+            mean = right[:, :k].mean()
+            np.testing.assert_allclose(values[f"eval/{name}/mean@{k}"], mean, atol=1e-6)
+            elected = []
+            for i, row in enumerate(right):
+                votes = [rows[4 * i + j]["response"].split()[-1:] for j in range(k)]
+                most = max(votes, key=votes.count)  # the first of those with most
+                elected.append(row[votes.index(most)])
+            np.testing.assert_allclose(values[f"eval/{name}/maj@{k}"], np.mean(elected), atol=1e-6)
+        np.testing.assert_allclose(values[f"eval/{name}/accuracy_sampled"], right.mean(), atol=1e-6)
+        lengths = [r["tokens"] for r in rows]
+        np.testing.assert_allclose(values[f"eval/{name}/length_mean"], np.mean(lengths), atol=1e-5)
+        for metric in ("accuracy_sampled", "pass@4", "maj@2", "mean@4"):
+            key = f"eval/{name}/{metric}"
+            assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
+    assert "eval/in/pass@3" not in values
+
+
+def test_in_and_out_of_domain(several):
+    _, values, _ = several
+    for suffix in ("", "_sampled"):
+        a_s, a_t = (values[f"eval/{name}/accuracy{suffix}"] for name in ("in", "out"))
+        assert values[f"overall/A_S{suffix}"] == pytest.approx(a_s, abs=1e-6)
+        assert values[f"overall/A_T{suffix}"] == pytest.approx(a_t, abs=1e-6)
+        assert values[f"overall/A{suffix}"] == pytest.approx((a_s + a_t) / 2, abs=1e-6)
+        assert values[f"overall/A{suffix}_low"] <= values[f"overall/A{suffix}"]
+
+
+def test_what_is_kept_is_not_answered_again(several):
+    sets, values, store = several
+    half = Kept()
+    half.kept = {key: [r for r in rows if r["problem"] < 4] for key, rows in store.kept.items()}
+    again = evaluate(sets, batch=8, samples=4, store=half)
+    assert half.calls == 4  # a call for what is left of each set and mode
+    assert half.kept == store.kept
+    names = [name for name in values if name != "time/eval"]
+    assert {name: again[name] for name in names} == {name: values[name] for name in names}
+    other = dict(sets, out=numbered(5, 1))
+    examples = [dict(example, question="another") for example in other["out"].examples]
+    other["out"] = dataclasses.replace(other["out"], examples=examples, is_in_domain=False)
+    changed = Kept()
+    changed.kept = {key: list(rows) for key, rows in store.kept.items()}
+    evaluate(other, batch=8, samples=4, store=changed)
+    assert changed.calls == 2  # of the set with other questions
+    done = Kept()
+    done.kept = store.kept
+    evaluate(sets, batch=8, samples=4, store=done)
+    assert done.calls == 0
+
+
+def test_further_tasks(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"input": "1+1?", "target": 2}\n')
+    tasks = evaluation.further_tasks(f"multiarith={tmp_path}/m.jsonl", 0)
+    (task,) = tasks.values()
+    assert task.evals["multiarith"] == [{"question": "1+1?", "answer": "2"}]
+    assert evaluation.further_tasks("", 0) == {}
+    with pytest.raises(errors.UserError) as caught:
+        evaluation.further_tasks("svamp,nothing=x,multiarith=nowhere", 0)
+    assert len(caught.value.lines) == 3
+    assert "svamp is no NAME=PATH" in caught.value.lines[0]
+
+
+def test_responses_are_decoded_up_to_their_end():
+    tokens = np.array([[[5, 6, 1, 9], [7, 8, 9, 4]]])
+    mask = np.array([[[True, True, True, False], [True] * 4]])
+    assert evaluation.decode(Letters(), tokens, mask) == ["5 6 1", "7 8 9 4"]

@@ -1,0 +1,121 @@
+"""What a run compiles: the advantages of a batch, and the choice of dynamic sampling."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mapo_jax import sharding
+from mapo_jax.rollouts import Experience
+from mapo_jax.run import programs
+from tests import small
+from tests.advantages import oracles
+from tests.advantages.family_test import CASES
+
+
+def fresh(successes, first_draw=0, **changes):
+    """Groups of 4 with these numbers of successes."""
+    rollouts = jax.tree.map(np.asarray, small.rollouts(P=len(successes), G=4))
+    success = np.arange(4) < np.asarray(successes)[:, None]
+    found = Experience(
+        rollouts,
+        rewards=success.astype(np.float32),
+        success=success,
+        parts={},
+        baseline=None,
+        draw=first_draw + np.arange(len(successes)),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def test_groups_are_kept_in_the_order_of_their_draws():
+    pool, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 2, 4, 1]))
+    assert (int(kept), draws.tolist()[:2]) == (2, [1, 3])
+    assert tuple(map(int, facts["groups/kept"])) == (2, 4)
+    assert tuple(map(float, facts["reward/mean_sampled"])) == (7, 16)
+    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([4, 3, 0, 1], 4))
+    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])
+    assert pool[1].success.sum(1).tolist() == [2, 1, 3, 1]
+    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([1, 1, 1, 1], 8))
+    assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])  # what is full stays as it is
+
+
+def test_what_is_kept_is_strictly_between_the_bounds():
+    def kept(low, high, truncated="fail", **changes):
+        groups = fresh([0, 1, 2, 3], **changes)
+        return programs._choose(low, high, truncated, None, groups)[1][1].tolist()
+
+    def first(low, high, count, **options):
+        return kept(low, high, **options)[:count]
+
+    assert first(0.25, 0.75, 1) == [2]
+    assert first(0.0, 0.75, 2) == [1, 2]
+    assert first(0.2, 0.8, 3) == [1, 2, 3]
+    # The reward's part `accuracy` decides, where there is one; what is invalid counts in nothing.
+    accuracy = np.zeros((4, 4), np.float32)
+    accuracy[0, :2] = 1
+    assert first(0.0, 1.0, 1, parts={"accuracy": accuracy}) == [0]
+    lost = fresh([0, 1, 2, 3]).rewards.copy()
+    lost[3, 3] = np.nan  # three successes of three
+    lost[1] = np.nan
+    _, (count, draws, _) = programs._choose(
+        0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost)
+    )
+    assert (int(count), draws.tolist()[0]) == (1, 2)
+    _, (_, _, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost))
+    assert tuple(map(int, facts["groups/kept"])) == (1, 3)  # of the groups that there are
+    assert tuple(map(float, facts["reward/mean_sampled"])) == (5, 11)
+    cut = dataclasses.replace(
+        fresh([0, 1, 2, 3]).rollouts, finished=np.arange(4) < np.array([[4], [1], [4], [3]])
+    )
+    _, (count, draws, _) = programs._choose(
+        0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut)
+    )
+    assert (int(count), draws.tolist()[0]) == (1, 2)
+
+
+def test_the_choice_is_the_same_on_a_mesh():
+    mesh = sharding.make_mesh(4, 2, 1)
+    rng = np.random.default_rng(0)
+    tries = [fresh(rng.integers(0, 5, 16), first_draw=16 * t) for t in range(3)]
+    choose = jax.jit(
+        lambda pool, fresh: programs._choose(0.0, 1.0, "fail", pool, fresh),
+        out_shardings=(sharding.by_prompt(mesh), sharding.replicated(mesh)),
+    )
+    one = many = None
+    for groups in tries:
+        one, told_one = programs._choose(0.0, 1.0, "fail", one, groups)
+        many, told_many = choose(many, sharding.put(groups, mesh))
+        jax.tree.map(np.testing.assert_array_equal, told_many, told_one)
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_has_what_every_advantage_asks_for(case):
+    """Key, lengths, parts and baseline reach the function; what is masked or lost gets 0."""
+    name, options = CASES[case]
+    groups = fresh([1, 2, 0, 4])
+    rewards = groups.rewards.copy()
+    rewards[1, 0] = np.nan
+    parts = {"format": 1 - groups.rewards, "accuracy": groups.rewards}
+    groups = dataclasses.replace(
+        groups, rewards=rewards, parts=parts, baseline=np.float32([0.1, 0.2, 0.3, 0.4])
+    )
+    key = jax.random.key(3)
+    drawn = [float(jax.random.uniform(jax.random.fold_in(key, p))) for p in range(4)]
+    advantages, valid, facts = programs._advantages(name, options, "fail", key, groups)
+    expected = oracles.advantages(
+        name,
+        rewards,
+        groups.success,
+        lambda_P=drawn,
+        baseline_P=groups.baseline,
+        lengths_PG=groups.rollouts.mask.sum(-1),
+        components_PGC=np.stack([parts["accuracy"], parts["format"]], -1),  # alphabetical
+        **options,
+    )
+    np.testing.assert_allclose(advantages, expected, rtol=2e-3, atol=2e-3)
+    assert not valid[1, 0]
+    assert valid.sum() == 15
+    assert tuple(map(int, facts["reward/invalid"])) == (1, 16)

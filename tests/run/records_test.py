@@ -1,0 +1,223 @@
+"""Records read back to the bit and never hold a step twice."""
+
+import json
+import math
+import struct
+import time
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboardX.proto import event_pb2
+
+from mapo_jax.run import records, workdirs
+
+
+def lines(workdir, name="metrics"):
+    return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def open_records(directory, keep_until, tensorboard, wandb_run=None):
+    mirror = workdirs.Mirror(directory, records.RECORDS)
+    return records.Records(mirror, keep_until, tensorboard, wandb_run)
+
+
+def test_a_line_has_kind_phase_and_step(tmp_path):
+    records = open_records(tmp_path, None, tensorboard=False)
+    records.write("train", "rl", 3, {"reward/mean": jnp.float32(0.1), "n": np.int64(2)})
+    # read before close: each line is flushed
+    assert lines(tmp_path) == [
+        {"kind": "train", "phase": "rl", "step": 3, "reward/mean": float(np.float32(0.1)), "n": 2}
+    ]
+    records.close()
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
+def test_float32_reads_back_to_the_bit(tmp_path_factory, values):
+    workdir = tmp_path_factory.mktemp("run")
+    records = open_records(workdir, None, tensorboard=False)
+    records.write("train", "rl", 0, {str(i): np.float32(x) for i, x in enumerate(values)})
+    records.close()
+    (line,) = lines(workdir)
+    for i, x in enumerate(values):
+        assert struct.pack("f", line[str(i)]) == struct.pack("f", x)
+
+
+def test_what_json_lacks_is_null(tmp_path):
+    records = open_records(tmp_path, None, tensorboard=True)
+    values = {"a": math.nan, "b": jnp.float32(jnp.inf), "c": -math.inf, "d": 1.5}
+    records.write("train", "rl", 1, values)
+    records.close()
+    (line,) = lines(tmp_path)
+    assert [line[name] for name in "abcd"] == [None, None, None, 1.5]
+
+
+def write_run(workdir):
+    records = open_records(workdir, None, tensorboard=False)
+    for phase in ("warmup", "rl"):
+        for step in range(4):
+            records.write("train", phase, step, {"x": step / 3})
+            if step % 2 == 0:
+                records.write("eval", phase, step, {"y": step / 7})
+            rows = [{"prompt": "1+1=", "response": "\u2028 \n é", "reward/accuracy": 1.0}]
+            records.write_rollouts(phase, step, rows)
+    records.close()
+
+
+@pytest.mark.parametrize(
+    ("keep_until", "last"),
+    [
+        (("warmup", 2), ("eval", "warmup", 2)),
+        (("warmup", 3), ("train", "warmup", 3)),
+        (("rl", 0), ("eval", "rl", 0)),
+        (("rl", 2), ("eval", "rl", 2)),
+        (("rl", 9), ("train", "rl", 3)),
+    ],
+)
+def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
+    write_run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    open_records(tmp_path, keep_until, tensorboard=False).close()
+    after = (tmp_path / "metrics.jsonl").read_bytes()
+    assert before.startswith(after)
+    end = lines(tmp_path)[-1]
+    assert (end["kind"], end["phase"], end["step"]) == last
+    rollouts = lines(tmp_path, "rollouts")
+    assert (rollouts[-1]["phase"], rollouts[-1]["step"]) == last[1:]
+    assert rollouts[-1]["response"] == "\u2028 \n é"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "rollouts.jsonl"]
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    """A run that died before its first checkpoint begins again."""
+    write_run(tmp_path)
+    open_records(tmp_path, None, tensorboard=False).close()
+    assert lines(tmp_path) == lines(tmp_path, "rollouts") == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20])
+def test_a_half_written_line_goes(tmp_path, cut):
+    """Cut by 1, only the end of the line is missing: the next line must not be glued to it."""
+    write_run(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    records = open_records(tmp_path, ("rl", 3), tensorboard=False)
+    records.write("train", "rl", 4, {})
+    records.close()
+    assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
+
+
+def events(directory):
+    """What the one file of TensorBoard's says, in its order."""
+    (file,) = directory.iterdir()
+    data, found = file.read_bytes(), []
+    while data:  # length, its checksum, an event, its checksum
+        (size,) = struct.unpack("Q", data[:8])
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_has_a_run_per_phase(tmp_path):
+    records = open_records(tmp_path, None, tensorboard=True)
+    records.write("train", "warmup", 1, {"loss/total": 2.5, "loss/kl": math.nan, "n": 3})
+    records.write("train", "rl", 1, {"loss/total": 0.5})
+    records.close()
+    for phase, values in (("warmup", {"loss/total": 2.5, "n": 3}), ("rl", {"loss/total": 0.5})):
+        version, start, event = events(tmp_path / "tensorboard" / phase)
+        assert version.file_version == "brain.Event:2"
+        assert start.session_log.status == event_pb2.SessionLog.START
+        assert event.step == 1
+        assert {value.tag: value.simple_value for value in event.summary.value} == values
+
+
+@pytest.mark.parametrize(
+    ("keep_until", "purged_from"),
+    [(None, 0), (("warmup", 9), 0), (("rl", 4), 5)],
+)
+def test_tensorboard_hides_what_comes_again(tmp_path, keep_until, purged_from):
+    records = open_records(tmp_path, keep_until, tensorboard=True)
+    records.write("train", "rl", 5, {"a": 1.0})
+    records.write("train", "rl", 6, {"a": 1.0})
+    records.close()
+    _, start, *rest = events(tmp_path / "tensorboard" / "rl")
+    assert start.session_log.status == event_pb2.SessionLog.START
+    assert [start.step, *(event.step for event in rest)] == [purged_from, 5, 6]
+
+
+def test_tensorboard_is_there_before_a_process_dies(tmp_path, monkeypatch):
+    """After each upload, and within seconds."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(records, "time", clock)
+    written = open_records(tmp_path, None, tensorboard=True)
+    written.write("train", "rl", 5, {"a": 1.0})
+    written.upload()
+    assert [event.step for event in events(tmp_path / "tensorboard" / "rl")] == [0, 0, 5]
+    now[0] = 20.0
+    written.write("train", "rl", 6, {"a": 1.0})
+    assert [event.step for event in events(tmp_path / "tensorboard" / "rl")] == [0, 0, 5, 6]
+    written.close()
+
+
+def test_who_writes_meets_a_full_disk(tmp_path, monkeypatch):
+    """And does not wait for ever for a thread that has died of it."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: full)
+        records = open_records(tmp_path, None, tensorboard=True)
+        with pytest.raises(OSError, match="No space left on device"):
+            records.write("train", "rl", 5, {"a": 1.0})
+    records.close()
+
+
+class Run:
+    """What `wandb.init` returns, as far as it is used."""
+
+    def __init__(self):
+        self.defined, self.logged, self.finished = {}, [], False
+
+    def define_metric(self, name, step_metric):
+        self.defined[name] = step_metric
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+def test_weights_and_biases_counts_by_phase(tmp_path):
+    run = Run()
+    records = open_records(tmp_path, None, False, run)
+    records.write("train", "warmup", 3, {"loss/total": 2.5})
+    records.write("train", "rl", 1, {"loss/total": np.float32(0.5)})
+    records.close()
+    assert run.defined == {"warmup/*": "warmup/step", "rl/*": "rl/step"}
+    assert run.logged == [
+        {"warmup/loss/total": 2.5, "warmup/step": 3},
+        {"rl/loss/total": 0.5, "rl/step": 1},
+    ]
+    assert run.finished
+
+
+def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
+    """Its evaluation is made again; an earlier one stays."""
+    records = open_records(tmp_path, None, tensorboard=False)
+    for step in (1, 2):
+        records.write("train", "rl", step, {"x": 1})
+        records.write("eval", "rl", step, {"x": 1})
+        records.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}])
+    records.close()
+    mirror = workdirs.Mirror(tmp_path, records.RECORDS)
+    records.Records(mirror, ("rl", 2), False, is_open=True).close()
+    assert [(r["kind"], r["step"]) for r in lines(tmp_path)] == [
+        ("train", 1),
+        ("eval", 1),
+        ("train", 2),
+    ]
+    kept = [(r["kind"], r["step"]) for r in lines(tmp_path, "rollouts")]
+    assert kept == [("train", 1), ("after", 1), ("train", 2)]

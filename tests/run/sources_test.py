@@ -1,0 +1,168 @@
+"""Where policies come from, adapters beside them, and what others get of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from mapo_jax import errors, model, pretrained, sharding
+from mapo_jax.commands import export
+from mapo_jax.run import sources, trainer
+from mapo_jax.text import load_tokenizer
+from tests import runs, small
+
+TOKENIZER = "mapo_jax/tasks/arithmetic.model"
+
+
+@pytest.fixture(autouse=True)
+def _in_root(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)  # paths in experiments are relative to it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pretrained policy, as others would hand it over."""
+    tokenizer = load_tokenizer(TOKENIZER)
+    config = small.replace(
+        small.CONFIG, vocab_size=tokenizer.vocab_size, tie_embeddings=True, qk_norm=False
+    )
+    path = tmp_path_factory.mktemp("pretrained") / "folder"
+    pretrained.save(path, config, small.params(config), tokenizer)
+    (path.parent / "reward.py").write_text(
+        "def digits(response, example):\n"
+        "    share = sum(map(str.isdigit, response)) / max(len(response), 1)\n"
+        "    return {'reward': share, 'success': share > 0.9, 'parts': {}}\n"
+    )
+    return path
+
+
+def micro(folder, **changes):
+    """The smallest run that starts from the folder."""
+    settings = {
+        "policy__init": str(folder),
+        "tokenizer__path": "",
+        "task__reward": f"{folder.parent}/reward.py:digits",
+        "warmup__steps": 0,
+        "steps": 2,
+    }
+    return runs.micro(**settings | changes)
+
+
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def test_a_description_is_read_as_it_was_written(tmp_path):
+    config = small.replace(
+        small.CONFIG,
+        windows=(3, 0),
+        rope_scaling=model.RopeScaling(8.0, 1.0, 4.0, 64),
+        lora_rank=2,
+        lora_alpha=4.0,
+        lora_targets=("q", "down"),
+    )
+    tokenizer = load_tokenizer(TOKENIZER)
+    sources.save_description(epath.Path(tmp_path), config, tokenizer)
+    read, again = sources.describe(epath.Path(tmp_path), "--workdir=x", "")
+    assert read == config
+    assert hash(read) == hash(config)
+    assert again.encode_prompt("1+2=") == tokenizer.encode_prompt("1+2=")
+    (tmp_path / "policy" / "model.json").write_text("{")
+    with pytest.raises(errors.UserError, match=r"--workdir=x: does not describe its policy"):
+        sources.describe(epath.Path(tmp_path), "--workdir=x", "")
+
+
+def test_a_pretrained_policy_brings_architecture_and_tokenizer(folder):
+    source = sources.find(micro(folder, policy__num_layers=7))
+    assert source.folder == folder
+    assert source.model.num_layers == small.CONFIG.num_layers
+    assert source.tokenizer.vocab_size == source.model.vocab_size
+    params = sources.start(source, jax.random.key(0), one_device(), "float32")
+    jax.tree.map(np.testing.assert_array_equal, params, small.params(source.model))
+
+
+def test_a_tokenizer_that_knows_more_than_the_policy_is_refused(folder, tmp_path):
+    tokenizer = load_tokenizer(TOKENIZER)
+    fewer = small.replace(small.CONFIG, vocab_size=tokenizer.vocab_size - 1)
+    pretrained.save(
+        tmp_path / "f",
+        small.replace(fewer, qk_norm=False),
+        small.params(small.replace(fewer, qk_norm=False)),
+        None,
+    )
+    with pytest.raises(errors.UserError) as caught:
+        sources.find(micro(tmp_path / "f", tokenizer__path=TOKENIZER))
+    size = tokenizer.vocab_size
+    assert f"the tokenizer has {size} tokens, but the policy knows {size - 1}" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder, tmp_path_factory, pytestconfig):
+    """A run that trained adapters."""
+    workdir = tmp_path_factory.mktemp("adapted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pytestconfig.rootpath)
+        trainer.train(micro(folder, lora__rank=2, lora__targets="q,down"), workdir)
+    return workdir
+
+
+def test_only_adapters_are_trained_and_kept(adapted, folder):
+    found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
+    trained, frozen = model.partition(found.params)
+    assert {*trained["layers"]} == {"q_lora", "down_lora"}
+    base = small.params(model.without_adapters(found.model))
+    jax.tree.map(np.testing.assert_array_equal, frozen, base)
+    assert all(np.abs(b).max() > 0 for b in jax.tree.leaves(trained))  # B was 0
+    rows = runs.lines(adapted)
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == [1, 2]
+    np.testing.assert_allclose([row["policy/ratio_mean"] for row in steps], 1, atol=1e-4)
+    assert steps[0]["loss/kl"] < steps[1]["loss/kl"]  # from the frozen base, at first 0
+
+
+def test_an_export_is_the_merged_policy(adapted, tmp_path):
+    found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
+    assert export.export(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
+    config, params, tokenizer = pretrained.load(tmp_path / "out")
+    assert config == model.without_adapters(found.model)
+    assert tokenizer.vocab_size == config.vocab_size
+    tokens = small.rollouts(vocab_size=config.vocab_size).tokens[0]
+    expected = model.apply(found.params, found.model, tokens)
+    np.testing.assert_allclose(model.apply(params, config, tokens), expected, atol=1e-4)
+
+
+def test_a_run_of_adapters_goes_on_as_if_undisturbed(adapted, folder, tmp_path):
+    config = micro(folder, lora__rank=2, lora__targets="q,down", steps=1)
+    trainer.train(config, tmp_path)
+    trainer.train(dataclasses.replace(config, steps=2), tmp_path)
+    again, whole = (
+        runs.timeless([row for row in runs.lines(path) if row["kind"] == "train"])
+        for path in (tmp_path, adapted)
+    )
+    assert again == whole
+
+
+def test_adapters_are_no_policy_to_start_from(adapted, folder):
+    with pytest.raises(errors.UserError, match=r"launch/export\.py --workdir .* --output DIR"):
+        sources.find(micro(adapted))
+
+
+def test_open_reads_a_run_or_a_folder(adapted, folder):
+    config = micro(folder)
+    run = sources.open(config, epath.Path(adapted))
+    assert run.name == f"step 2 of {adapted}"
+    assert model.partition(run.params)[1]
+    base = sources.open(config, None, str(folder))
+    assert base.name == str(folder)
+    assert base.model == model.without_adapters(run.model)
+    with pytest.raises(errors.UserError, match="holds no checkpoint"):
+        sources.open(config, epath.Path("nowhere"))
+
+
+def test_the_base_of_adapters_has_the_dtype_to_compute_in(folder):
+    source = sources.find(micro(folder, lora__rank=2))
+    params = sources.start(source, jax.random.key(0), one_device(), "bfloat16")
+    assert {x.dtype.name for x in jax.tree.leaves(params)} == {"bfloat16"}
+    assert "q_lora" not in params["layers"]

@@ -1,0 +1,256 @@
+"""The loop, end to end: through the real command line, killed and continued, and its controls."""
+
+import json
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mapo_jax import errors
+from mapo_jax.run import checkpoints, trainer
+from mapo_jax.run.console import Console
+from mapo_jax.sampling import loop
+from tests.runs import MICRO, ROOT, command, lines, micro, one_device, readable, timeless, without
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    trainer.train(micro(), workdir, ["a=1"])
+    return workdir
+
+
+def test_records_hold_what_the_contract_names(undisturbed):
+    rows = lines(undisturbed)
+    places = [(row["kind"], row["phase"], row["step"]) for row in rows]
+    assert len(set(places)) == len(places)
+    assert [p for p in places if p[0] == "train"] == [
+        ("train", phase, step) for phase in ("warmup", "rl") for step in range(1, 6)
+    ]
+    assert [p for p in places if p[0] == "eval"] == [("eval", "rl", s) for s in (0, 2, 4, 5)]
+    last = [row for row in rows if row["kind"] == "train"][-1]
+    names = """reward/mean reward/accuracy reward/format advantage/certainty loss/total loss/kl
+        policy/entropy policy/clip_fraction_low policy/clip_fraction_high policy/ratio_mean
+        policy/logp_gap_mean policy/logp_gap_max policy/grad_norm rollout/length_mean
+        rollout/truncated groups/degenerate time/sample time/reward time/update
+        throughput/tokens_per_s"""
+    assert not set(names.split()) - set(last)
+    evaluation = [row for row in rows if row["kind"] == "eval"][-1]
+    for name in ("test", "easy", "hard"):
+        for metric in ("accuracy", "accuracy_sampled", "reward_mean"):
+            key = f"eval/{name}/{metric}"
+            assert evaluation[f"{key}_low"] <= evaluation[key] <= evaluation[f"{key}_high"]
+    written = lines(undisturbed, "rollouts")
+    assert {row["step"] for row in written if row["kind"] == "train"} == {1, 2, 4, 5}
+    before = [r for r in written if r["kind"] == "train" and r["step"] == 1]
+    after = [r for r in written if r["kind"] == "after"]
+    assert {row["step"] for row in after} == {5}
+    assert [r["prompt"] for r in before] == [r["prompt"] for r in after]
+    assert [r["response"] for r in before] != [r["response"] for r in after]
+    assert {"prompt", "response", "reward", "parts", "advantage"} <= set(written[0])
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["batch"]["prompts"] == 16
+    assert list((undisturbed / "tensorboard").rglob("events*"))
+    (start,) = json.loads((undisturbed / "run.json").read_text())["starts"]
+    assert start["environment"]["devices"] == "8 x cpu"
+    assert start["overrides"] == ["a=1"]
+    assert "</html>" in (undisturbed / "report.html").read_text()
+    assert sum(last[f"success_count/{k}"] for k in range(5)) == pytest.approx(1)
+    assert last["rollout/length_mean"] <= last["rollout/length_max"] <= 16
+    assert 0 <= evaluation["eval/test/truncated"] <= 1
+
+
+def test_the_first_ratio_of_every_step_is_one(undisturbed):
+    steps = [r for r in lines(undisturbed) if r["kind"] == "train" and r["phase"] == "rl"]
+    np.testing.assert_allclose([row["policy/ratio_mean"] for row in steps], 1, atol=1e-4)
+    assert max(row["policy/logp_gap_max"] for row in steps) < 1e-4
+    assert steps[0]["loss/kl"] != 0  # the second minibatch has moved away from the reference
+    assert all(row["policy/skipped"] == 0 for row in steps)
+
+
+def test_a_finished_run_has_nothing_left_to_do(undisturbed, capsys):
+    before = (undisturbed / "metrics.jsonl").read_text()
+    trainer.train(micro(), undisturbed)
+    assert (undisturbed / "metrics.jsonl").read_text() == before
+    assert "raise steps" in capsys.readouterr().out
+
+
+def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, tmp_path):
+    config = micro(
+        rollout__chunks=2,
+        rollout__lanes=1,
+        rollout__width=3,
+        batch__microbatch=(8, 4),
+        compute__remat=True,
+        compute__head_chunk=64,
+        compute__attention_chunk=4,
+        algorithm__old_logps="rescored",
+    )
+    trainer.train(config, tmp_path)
+    for one, other in zip(lines(undisturbed), lines(tmp_path), strict=True):
+        assert one["step"] == other["step"]
+        for name in ("loss/total", "reward/mean", "policy/entropy", "eval/test/reward_mean"):
+            if name in one:
+                np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_another_configuration_is_refused(undisturbed):
+    with pytest.raises(errors.UserError, match=r"batch\.group=2: .* started with 4"):
+        trainer.train(micro(batch__group=2, batch__microbatch=(8, 2)), undisturbed)
+
+
+def test_a_mistake_in_the_data_leaves_the_directory_free(tmp_path):
+    with pytest.raises(errors.UserError, match=r"rollout\.max_new_tokens=4: all 200 demonstra"):
+        trainer.train(micro(rollout__max_new_tokens=4), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.UserError, match=r"--workdir=.*file/run: cannot be written"):
+        trainer.train(micro(), tmp_path / "file" / "run")
+
+
+def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
+    config = micro(policy__init=str(undisturbed), warmup__steps=0, steps=1)
+    trainer.train(config, tmp_path)
+    first, last = lines(tmp_path)[0], lines(undisturbed)[-1]
+    assert (first["kind"], first["phase"], first["step"]) == ("eval", "rl", 0)
+    # Common random numbers: the same policy gives the same evaluation.
+    assert timeless(without([first], "step")) == timeless(without([last], "step"))
+
+
+def test_without_learning_rate_nothing_moves(tmp_path):
+    (tmp_path / "my.py").write_text(  # a reward without parts: its accuracy is success
+        "def short(response, example):\n"
+        "    n = len(response)\n"
+        "    return {'reward': 1 / (1 + n), 'success': n < 9, 'parts': {}}\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:short",
+        optimizer__learning_rate=0.0,
+        algorithm__beta=0.0,
+        warmup__steps=1,
+        steps=2,
+    )
+    trainer.train(config, tmp_path)
+    evaluations = timeless([row for row in lines(tmp_path) if row["kind"] == "eval"])
+    assert len(evaluations) == 2
+    assert without([evaluations[0]], "step") == without([evaluations[1]], "step")
+    assert not (tmp_path / "checkpoints" / "reference").exists()
+    assert all("loss/kl" not in row for row in lines(tmp_path))
+    rows = lines(tmp_path, "rollouts")
+    first = [row for row in rows if row["kind"] == "train" and row["step"] == 1]
+    again = [row for row in rows if row["kind"] == "after"]
+    assert len(first) == 8
+    assert without(again, "kind", "step") == without(first, "kind", "step")
+
+
+def test_own_reward_and_advantage_from_a_file(tmp_path):
+    (tmp_path / "my.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def short(response, example):\n"
+        "    n = min(len(response), 20)\n"
+        "    reward = float('nan') if n == 3 else -n\n"
+        "    return {'reward': reward, 'success': n < 5, 'parts': {'n': n}}\n"
+        "short.range = (-20, 0)\n"
+        "def signs(rewards_G, success_G, mask_G, *, scale=1.0):\n"
+        "    return scale * jnp.sign(rewards_G - rewards_G.mean())\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:short",
+        algorithm__advantage=f"{tmp_path}/my.py:signs",
+        algorithm__advantage_options={"scale": 0.5},
+        warmup__steps=0,
+        steps=1,
+        log__rollouts_every=1,
+    )
+    trainer.train(config, tmp_path / "run")
+    row = next(row for row in lines(tmp_path / "run") if row["kind"] == "train")
+    assert -20 <= row["reward/mean"] < 0
+    assert row["reward/n"] == pytest.approx(-row["reward/mean"], rel=0.2)
+    written = lines(tmp_path / "run", "rollouts")
+    assert {abs(r["advantage"]) for r in written} <= {0.0, 0.5}
+
+
+def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
+    """kill -9 in the warm-up and in RL with a reference; the same command again."""
+    environment = one_device(tmp_path / "cache")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with (tmp_path / "log").open("w") as log:
+        options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+        subprocess.run(command(whole), check=True, **options)
+        for place in (("train", "warmup", 3), ("train", "rl", 3)):
+            process = subprocess.Popen(command(killed), **options)
+            while place not in [(r["kind"], r["phase"], r["step"]) for r in readable(killed)]:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        subprocess.run(command(killed), check=True, **options)
+    assert timeless(lines(killed)) == timeless(lines(whole))
+    assert lines(killed, "rollouts") == lines(whole, "rollouts")
+    index = MICRO["warmup.steps"] + MICRO["steps"]
+    assert (killed / "checkpoints" / str(index)).is_dir()
+
+
+def test_each_program_compiles_once(tmp_path):
+    with Console("plain") as console:
+        run = trainer._Run(micro(rollout__chunks=2, algorithm__beta=0.0), tmp_path, console)
+        before = loop.program._cache_size()
+        run.go()
+        run.records.close()
+        run.saved.close()
+    assert run.programs.warmup_step._cache_size() == 1
+    assert run.programs.update._cache_size() == 1
+    assert run.programs.serve._cache_size() == 1
+    # The sampler, and evaluation's two: greedy and sampled, whatever the number of sets.
+    assert loop.program._cache_size() - before <= 3
+
+
+def test_the_best_checkpoint_is_kept(undisturbed):
+    saved = checkpoints.Checkpoints(undisturbed / "checkpoints", keep=2)
+    assert saved.latest() == 10
+    saved.close()
+    assert jax.device_count() == 8  # the runs of this file were sharded over them
+
+
+@pytest.mark.parametrize("truncated", ["fail", "mask"])
+def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
+    """Nearly every response is cut: it counts nowhere, or it fails."""
+    (tmp_path / "my.py").write_text(
+        "def right(response, example):\n"
+        "    reward = 1.0 if response else 0.5\n"  # nothing was said before the end
+        "    return {'reward': reward, 'success': True, 'parts': {'accuracy': 1.0}}\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:right",
+        algorithm__truncated=truncated,
+        warmup__steps=0,
+        algorithm__beta=0.0,
+        rollout__max_new_tokens=1,
+        steps=1,
+    )
+    trainer.train(config, tmp_path / "run")
+    row = next(row for row in lines(tmp_path / "run") if row["kind"] == "train")
+    rows = lines(tmp_path / "run", "rollouts")
+    cut = row["rollout/truncated"]
+    assert 0.5 < cut < 1  # one token, which may be the end
+    if truncated == "fail":
+        assert row["reward/mean"] == pytest.approx(0.5 * (1 - cut))
+        assert row["reward/success"] == row["reward/accuracy"] == pytest.approx(1 - cut)
+        assert {r["success"] for r in rows if not r["finished"]} == {False}
+    else:
+        assert row["reward/mean"] == 0.5  # of those that ended by themselves
+        assert row["reward/success"] == row["reward/accuracy"] == 1
+        assert {r["advantage"] for r in rows if not r["finished"]} == {0}
+        assert row["policy/grad_norm"] == 0  # the rest has equal rewards
+    assert row["reward/invalid"] == 0
+
+
+def test_a_trace_of_the_steps_asked_for(tmp_path):
+    trainer.train(micro(profile__steps="2:3", warmup__steps=0, steps=3), tmp_path)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1

@@ -1,0 +1,126 @@
+"""A run's directory: who may use it, and how records reach one that takes no appends."""
+
+import builtins
+import errno
+import io
+import json
+import pathlib
+
+import pytest
+from etils import epath
+
+from mapo_jax import errors
+from mapo_jax.config import to_dict
+from mapo_jax.run import records, trainer, workdirs
+from tests.runs import lines, micro, timeless
+
+
+def check(directory, config=None):
+    workdirs.check(epath.Path(directory), config or to_dict(micro()), writes=True)
+
+
+def test_a_new_and_an_empty_directory_will_do(tmp_path):
+    check(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "notes.txt").touch()  # in nobody's way
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl", "run.json"])
+def test_records_of_something_else_are_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(errors.UserError, match=r"holds files but no run \(no config\.json\)"):
+        check(tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "qwen2"}', "[1]", "not JSON"])
+def test_the_config_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(errors.UserError, match=r"its config\.json is not that of a run"):
+        check(tmp_path)
+
+
+def test_a_continuation_must_not_differ(tmp_path):
+    old = to_dict(micro())
+    workdirs.write_json(epath.Path(tmp_path / "config.json"), old)
+    check(tmp_path, old)
+    with pytest.raises(errors.UserError, match=r"seed=7: .* started with 0"):
+        check(tmp_path, old | {"seed": 7})
+
+
+def test_starts_are_added_up(tmp_path):
+    run_id = workdirs.add_start(epath.Path(tmp_path), ["seed=1"], None)
+    assert workdirs.add_start(epath.Path(tmp_path), [], ("rl", 4)) == run_id
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["id"] == run_id
+    assert [start["overrides"] for start in run["starts"]] == [["seed=1"], []]
+    assert [start["continued_after"] for start in run["starts"]] == [None, ["rl", 4]]
+    environment = run["starts"][0]["environment"]
+    assert {"python", "jax", "numpy", "devices", "processes", "commit"} <= environment.keys()
+    # A new run in a directory that one died in begins again.
+    assert workdirs.add_start(epath.Path(tmp_path), [], None) != run_id
+
+
+@pytest.fixture
+def no_appends(tmp_path, monkeypatch):
+    """A directory of a file system, as object stores are mounted, that refuses appends."""
+    directory = tmp_path / "objects"
+
+    def refusing(real):
+        def fake_open(file, mode="r", *args, **kwargs):
+            inside = isinstance(file, str | pathlib.PurePath) and str(directory) in str(file)
+            if inside and "a" in mode:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+            return real(file, mode, *args, **kwargs)
+
+        return fake_open
+
+    monkeypatch.setattr(builtins, "open", refusing(builtins.open))
+    monkeypatch.setattr(io, "open", refusing(io.open))
+    return directory
+
+
+def test_a_mirror_brings_files_whole(no_appends):
+    no_appends.mkdir()
+    (no_appends / "metrics.jsonl").write_text("1\n")
+    mirror = workdirs.Mirror(epath.Path(no_appends), records.RECORDS)
+    assert mirror.local != no_appends
+    with (mirror.local / "metrics.jsonl").open("a") as file:
+        file.write("2\n")
+    (mirror.local / "tensorboard").mkdir()
+    (mirror.local / "tensorboard" / "events").write_bytes(b"x")
+    mirror.upload()
+    assert (no_appends / "metrics.jsonl").read_text() == "1\n2\n"
+    assert (no_appends / "tensorboard" / "events").read_bytes() == b"x"
+    (no_appends / "metrics.jsonl").unlink()
+    mirror.upload()  # what has not changed is not sent again
+    assert not (no_appends / "metrics.jsonl").exists()
+
+
+def test_where_appends_work_nothing_is_copied(tmp_path):
+    mirror = workdirs.Mirror(epath.Path(tmp_path), records.RECORDS)
+    assert mirror.local == tmp_path
+
+
+def test_a_run_and_its_continuation_leave_whole_records(no_appends, tmp_path):
+    plain = tmp_path / "plain"
+    for directory in (no_appends, plain):
+        trainer.train(micro(steps=2), directory)
+        assert lines(directory)[-1]["step"] == 2
+        trainer.train(micro(steps=3), directory)
+    assert timeless(lines(no_appends)) == timeless(lines(plain))
+    assert lines(no_appends, "rollouts") == lines(plain, "rollouts")
+    steps = [row["step"] for row in lines(no_appends) if row["kind"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 1, 2, 3]
+    assert list((no_appends / "tensorboard").rglob("events*"))
+    assert (no_appends / "report.html").exists()
+
+
+def test_a_bucket_needs_its_package(monkeypatch):
+    def mkdir(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(epath.gpath.PosixGPath, "mkdir", mkdir)
+    with pytest.raises(errors.UserError, match=r"--workdir=gs://b/run: .* pip install gcsfs"):
+        check("gs://b/run")
