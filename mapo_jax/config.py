@@ -1,27 +1,84 @@
 """The configuration: a ConfigDict becomes frozen dataclasses, once.
 
-The tree mirrors experiments/common.py, which says what each knob means; `validation.validate` says
-what is wrong with one. Nothing here needs a device.
+The tree mirrors experiments/common.py, which says what each knob means. The type of a field says
+what it may be; what may not go together is in run/checks.py. Nothing here needs a device.
 """
 
 import dataclasses
 import json
+import math
+import re
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from mapo_jax import errors
 
 Options = tuple[tuple[str, Any], ...]  # an open mapping: sorted items, so that it is hashable
+Pair = tuple[int, int]
+
+
+class Limit(NamedTuple):
+    """What a value must be, in words, and whether it is."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+class OneOf:
+    """The texts that a value may be."""
+
+    def __init__(self, *allowed: str):
+        self.allowed = allowed
+
+
+def at_least(low: float, zero: str = "") -> Limit:
+    """>= low; `zero` says what 0 means, where that is special."""
+    return Limit(f">= {low}{f' (0: {zero})' if zero else ''}", lambda value: value >= low)
+
+
+def _is_slice(text: str) -> bool:
+    ends = re.fullmatch(r"(\d+):(\d+)", text)
+    return not text or (ends is not None and 1 <= int(ends[1]) < int(ends[2]))
+
+
+Count = Annotated[int, at_least(1)]
+Steps = Annotated[int, at_least(0)]
+AtLeast0 = Annotated[float, at_least(0)]
+Above0 = Annotated[float, Limit("> 0", lambda value: value > 0)]
+Share = Annotated[float, Limit("> 0 and <= 1", lambda value: 0 < value <= 1)]
+Fraction = Annotated[float, Limit(">= 0 and < 1", lambda value: 0 <= value < 1)]
+Axis = Annotated[
+    int,
+    Limit(">= 1, or -1 for the rest of the devices", lambda value: value >= 1 or value == -1),
+]
+Seed = Annotated[int, Limit(">= 0 and < 2**32", lambda value: 0 <= value < 2**32)]
+HeadDim = Annotated[int, Limit(">= 2 and even (RoPE turns pairs)", lambda n: n >= 2 and n % 2 == 0)]
+Microbatch = Annotated[Pair, Limit("(p, g) with p >= 1 and g >= 1", lambda pair: min(pair) >= 1)]
+ClipLow = Annotated[float, Limit(">= 0 and <= 1 (1: no bound)", lambda x: 0 <= x <= 1)]
+ClipDual = Annotated[float, Limit("> 1, or 0 for none", lambda x: x > 1 or x == 0)]
+Temperature = Annotated[
+    float,
+    Limit(
+        "> 0: training needs the log-probs of what is sampled (evaluation is greedy by itself)",
+        lambda x: x > 0,
+    ),
+]
+EvalTemperature = Annotated[
+    float, Limit("> 0 (the greedy answer is always there)", lambda x: x > 0)
+]
+Slice = Annotated[
+    str, Limit("A:B with 1 <= A < B, as in 10:12, which traces steps 10 and 11", _is_slice)
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
     name: str
     reward: str
-    reward_timeout: float
-    reward_memory: float
-    reward_workers: int
+    reward_timeout: Above0
+    reward_memory: Above0
+    reward_workers: Count
     shuffle_rewards: bool
     options: Options
 
@@ -29,8 +86,8 @@ class TaskConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     path: str
-    max_prompt_tokens: int
-    too_long: str
+    max_prompt_tokens: Count
+    too_long: Annotated[str, OneOf("drop", "truncate")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +99,16 @@ class TokenizerConfig:
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
     init: str
-    num_layers: int
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    rope_theta: float
-    norm_eps: float
+    num_layers: Count
+    embed_dim: Count
+    num_heads: Count
+    num_kv_heads: Count
+    head_dim: Annotated[
+        int, Limit(">= 2 and even (RoPE turns pairs)", lambda n: n >= 2 and n % 2 == 0)
+    ]
+    mlp_dim: Count
+    rope_theta: Above0
+    norm_eps: Above0
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
@@ -57,47 +116,49 @@ class PolicyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    rank: int
-    alpha: float
+    rank: Annotated[int, at_least(0, "all weights are trained")]
+    alpha: Above0
     targets: str
 
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    dtype: str
-    matmul_precision: str
+    dtype: Annotated[str, OneOf("float32", "bfloat16")]
+    matmul_precision: Annotated[str, OneOf("default", "high", "highest")]
     remat: bool
-    head_chunk: int
-    attention_chunk: int
-    attention: str
+    head_chunk: Count
+    attention_chunk: Count
+    attention: Annotated[str, OneOf("auto", "plain", "splash", "cudnn")]
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmupConfig:
-    steps: int
-    learning_rate: float
-    batch: int
-    schedule_steps: int
+    steps: Steps
+    learning_rate: AtLeast0
+    batch: Count
+    schedule_steps: Steps
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    prompts: int
-    group: int
-    minibatch_prompts: int
-    microbatch: tuple[int, int]
-    epochs: int
+    prompts: Count
+    group: Count
+    minibatch_prompts: Count
+    microbatch: Annotated[
+        Pair, Limit("(p, g) with p >= 1 and g >= 1", lambda value: min(value) >= 1)
+    ]
+    epochs: Count
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    temperature: float
-    top_p: float
-    top_k: int
-    max_new_tokens: int
-    chunks: int
-    lanes: int
-    width: int
+    temperature: Temperature
+    top_p: Share
+    top_k: Annotated[int, at_least(0, "all")]
+    max_new_tokens: Count
+    chunks: Count
+    lanes: Annotated[int, at_least(0, "all")]
+    width: Annotated[int, at_least(0, "the group")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,93 +166,95 @@ class AlgorithmConfig:
     advantage: str
     advantage_options: Options
     surrogate: str
-    clip_low: float
-    clip_high: float
-    clip_dual: float
+    clip_low: ClipLow
+    clip_high: AtLeast0
+    clip_dual: ClipDual
     aggregation: str
-    beta: float
+    beta: AtLeast0
     kl: str
-    entropy: float
-    old_logps: str
-    truncated: str
-    overlong_penalty: float
-    overlong_buffer: float
+    entropy: AtLeast0
+    old_logps: Annotated[str, OneOf("sampler", "rescored")]
+    truncated: Annotated[str, OneOf("fail", "mask")]
+    overlong_penalty: AtLeast0
+    overlong_buffer: Share
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicConfig:
-    max_tries: int
-    low: float
-    high: float
+    max_tries: Annotated[int, at_least(0, "off")]
+    low: Fraction
+    high: Share
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: float
-    schedule_steps: int
-    b1: float
-    b2: float
-    eps: float
-    weight_decay: float
-    max_grad_norm: float
+    learning_rate: AtLeast0
+    schedule_steps: Steps
+    b1: Fraction
+    b2: Fraction
+    eps: Above0
+    weight_decay: AtLeast0
+    max_grad_norm: Above0
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    data: int
-    fsdp: int
-    tensor: int
+    data: Axis
+    fsdp: Axis
+    tensor: Axis
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-    max_skipped: int
+    max_skipped: Annotated[int, at_least(0, "any number")]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessesConfig:
-    start: int
-    heartbeat: int
-    shutdown: int
+    start: Count
+    heartbeat: Count
+    shutdown: Count
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    every: int
-    problems: int
-    batch: int
-    samples: int
-    temperature: float
-    top_p: float
+    every: Count
+    problems: Count
+    batch: Count
+    samples: Count
+    temperature: Annotated[
+        float, Limit("> 0 (the greedy answer is always there)", lambda value: value > 0)
+    ]
+    top_p: Share
     sets: str
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int
-    keep: int
+    every: Count
+    keep: Count
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    rollouts_every: int
-    rollouts_prompts: int
+    rollouts_every: Annotated[int, at_least(0, "none")]
+    rollouts_prompts: Count
     tensorboard: bool
     wandb: str
-    console: str
+    console: Annotated[str, OneOf("auto", "rich", "plain", "quiet", "json")]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig:
-    steps: str
+    steps: Slice
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One run. Hashable, so any part of it can be a static argument."""
 
-    seed: int
-    steps: int
+    seed: Seed
+    steps: Steps
     task: TaskConfig
     data: DataConfig
     tokenizer: TokenizerConfig
@@ -256,13 +319,13 @@ def _build(cls: type, node: Mapping[str, Any], prefix: str, lines: list[str]) ->
             try:
                 values[name] = _typed(hint, node[name])
             except TypeError:
-                kind = "tuple of two ints" if hint == tuple[int, int] else hint.__name__
+                kind = "tuple of two ints" if hint == Pair else hint.__name__
                 lines.append(f"{key}={show(node[name])}: must be of type {kind}")
     return cls(**values) if values.keys() == hints.keys() else None
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    if hint == tuple[int, int]:
+    if hint == Pair:
         if isinstance(value, tuple | list) and [type(part) for part in value] == [int, int]:
             return tuple(value)
     elif hint is float and type(value) is int:
@@ -276,6 +339,23 @@ def _freeze(value: Any) -> Any:
     if hasattr(value, "items"):
         return tuple(sorted((name, _freeze(part)) for name, part in value.items()))
     return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
+
+
+def limit_mistakes(config: Any, prefix: str = "") -> Iterator[str]:
+    """A line for each value that is outside of its field's limits."""
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        key, value = prefix + name, getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from limit_mistakes(value, key + ".")
+        for limit in getattr(hint, "__metadata__", ()):
+            if isinstance(limit, OneOf):
+                if value not in limit.allowed:
+                    hint = errors.did_you_mean(value, limit.allowed)
+                    yield f"{key}={show(value)}: must be one of {', '.join(limit.allowed)}{hint}"
+            elif isinstance(value, float) and not math.isfinite(value):
+                yield f"{key}={value}: must be finite and {limit.text}"
+            elif not limit.holds(value):
+                yield f"{key}={show(value)}: must be {limit.text}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import typing
 
 import jax
 import pytest
@@ -10,7 +11,14 @@ from ml_collections import ConfigDict
 
 from experiments import arithmetic, common, gsm8k, jsonl
 from mapo_jax import errors
-from mapo_jax.config import Config, _flat, continuation_mistakes, from_config_dict, show, to_dict
+from mapo_jax.config import (
+    Config,
+    Pair,
+    continuation_mistakes,
+    from_config_dict,
+    show,
+    to_dict,
+)
 from mapo_jax.run import checks
 
 
@@ -61,13 +69,16 @@ def test_dataclasses_mirror_the_tree():
     assert keys(Config) == names(tree)
 
 
-def test_limits_name_existing_keys():
-    config = from_config_dict(common.get_config())
-    tree = _flat(to_dict(config))
-    assert checks._LIMITS.keys() <= tree.keys()
-    assert checks._CHOICES.keys() <= tree.keys()
-    unlimited = {key for key, v in tree.items() if type(v) in (int, float)} - checks._LIMITS.keys()
-    assert unlimited == set()
+def test_every_number_has_limits():
+    def unlimited(cls, prefix=""):
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+            if dataclasses.is_dataclass(plain):
+                yield from unlimited(plain, f"{prefix}{name}.")
+            elif plain in (int, float, Pair) and plain is hint:
+                yield prefix + name
+
+    assert list(unlimited(Config)) == []
 
 
 @pytest.mark.parametrize(

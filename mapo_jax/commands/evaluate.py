@@ -53,7 +53,7 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
     store = _Files(directory, about, screen, total)
     values = evaluation.evaluate(
         found.params,
-        found.model,
+        found.architecture,
         found.tokenizer,
         reward,
         sets,

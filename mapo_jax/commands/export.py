@@ -23,6 +23,6 @@ def run(workdir: str, output: str, dtype: str) -> str:
     """
     mesh = sharding.make_mesh(devices=jax.devices("cpu")[:1])
     found = sources.read_run(epath.Path(workdir), mesh, "float32", "", f"--workdir={workdir}")
-    params, architecture = model.merge_adapters(found.params, found.model)
+    params, architecture = model.merge_adapters(found.params, found.architecture)
     pretrained.save(output, architecture, model.cast(params, dtype), found.tokenizer)
     return f"{output}: {found.name}, {dtype}"

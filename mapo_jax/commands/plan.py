@@ -103,7 +103,7 @@ def find_architecture(config: Config) -> model.ModelConfig:
         return sources.adapted(KNOWN[init], config.lora)
     if init and not (epath.Path(init) / "checkpoints").is_dir():
         return sources.adapted(pretrained.read_config(pretrained.folder(init)), config.lora)
-    return sources.find(config).model
+    return sources.find(config).architecture
 
 
 def _chip(topology: str) -> Chip:

@@ -51,7 +51,7 @@ def run(
         ids = found.tokenizer.encode_prompt(prompt)
     else:
         ids = found.tokenizer.encode_prompt(task.prompt(question))
-    limit = found.model.max_positions
+    limit = found.architecture.max_positions
     if limit and len(ids) + c.rollout.max_new_tokens > limit:
         raise errors.UserError(
             f"--prompt: its {len(ids)} tokens and rollout.max_new_tokens={c.rollout.max_new_tokens}"
@@ -74,7 +74,9 @@ def run(
     )
     tokens_PS, lengths_P = pad_prompts([ids], len(ids))
     key = jax.random.key(c.seed)
-    rollouts = sampling.sample(found.params, found.model, tokens_PS, lengths_P, key, settings)
+    rollouts = sampling.sample(
+        found.params, found.architecture, tokens_PS, lengths_P, key, settings
+    )
     rollouts = jax.device_get(jax.block_until_ready(rollouts))
     jax.effects_barrier()  # the last tokens are written too
     texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.mask)

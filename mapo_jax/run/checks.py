@@ -1,113 +1,21 @@
-"""What can be wrong with a configuration: every mistake, a line each, before anything compiles."""
+"""Checks a whole configuration: values that do not go together, files, functions, devices.
+
+Every mistake is a line, before anything is compiled. Limits of single values stand beside their
+fields, in config.py.
+"""
 
 import functools
 import importlib.util
 import math
 import operator
-import re
 from collections.abc import Callable
 from typing import Any
 
-from mapo_jax import errors
-from mapo_jax.config import Config, show
+import jax
 
-Limit = tuple[str, Callable[[Any], bool]]
-
-
-def _at_least(low: float) -> Limit:
-    return f">= {low}", lambda value: value >= low
-
-
-def _above(low: float) -> Limit:
-    return f"> {low}", lambda value: value > low
-
-
-_FRACTION: Limit = (">= 0 and < 1", lambda value: 0 <= value < 1)
-_AXIS: Limit = (">= 1, or -1 for the rest of the devices", lambda value: value >= 1 or value == -1)
-
-_LIMITS: dict[str, Limit] = {
-    "seed": (">= 0 and < 2**32", lambda value: 0 <= value < 2**32),
-    "steps": _at_least(0),
-    "task.reward_timeout": _above(0),
-    "task.reward_memory": _above(0),
-    "task.reward_workers": _at_least(1),
-    "data.max_prompt_tokens": _at_least(1),
-    "policy.num_layers": _at_least(1),
-    "policy.embed_dim": _at_least(1),
-    "policy.num_heads": _at_least(1),
-    "policy.num_kv_heads": _at_least(1),
-    "policy.head_dim": (">= 2 and even (RoPE turns pairs)", lambda n: n >= 2 and n % 2 == 0),
-    "policy.mlp_dim": _at_least(1),
-    "policy.rope_theta": _above(0),
-    "policy.norm_eps": _above(0),
-    "lora.rank": (">= 0 (0: all weights are trained)", lambda value: value >= 0),
-    "lora.alpha": _above(0),
-    "compute.head_chunk": _at_least(1),
-    "compute.attention_chunk": _at_least(1),
-    "warmup.steps": _at_least(0),
-    "warmup.learning_rate": _at_least(0),
-    "warmup.batch": _at_least(1),
-    "warmup.schedule_steps": _at_least(0),
-    "batch.prompts": _at_least(1),
-    "batch.group": _at_least(1),
-    "batch.minibatch_prompts": _at_least(1),
-    "batch.microbatch": ("(p, g) with p >= 1 and g >= 1", lambda value: min(value) >= 1),
-    "batch.epochs": _at_least(1),
-    "rollout.temperature": (
-        "> 0: training needs the log-probs of what is sampled (evaluation is greedy by itself)",
-        lambda value: value > 0,
-    ),
-    "rollout.top_p": ("> 0 and <= 1", lambda value: 0 < value <= 1),
-    "rollout.top_k": (">= 0 (0: all)", lambda value: value >= 0),
-    "rollout.max_new_tokens": _at_least(1),
-    "rollout.chunks": _at_least(1),
-    "rollout.lanes": (">= 0 (0: all)", lambda value: value >= 0),
-    "rollout.width": (">= 0 (0: the group)", lambda value: value >= 0),
-    "algorithm.beta": _at_least(0),
-    "algorithm.clip_low": (">= 0 and <= 1 (1: no bound)", lambda value: 0 <= value <= 1),
-    "algorithm.clip_high": _at_least(0),
-    "algorithm.clip_dual": ("> 1, or 0 for none", lambda value: value > 1 or value == 0),
-    "algorithm.entropy": _at_least(0),
-    "algorithm.overlong_penalty": _at_least(0),
-    "algorithm.overlong_buffer": ("> 0 and <= 1", lambda value: 0 < value <= 1),
-    "dynamic.max_tries": (">= 0 (0: off)", lambda value: value >= 0),
-    "dynamic.low": _FRACTION,
-    "dynamic.high": ("> 0 and <= 1", lambda value: 0 < value <= 1),
-    "optimizer.learning_rate": _at_least(0),
-    "optimizer.schedule_steps": _at_least(0),
-    "optimizer.b1": _FRACTION,
-    "optimizer.b2": _FRACTION,
-    "optimizer.eps": _above(0),
-    "optimizer.weight_decay": _at_least(0),
-    "optimizer.max_grad_norm": _above(0),
-    "mesh.data": _AXIS,
-    "mesh.fsdp": _AXIS,
-    "mesh.tensor": _AXIS,
-    "guard.max_skipped": (">= 0 (0: any number)", lambda value: value >= 0),
-    "processes.start": _at_least(1),
-    "processes.heartbeat": _at_least(1),
-    "processes.shutdown": _at_least(1),
-    "eval.every": _at_least(1),
-    "eval.problems": _at_least(1),
-    "eval.batch": _at_least(1),
-    "eval.samples": _at_least(1),
-    "eval.temperature": ("> 0 (the greedy answer is always there)", lambda value: value > 0),
-    "eval.top_p": ("> 0 and <= 1", lambda value: 0 < value <= 1),
-    "checkpoint.every": _at_least(1),
-    "checkpoint.keep": _at_least(1),
-    "log.rollouts_every": (">= 0 (0: none)", lambda value: value >= 0),
-    "log.rollouts_prompts": _at_least(1),
-}
-
-_CHOICES = {
-    "compute.dtype": ("float32", "bfloat16"),
-    "compute.matmul_precision": ("default", "high", "highest"),
-    "compute.attention": ("auto", "plain", "splash", "cudnn"),
-    "data.too_long": ("drop", "truncate"),
-    "algorithm.old_logps": ("sampler", "rescored"),
-    "algorithm.truncated": ("fail", "mask"),
-    "log.console": ("auto", "rich", "plain", "quiet", "json"),
-}
+from mapo_jax import advantages, errors, loading, model, rewards, sharding, tasks, training
+from mapo_jax.config import Config, limit_mistakes, show
+from mapo_jax.run import evaluation, sources
 
 
 def validate(
@@ -130,44 +38,19 @@ def validate(
             files need be there.
         platform: of the devices, "cpu", "gpu" or "tpu"; None: of those here; "": not known.
     """
-    import jax  # late, as all that imports it: mistakes elsewhere need not wait
-
-    from mapo_jax import training
-    from mapo_jax.run import sources
-
-    choices = _CHOICES | {
-        "algorithm.surrogate": tuple(training.SURROGATES),
-        "algorithm.aggregation": tuple(training.AGGREGATIONS),
-        "algorithm.kl": tuple(training.KLS),
-    }
-    lines = []
-    for key, (text, holds) in _LIMITS.items():
-        value = operator.attrgetter(key)(config)
-        if isinstance(value, float) and not math.isfinite(value):
-            lines.append(f"{key}={value}: must be finite and {text}")
-        elif not holds(value):
-            lines.append(f"{key}={value}: must be {text}")
-    for key, allowed in choices.items():
+    lines = [*limit_mistakes(config)]
+    for key, allowed in _registries().items():
         value = operator.attrgetter(key)(config)
         if value not in allowed:
-            lines.append(
-                f"{key}={show(value)}: must be one of {', '.join(allowed)}"
-                + errors.did_you_mean(value, allowed)
-            )
-    if config.profile.steps:
-        ends = re.fullmatch(r"(\d+):(\d+)", config.profile.steps)
-        if not ends or not 1 <= int(ends[1]) < int(ends[2]):
-            lines.append(
-                f"profile.steps={show(config.profile.steps)}: must be A:B with 1 <= A < B, as in "
-                "10:12, which traces steps 10 and 11"
-            )
+            hint = errors.did_you_mean(value, allowed)
+            lines.append(f"{key}={show(value)}: must be one of {', '.join(allowed)}{hint}")
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
     resources = [] if architecture else _resource_mistakes(config)
     if not architecture and needs_policy:
         source = _attempt(found, sources.find, config)
-        architecture = source.model if source else None
+        architecture = source.architecture if source else None
     numbers: Any = architecture
     if not numbers and needs_policy and not config.policy.init:  # else it brings its own
         numbers = config.policy
@@ -186,6 +69,15 @@ def validate(
     return lines + found
 
 
+def _registries() -> dict[str, tuple[str, ...]]:
+    """The names that a key may have, where they are entries of a registry."""
+    return {
+        "algorithm.surrogate": tuple(training.SURROGATES),
+        "algorithm.aggregation": tuple(training.AGGREGATIONS),
+        "algorithm.kl": tuple(training.KLS),
+    }
+
+
 def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
     """What `make` returns, or None and its mistakes in `lines`."""
     try:
@@ -196,8 +88,6 @@ def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
 
 
 def _lora_mistakes(config: Config) -> list[str]:
-    from mapo_jax import model
-
     if config.lora.rank <= 0:
         return []
     lines = []
@@ -310,8 +200,6 @@ def _combination_mistakes(
 def _mesh_mistakes(
     config: Config, numbers: Any, device_count: int, ok: Callable[..., bool]
 ) -> list[str]:
-    from mapo_jax import sharding
-
     mesh, batch = config.mesh, config.batch
     sizes = (mesh.data, mesh.fsdp, mesh.tensor)
     shown = f"mesh.data={mesh.data}, mesh.fsdp={mesh.fsdp}, mesh.tensor={mesh.tensor}"
@@ -364,9 +252,6 @@ def _mesh_mistakes(
 
 def _resource_mistakes(config: Config) -> list[str]:
     """The mistakes in what the configuration names: task, functions, files."""
-    from mapo_jax import advantages, loading, rewards, tasks
-    from mapo_jax.run import sources
-
     lines: list[str] = []
     attempt = functools.partial(_attempt, lines)
     options = dict(config.task.options)
@@ -384,8 +269,6 @@ def _resource_mistakes(config: Config) -> list[str]:
             f"{config.task.name}=PATH"
         )
         task = None
-    from mapo_jax.run import evaluation
-
     attempt(evaluation.further_tasks, config.eval.sets, config.seed)
 
     reward = task.reward if task else None

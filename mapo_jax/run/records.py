@@ -10,14 +10,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from etils import epath
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from mapo_jax.run import workdirs
+from mapo_jax.config import Config, to_dict
+from mapo_jax.run import sources, workdirs
+from mapo_jax.run.setup import Progress, Setup
 
 RECORDS = ("metrics.jsonl", "rollouts.jsonl")
 PHASES = ("warmup", "rl")  # in the order in which they run
@@ -29,7 +32,9 @@ def _position(phase: str, step: int) -> tuple[int, int]:
 
 
 class NoRecords:
-    """What the processes beside the first write: nothing."""
+    """Takes the place of `Records` in processes beside the first: writes nothing."""
+
+    directory = None
 
     def write(self, *_: Any) -> None: ...
     def write_rollouts(self, *_: Any) -> None: ...
@@ -37,12 +42,48 @@ class NoRecords:
     def close(self) -> None: ...
 
 
+def open_records(
+    setup: Setup, progress: Progress, workdir: epath.Path, overrides: Sequence[str]
+) -> "Records":
+    """Writes what describes a run, and opens the files that grow with it.
+
+    Args:
+        setup: of the run.
+        progress: where it begins.
+        workdir: exists and may be written.
+        overrides: what the command line changed.
+    """
+    c = setup.config
+    sources.save_description(workdir, setup.architecture, setup.tokenizer)
+    workdirs.write_json(workdir / "config.json", to_dict(c))
+    run_id = workdirs.add_start(workdir, overrides, progress.restored)
+    mirror = workdirs.Mirror(workdir, RECORDS)
+    wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
+    return Records(
+        mirror, progress.restored, c.log.tensorboard, wandb_run, is_open=progress.is_open
+    )
+
+
+def _wandb_run(config: Config, name: str, run_id: str, directory: Path) -> Any:
+    """Starts a run of Weights & Biases, or goes on with it where it exists."""
+    import wandb  # pyrefly: ignore[missing-import]  # optional: `checks` has looked for it
+
+    return wandb.init(
+        project=config.log.wandb,
+        name=name,
+        id=run_id,
+        resume="allow",
+        dir=str(directory),
+        config=to_dict(config),
+    )
+
+
 class Records:
     """The files of a work directory that grow with the run."""
 
     def __init__(
         self,
-        directory: workdirs.Mirror,
+        mirror: workdirs.Mirror,
         keep_until: tuple[str, int] | None,
         tensorboard: bool,
         wandb_run: Any = None,
@@ -52,25 +93,30 @@ class Records:
         """Opens the files, dropping the lines that will be written again.
 
         Args:
-            directory: where they are, of the files `RECORDS`.
+            mirror: where they are, of the files `RECORDS`.
             keep_until: (phase, step) of the checkpoint that the run continues from: later lines go,
                 those of that very step stay. None: a new run, all lines go.
             tensorboard: whether to write TensorBoard files as well.
             is_open: of that very step only the training stays: its evaluation is made again.
             wandb_run: of `wandb.init`, to log to as well.
         """
-        self._directory = directory
+        self._mirror = mirror
         self._tensorboard = tensorboard
         self._wandb_run = wandb_run
         self._keep_until = keep_until
         self._writers: dict[str, _TensorBoard] = {}
         self._files: dict[str, TextIO] = {}
         for name in RECORDS:
-            path = directory.local / name
+            path = mirror.local / name
             _drop_after(path, keep_until, is_open)
             self._files[name] = path.open("a", encoding="utf-8")
         for phase in PHASES if wandb_run else ():
             wandb_run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+
+    @property
+    def directory(self) -> Path:
+        """The local directory of what grows with the run."""
+        return self._mirror.local
 
     def write(self, kind: str, phase: str, step: int, values: Mapping[str, Any]) -> None:
         """Writes one line of metrics.jsonl; values are numbers of Python, NumPy or JAX."""
@@ -92,13 +138,13 @@ class Records:
         """Brings everything written so far into a work directory that takes no appends."""
         for writer in self._writers.values():
             writer.flush()
-        self._directory.upload()
+        self._mirror.upload()
 
     def close(self) -> None:
         """Closes all files and uploads them."""
         for file in (*self._files.values(), *self._writers.values()):
             file.close()
-        self._directory.upload()
+        self._mirror.upload()
         if self._wandb_run:
             self._wandb_run.finish()
 
@@ -112,7 +158,7 @@ class Records:
         if phase not in self._writers:
             kept, step = self._keep_until or (phase, -1)
             purge_step = step + 1 if phase == kept else 0
-            directory = self._directory.local / "tensorboard" / phase
+            directory = self._mirror.local / "tensorboard" / phase
             self._writers[phase] = _TensorBoard(directory, purge_step)
         return self._writers[phase]
 

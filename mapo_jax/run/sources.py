@@ -29,7 +29,7 @@ _ARCHITECTURE = "model.json"
 class Source(NamedTuple):
     """What a policy starts from."""
 
-    model: model.ModelConfig  # with the adapters that the configuration asks for
+    architecture: model.ModelConfig  # with the adapters that the configuration asks for
     tokenizer: Tokenizer
     run: epath.Path | None  # work directory whose newest parameters it takes
     folder: Path | None  # of pretrained parameters; neither: they are random
@@ -38,7 +38,7 @@ class Source(NamedTuple):
 class Policy(NamedTuple):
     """A policy to sample from."""
 
-    model: model.ModelConfig
+    architecture: model.ModelConfig
     params: model.Params  # in the dtype to compute in, laid out for sampling
     tokenizer: Tokenizer
     mesh: Mesh
@@ -132,7 +132,7 @@ def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Param
     Raises:
         UserError: a file or a checkpoint cannot be read or does not fit.
     """
-    plain = model.without_adapters(source.model)
+    plain = model.without_adapters(source.architecture)
     if source.folder is not None:
         return pretrained.load_params(source.folder, plain, dtype, mesh)
     shardings = sharding.shardings(mesh, model.logical_axes(plain))
@@ -257,6 +257,6 @@ def open(
             f"{where}: holds no checkpoint; give the work directory of a run, or --params with a "
             "Hugging Face folder or hub id"
         )
-    axes = model.logical_axes(found.model)
+    axes = model.logical_axes(found.architecture)
     shardings = sharding.shardings(mesh, axes, sharding.GATHERED)
     return found._replace(params=jax.device_put(found.params, shardings))

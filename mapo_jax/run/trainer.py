@@ -1,12 +1,8 @@
-"""The loop, and nothing but the loop: where host and device meet.
-
-The life of a batch:
-  task -> prompts [P, S] -> sample -> Rollouts [P, G, T] -> rewards (host) [P, G]
-       -> advantages [P, G] -> Batch -> minibatches -> train_step -> metrics
+"""The loop: a batch after the other, from prompts to an update.
 
 A step is a pure function of (state, step): examples follow from the position in the data, draws
 from `fold_in(fold_in(run_key, step), PURPOSE)`. So a run that is killed and started again repeats
-itself.
+itself. `Trainer.step` is the whole life of a batch.
 """
 
 import contextlib
@@ -14,7 +10,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,24 +18,13 @@ import numpy as np
 from etils import epath
 
 from mapo_jax import errors, model, sharding, tasks, training
-from mapo_jax.config import Config, show, to_dict
-from mapo_jax.rollouts import Batch, Experience, Rollouts, pad_prompts, pad_responses
-from mapo_jax.run import (
-    checkpoints,
-    collect,
-    evaluation,
-    processes,
-    programs,
-    records,
-    sources,
-    workdirs,
-)
+from mapo_jax.config import Config, to_dict
+from mapo_jax.rollouts import Batch, Rollouts, pad_prompts, pad_responses
+from mapo_jax.run import collect, evaluation, processes, setup, workdirs
+from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
-
-# What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
-# evaluation, whose purpose is 3.
-_INIT, _SAMPLING, _ADVANTAGES = range(3)
-_KEPT = 20  # batches, at most, that something was wrong with, of each phase
+from mapo_jax.run.guard import Guard
+from mapo_jax.run.records import NoRecords, Records, open_records, plain
 
 
 def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str] = ()) -> None:
@@ -49,9 +33,9 @@ def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str
     With several processes, all of them call this; the first one writes the records.
 
     Args:
-      config: valid, see `validation.validate`.
-      workdir: made if it does not exist; records and checkpoints go there. The same for
-        all processes.
+      config: valid, see `checks.validate`.
+      workdir: made if it does not exist; records and checkpoints go there. The same for all
+        processes.
       overrides: what the command line changed, shown at the start.
 
     Raises:
@@ -65,18 +49,16 @@ def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str
         workdirs.check(path, to_dict(config), writes)
     jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
     mode = config.log.console if writes else "quiet"
-    with processes.Termination() as termination, Console(mode) as console:
-        run = _Run(config, path, console, overrides, termination)
-        console.table(f"{path}", run.sizes(overrides))
-        try:
-            run.go()
-        finally:
-            run.records.close()
-            run.saved.close()
+    with (
+        processes.Termination() as termination,
+        Console(mode) as console,
+        Trainer(config, path, console, overrides, termination) as trainer,
+    ):
+        trainer.go()
 
 
-class _Run:
-    """A run's fixed parts, and its state."""
+class Trainer:
+    """A run: its fixed parts, its progress, and where it is recorded. A context manager."""
 
     def __init__(
         self,
@@ -86,423 +68,284 @@ class _Run:
         overrides: Sequence[str] = (),
         termination: processes.Termination | None = None,
     ):
-        c = self.config = config
-        self.console, self.termination = console, termination
-        self.workdir = workdir
-        with processes.together():  # each reads its own files
-            self._read()
-        if jax.process_count() > 1:
-            processes.check_same(
-                str(self.prompts),
-                f"reads other rows of {c.task.name} than process 0; give all machines the same "
-                f"data.path={show(c.data.path)} and tokenizer",
-            )
-        self.mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
-        self.key = jax.random.key(c.seed)
-        self.programs = programs.Programs(c, self.model, self.tokenizer.eos_ids, self.mesh)
-        self.collector = collect.Collector(
-            c,
-            self.programs,
-            self.model,
-            self.mesh,
-            self.task,
-            self.prompts,
-            self.tokenizer,
-            self.reward,
-        )
-        self.saved = checkpoints.Checkpoints(workdir / "checkpoints", c.checkpoint.keep)
-        self.reference: model.Params | None = None
-        self._start_or_continue()
-        self.records: records.Records | records.NoRecords = records.NoRecords()
-        self.profile = None
-        if jax.process_index() == 0:
-            # No sooner: until here a mistake can be mended.
-            sources.save_description(workdir, self.model, self.tokenizer)
-            workdirs.write_json(workdir / "config.json", to_dict(c))
-            run_id = workdirs.add_start(workdir, overrides, self.restored)
-            mirror = workdirs.Mirror(workdir, records.RECORDS)
-            if c.profile.steps:
-                self.profile = mirror.local / "profile"
-            wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
-            self.records = records.Records(
-                mirror, self.restored, c.log.tensorboard, wandb_run, is_open=self.is_open
-            )
+        """Reads everything, begins or continues, and opens the records; see `train`."""
+        self.config, self.workdir, self.console = config, workdir, console
+        self._termination = termination
+        self.setup = setup.prepare(config, console.print)
+        self.saved = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+        self.progress = setup.begin(self.setup, self.saved, console.print)
+        self._served = self.setup.programs.serve_frozen(self.progress.frozen)
+        self.records: Records | NoRecords = NoRecords()
+        if jax.process_index() == 0:  # no sooner: until here a mistake can be mended
+            self.records = open_records(self.setup, self.progress, workdir, overrides)
+        console.table(f"{workdir}", setup.start_table(self.setup, self.progress, overrides))
 
-    def _read(self) -> None:
-        """The task, the policy's description, prompts, and what the warm-up learns from."""
-        c = self.config
-        self.task, self.reward = sources.make_task(c)
-        self.source = sources.find(c)
-        self.model, self.tokenizer = self.source.model, self.source.tokenizer
-        for note in self.task.notes:
-            self.console.print(note)
-        self.prompts = tasks.encode_prompts(
-            self.task,
-            self.tokenizer,
-            self.task.train,
-            "train",
-            c.data.max_prompt_tokens,
-            c.data.too_long,
-            self.console.print,
-        )
-        self.eval_sets = evaluation.prepare(c, self.task, self.tokenizer, self.console.print)
-        if c.warmup.steps:
-            self.demonstrations = self._encode_demonstrations()
+    def __enter__(self) -> "Trainer":
+        return self
 
-    def _encode_demonstrations(self) -> list[tuple[int, list[int], list[int]]]:
-        """(example, prompt, response) of what the warm-up learns from."""
-        limit = self.config.rollout.max_new_tokens
-        kept, dropped = tasks.encode_demonstrations(
-            self.task, self.tokenizer, self.task.train, limit
-        )
-        if dropped:
-            self.console.print(
-                f"warm-up: {dropped} of {dropped + len(kept)} demonstrations are longer than "
-                f"rollout.max_new_tokens={limit} and are left out"
-            )
-        prompts = dict(self.prompts)
-        pairs = [(i, prompts[i], ids) for i, ids in kept if i in prompts]
-        if not pairs:
-            raise errors.UserError(
-                f"warmup.steps={self.config.warmup.steps}: no example has both a prompt within "
-                f"data.max_prompt_tokens={self.config.data.max_prompt_tokens} and a demonstration "
-                f"within rollout.max_new_tokens={limit}; raise one of them"
-            )
-        return pairs
-
-    def _start_or_continue(self) -> None:
-        c = self.config
-        self.phase, self.done = ("warmup" if c.warmup.steps else "rl"), 0
-        self.drawn = 0  # prompts, in RL: the position in the data
-        self.skipped = 0  # updates of this phase, so far
-        self.is_open = True  # the evaluation after step `done` of RL has still to be made
-        self.first: list[int] = []  # draws of the groups of step 1 that are on record
-        self.restored: tuple[str, int] | None = None
-        self.frozen: model.Params = {}  # what adapters are beside
-        if c.lora.rank:
-            self.frozen = sources.start(self.source, self.key, self.mesh, c.compute.dtype)
-        self.served = self.programs.serve_frozen(self.frozen)
-        found = self.saved.restore(
-            lambda index: self.programs.abstract_state(self._phase_of(index)), self.console.print
-        )
-        if found is not None:
-            index, self.state, position = found
-            self.phase, self.done = self._phase_of(index), position["step"]
-            if self.phase == "rl":
-                self.drawn, self.first = position["drawn"], position["first"]
-                self.is_open = position["is_open"]
-            self.restored, self.skipped = (self.phase, self.done), int(self.state.skipped)
-            if self.phase == "rl" and c.algorithm.beta:
-                abstract = self.programs.abstract_state("rl").params
-                self.reference = self.saved.restore_reference(abstract)
-            left = (
-                "" if self.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
-            )
-            self.console.print(f"continued after step {self.done} of {self.phase}{left}")
-            return
-        key = self._key(0, _INIT)
-        if c.lora.rank:
-            params = self.programs.init_trained(key)
-        else:
-            params = sources.start(self.source, key, self.mesh, "float32")
-        self.state = self.programs.fresh_state(self.phase, params)
-
-    def _phase_of(self, index: int) -> str:
-        return "rl" if index >= self.config.warmup.steps else "warmup"
-
-    def _whole(self, params: model.Params) -> model.Params:
-        return model.combine(params, self.frozen)
-
-    def _serving(self) -> model.Params:
-        """The policy as the sampler wants it."""
-        return model.combine(self.programs.serve(self.state.params), self.served)
-
-    def _key(self, step: int, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(self.key, step), purpose)
-
-    def sizes(self, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
-        """The rows of the start table: what follows from the configuration."""
-        c = self.config
-        p, g = sharding.microbatch(self.mesh, c.batch.minibatch_prompts, c.batch.microbatch)
-        minibatches = c.batch.prompts // c.batch.minibatch_prompts
-        count, frozen = (
-            sum(x.size for x in jax.tree.leaves(tree)) for tree in (self.state.params, self.frozen)
-        )
-        vocabulary = f"{self.model.vocab_size} pieces of vocabulary"
-        shape = " x ".join(f"{name} {n}" for name, n in self.mesh.shape.items())
-        rows = [
-            ("parameters", f"{count + frozen:,}", vocabulary),
-            *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
-            ("mesh", shape, jax.devices()[0].device_kind),
-            ("attention", self.programs.attention, "in training"),
-            ("examples", f"{len(self.prompts):,}", f"of {c.task.name}"),
-            ("prompts", c.batch.prompts, "per rollout batch"),
-            ("rollouts", c.batch.prompts * c.batch.group, f"{c.batch.group} per prompt"),
-            ("minibatches", minibatches, f"of {c.batch.minibatch_prompts} prompts"),
-            (
-                "microbatches",
-                c.batch.minibatch_prompts * c.batch.group // (p * g),
-                f"per minibatch, {p} prompts x {g} rollouts",
-            ),
-            ("updates", minibatches * c.batch.epochs, f"per step, {c.batch.epochs} epoch(s)"),
-            ("steps", f"{c.warmup.steps} + {c.steps}", "warm-up + RL"),
-        ]
-        return rows + [("changed", change, "") for change in overrides]
-
-    # The phases
+    def __exit__(self, *_: object) -> None:
+        self.records.close()
+        self.saved.close()
 
     def go(self) -> None:
-        if self.phase == "warmup":
+        """Runs what is left of the warm-up and of RL."""
+        if self.progress.phase == "warmup":
             self._warm_up()
-            self.state = self.programs.fresh_state("rl", self.state.params)
-            self.phase, self.done, self.skipped = "rl", 0, 0
+            state = self.setup.programs.fresh_state("rl", self.progress.state.params)
+            self.progress = dataclasses.replace(self.progress, phase="rl", done=0, state=state)
         self._reinforce()
 
     def _warm_up(self) -> None:
         """Cross-entropy on the task's demonstrations."""
-        c, pairs = self.config, self.demonstrations
-        self.console.phase("warmup", c.warmup.steps, self.done)
-        for step in range(self.done + 1, c.warmup.steps + 1):
+        c, pairs, progress = self.config, self.setup.demonstrations, self.progress
+        guard = self._guard()
+        self.console.phase("warmup", c.warmup.steps, progress.done)
+        for step in range(progress.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
-            positions = tasks.indices(
-                len(pairs), c.seed, (step - 1) * c.warmup.batch, c.warmup.batch
-            )
-            own = sharding.own_rows(self.mesh, c.warmup.batch)
-            batch = self._demonstration_batch([pairs[i] for i in positions[own]])
-            self.state, reported = self.programs.warmup_step(
-                self.state, batch, np.int32(0), self.frozen
+            position = (step - 1) * c.warmup.batch
+            chosen = tasks.indices(len(pairs), c.seed, position, c.warmup.batch)
+            own = sharding.own_rows(self.setup.mesh, c.warmup.batch)
+            batch = self._demonstration_batch([pairs[i] for i in chosen[own]])
+            progress.state, reported = self.setup.programs.warmup_step(
+                progress.state, batch, np.int32(0), progress.frozen
             )
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
-            self._record("train", "warmup", step, values)
+            self._record("train", step, values)
             if step < c.warmup.steps:  # else RL's step 0 is saved
-                self._guard(step, batch)
+                self._stop_if(guard.look(step, progress.state, batch), step)
                 if step % c.checkpoint.every == 0:
                     self._save(step, None)
-                self._stop_if_asked(step)
+                self._end_if_asked(step)
 
-    def _demonstration_batch(self, rows: list[tuple[int, list[int], list[int]]]) -> Batch:
-        c = self.config
-        examples, prompts, responses = zip(*rows, strict=True)
-        tokens_PS, lengths_P = pad_prompts(prompts, c.data.max_prompt_tokens)
-        tokens_P1T, mask_P1T = pad_responses(responses, c.rollout.max_new_tokens)
+    def _demonstration_batch(self, rows: Sequence[setup.Demonstration]) -> Batch:
+        c, mesh = self.config, self.setup.mesh
+        prompts = [row.prompt for row in rows]
+        tokens_PS, lengths_P = pad_prompts([p.tokens for p in prompts], c.data.max_prompt_tokens)
+        tokens_P1T, mask_P1T = pad_responses(
+            [row.response for row in rows], c.rollout.max_new_tokens
+        )
         zeros, true = np.zeros(mask_P1T.shape, np.float32), np.ones(mask_P1T.shape[:2], bool)
         fields: dict[str, Any] = dict(
             prompt_tokens=tokens_PS,
             prompt_lengths=lengths_P,
-            example=np.asarray(examples, np.int32),
+            example=np.asarray([p.example for p in prompts], np.int32),
             tokens=tokens_P1T,
             mask=mask_P1T,
             logps=zeros,
             finished=true,
             valid=true,
         )
-        rollouts = Rollouts(**sharding.put(fields, self.mesh))
-        advantages_P1 = sharding.put(np.zeros(true.shape, np.float32), self.mesh)
+        rollouts = Rollouts(**sharding.put(fields, mesh))
+        advantages_P1 = sharding.put(np.zeros(true.shape, np.float32), mesh)
         return Batch(rollouts, advantages_P1, rollouts.logps, None)
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""
-        c = self.config
-        if c.algorithm.beta and self.reference is None:
+        c, progress = self.config, self.progress
+        if c.algorithm.beta and progress.reference is None:
             # A copy: the state is donated. Saved once, as it never changes.
-            self.reference = jax.tree.map(jnp.copy, self.state.params)
-            self.saved.save_reference(self.reference)
-        self.console.phase("rl", c.steps, self.done)
-        if self.is_open:
-            self._close(self.done)
-        for step in range(self.done + 1, c.steps + 1):
+            progress.reference = jax.tree.map(jnp.copy, progress.state.params)
+            self.saved.save_reference(progress.reference)
+        guard = self._guard()
+        self.console.phase("rl", c.steps, progress.done)
+        if progress.is_open:
+            self._close(progress.done)
+        for step in range(progress.done + 1, c.steps + 1):
             try:
                 with self._profiled(step):
-                    values, batch = self._step(step)
+                    values, batch = self.step(step)
             except (errors.RunStopped, errors.UserError):  # nothing of this step is in the state
                 self._save_now(step - 1)
                 raise
-            self._record("train", "rl", step, values)
-            self.is_open = True
-            self._guard(step, batch, values["reward/invalid"])
+            self._record("train", step, values)
+            progress.is_open = True
+            self._stop_if(guard.look(step, progress.state, batch, values["reward/invalid"]), step)
             self._close(step)
         self.saved.wait()
 
-    def _guard(self, step: int, batch: Batch, invalid: float = 0.0) -> None:
-        """Keeps batches that something was wrong with; ends a run in which too many in a row are.
+    def step(self, step: int) -> tuple[dict[str, float], Batch]:
+        """The life of a batch.
 
-        `invalid`: the share of rollouts without a reward.
+        task -> prompts [P, S] -> sample -> rollouts [P, G, T] -> rewards (host) [P, G]
+             -> advantages [P, G] -> batch -> minibatches -> updates -> metrics
+
+        Args:
+          step: its number; the step before it has been done.
+
+        Returns:
+          The metrics, and the batch that was learnt from.
         """
-        before, self.skipped = self.skipped, int(self.state.skipped)
-        found = []
-        if self.skipped > before:
-            found.append(
-                f"{self.skipped - before} updates were skipped, as they were not finite or had no "
-                "reward"
-            )
-        if invalid:
-            found.append(f"{invalid:.2%} of the rollouts have no finite reward and are left out")
-        if not found:
-            return
-        line = f"step {step} of {self.phase}: {'; '.join(found)}"
-        index = jax.process_index()
-        name = f"skipped/{self.phase}-{step:06d}-{index}.npz"
-        if len(list((self.workdir / "skipped").glob(f"{self.phase}-*-{index}.npz"))) < _KEPT:
-            workdirs.write_arrays(self.workdir / name, sharding.own_tree(batch))
-            line += f"; the batch is {name}"
-        self.console.print(line)
-        most, in_a_row = self.config.guard.max_skipped, int(self.state.in_a_row)
-        if most and in_a_row >= most:
-            self._save_now(step)
-            raise errors.RunStopped(
-                f"step {step} of {self.phase}: {in_a_row} updates in a row were not finite or had "
-                f"no reward, guard.max_skipped={most}; the parameters before them are "
-                f"checkpoint {self.saved.latest()}. Lower the learning rate or take "
-                "compute.dtype=float32, and start from them in another --workdir with "
-                f"policy.init={self.workdir}"
-            )
+        c, programs, progress = self.config, self.setup.programs, self.progress
+        start = time.perf_counter()
+        # Prompts, rollouts and rewards: `collect.roll_out` says how.
+        experience, draws, found, drawn = collect.collect(
+            self.setup, self._serving(), self.setup.key(step, setup.SAMPLING), step, progress.drawn
+        )
+        progress.drawn += drawn
+        scoring = time.perf_counter()
+        # Advantages.
+        advantages_PG, valid_PG, facts = programs.advantages(
+            self.setup.key(step, setup.ADVANTAGES), experience
+        )
+        rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
+        # What the loss compares with: log-probs of the policy that sampled, and of the reference.
+        old_logps, ref_logps = rollouts.logps, None
+        if c.algorithm.old_logps == "rescored":
+            old_logps = programs.score(self._whole(progress.state.params), rollouts)
+        if progress.reference is not None:
+            ref_logps = programs.score(self._whole(progress.reference), rollouts)
+        batch = Batch(rollouts, advantages_PG, old_logps, ref_logps)
+        batch, facts = jax.block_until_ready((batch, facts))
+        updating = time.perf_counter()
+        # Updates.
+        reported = []
+        for _ in range(c.batch.epochs):
+            for index in range(c.batch.prompts // c.batch.minibatch_prompts):
+                progress.state, metrics = programs.update(
+                    progress.state, batch, np.int32(index), progress.frozen
+                )
+                reported.append(metrics)
+        values = _values(jax.device_get(reported))
+        end = time.perf_counter()
+        # Records.
+        self._show_groups(step, experience, advantages_PG, draws)
+        facts = _facts(jax.device_get(facts))
+        tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
+        return {
+            **facts,
+            **values,
+            "policy/skipped": int(progress.state.skipped),
+            **found,
+            "time/score": updating - scoring,
+            "time/update": end - updating,
+            "time/step": end - start,
+            "throughput/tokens_per_s": tokens / (end - start),
+        }, batch
 
-    def _stop_if_asked(self, step: int) -> None:
-        """After a SIGTERM to any of the processes: all of them save the same step and end."""
-        if self.termination is not None and self.termination.is_requested():
-            self._save_now(step)
-            raise errors.Preempted(
-                f"SIGTERM: step {step} of {self.phase} is saved; the same command continues"
-            )
+    # The policy's parameters, as they are needed
 
-    def _save_now(self, step: int) -> None:
-        """Saves a step, unless it is, and waits until it is there."""
-        if self.saved.latest() != self._index(step):
-            self._save(step, None)
-        self.saved.wait()
+    def _whole(self, params: model.Params) -> model.Params:
+        """With what adapters are beside."""
+        return model.combine(params, self.progress.frozen)
+
+    def _serving(self) -> model.Params:
+        """As the sampler wants them."""
+        return model.combine(self.setup.programs.serve(self.progress.state.params), self._served)
+
+    # After a step
 
     def _close(self, step: int) -> None:
-        """What follows a step: evaluation and checkpoint, where they are due."""
-        self._stop_if_asked(step)
+        """Evaluates and saves, where either is due."""
+        self._end_if_asked(step)
         try:
             accuracy = self._evaluate(step)
         except errors.UserError:
             self._save_now(step)
             raise
-        self.is_open = False
+        self.progress.is_open = False
         c, is_saved = self.config, self.saved.latest() == self._index(step)
         if (step in (0, c.steps) or step % c.checkpoint.every == 0) and not is_saved:
             self._save(step, accuracy)
 
     def _evaluate(self, step: int) -> float | None:
         """Evaluates, where it is due; returns what the best checkpoint is best by."""
-        c = self.config
-        ends, accuracy = step in (0, c.steps), None
+        c, s = self.config, self.setup
         if step == c.steps and step and c.log.rollouts_every:
             self._sample_again(step)
-        if ends or step % c.eval.every == 0:
-            values = evaluation.evaluate(
-                self._serving(),
-                self.model,
-                self.tokenizer,
-                self.reward,
-                self.eval_sets,
-                evaluation.key_of(c.seed),
-                self.mesh,
-                **evaluation.settings(c),
+        if step not in (0, c.steps) and step % c.eval.every:
+            return None
+        values = evaluation.evaluate(
+            self._serving(),
+            s.architecture,
+            s.tokenizer,
+            s.reward,
+            s.eval_sets,
+            evaluation.key_of(c.seed),
+            s.mesh,
+            **evaluation.settings(c),
+        )
+        self._record("eval", step, values)
+        return values[f"eval/{next(iter(s.eval_sets))}/accuracy_sampled"]
+
+    def _guard(self) -> Guard:
+        phase, skipped = self.progress.phase, int(self.progress.state.skipped)
+        return Guard(self.config, self.workdir, self.console.print, phase, skipped)
+
+    def _stop_if(self, reason: str, step: int) -> None:
+        if reason:
+            self._save_now(step)
+            raise errors.RunStopped(reason)
+
+    def _end_if_asked(self, step: int) -> None:
+        """After a SIGTERM to any of the processes: all of them save the same step and end."""
+        if self._termination is not None and self._termination.is_requested():
+            self._save_now(step)
+            raise errors.Preempted(
+                f"SIGTERM: step {step} of {self.progress.phase} is saved; the same command "
+                "continues"
             )
-            self._record("eval", "rl", step, values)
-            accuracy = values[f"eval/{next(iter(self.eval_sets))}/accuracy_sampled"]
-        return accuracy
 
-    def _save(self, step: int, accuracy: float | None) -> None:
-        position: dict[str, Any] = {"phase": self.phase, "step": step}
-        if self.phase == "rl":
-            position |= {"drawn": self.drawn, "first": self.first, "is_open": self.is_open}
-        self.records.upload()  # first: a continuation goes on from records and checkpoint
-        self.saved.save(self._index(step), self.state, position, accuracy)
+    # Records and checkpoints
 
-    def _index(self, step: int) -> int:
-        """Of a checkpoint: steps of both phases."""
-        return step + (self.config.warmup.steps if self.phase == "rl" else 0)
-
-    def _record(self, kind: str, phase: str, step: int, values: dict[str, float]) -> None:
-        values = records.plain(values)
+    def _record(self, kind: str, step: int, values: dict[str, float]) -> None:
+        values, phase = plain(values), self.progress.phase
         self.records.write(kind, phase, step, values)
         self.console.record(kind, phase, step, values)
 
-    def _profiled(self, step: int) -> contextlib.AbstractContextManager:
-        """Traces the steps of profile.steps, a trace each: "10:12" are 10 and 11."""
-        if self.profile is None:
-            return contextlib.nullcontext()
-        first, end = map(int, self.config.profile.steps.split(":"))
-        if not first <= step < end:
-            return contextlib.nullcontext()
-        return jax.profiler.trace(str(self.profile))
-
-    # A step of RL
-
-    def _step(self, step: int) -> tuple[dict[str, float], Batch]:
-        c, start = self.config, time.perf_counter()
-        experience, draws, found, drawn = self.collector.collect(
-            self._serving(), self._key(step, _SAMPLING), step, self.drawn
-        )
-        self.drawn += drawn
-        scoring = time.perf_counter()
-        batch, facts = jax.block_until_ready(self._make_batch(step, experience))
-        updating = time.perf_counter()
-        reported = []
-        for _ in range(c.batch.epochs):
-            for index in range(c.batch.prompts // c.batch.minibatch_prompts):
-                self.state, values = self.programs.update(
-                    self.state, batch, np.int32(index), self.frozen
-                )
-                reported.append(values)
-        values = _values(jax.device_get(reported))
-        end = time.perf_counter()
+    def _show_groups(self, step: int, experience, advantages_PG: jax.Array, draws) -> None:
+        """Writes some groups of a step to rollouts.jsonl and shows one, where that is due."""
+        c = self.config
         every = c.log.rollouts_every
-        if every and (step % every == 0 or step in (1, c.steps)):
-            shown = range(min(c.log.rollouts_prompts, c.batch.prompts))
-            self.first = draws[shown].tolist() if step == 1 else self.first
-            groups = self._groups("train", experience, batch.advantages, shown)
-            self.records.write_rollouts("rl", step, [row for group in groups for row in group])
-            mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
-            self.console.group("rl", step, (mixed or groups)[0])
-        facts = _facts(jax.device_get(facts))
-        tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
-        values = (
-            facts
-            | values
-            | {"policy/skipped": int(self.state.skipped)}
-            | found
-            | {
-                "time/score": updating - scoring,
-                "time/update": end - updating,
-                "time/step": end - start,
-                "throughput/tokens_per_s": tokens / (end - start),
-            }
-        )
-        return values, batch
-
-    def _make_batch(self, step: int, experience: Experience) -> tuple[Batch, Any]:
-        """Rewards become advantages; with what else the loss needs."""
-        advantages_PG, valid_PG, facts = self.programs.advantages(
-            self._key(step, _ADVANTAGES), experience
-        )
-        rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
-        old_logps, ref_logps = rollouts.logps, None
-        if self.config.algorithm.old_logps == "rescored":
-            old_logps = self.programs.score(self._whole(self.state.params), rollouts)
-        if self.reference is not None:
-            ref_logps = self.programs.score(self._whole(self.reference), rollouts)
-        return Batch(rollouts, advantages_PG, old_logps, ref_logps), facts
+        if not every or (step % every and step not in (1, c.steps)):
+            return
+        shown = range(min(c.log.rollouts_prompts, c.batch.prompts))
+        if step == 1:
+            self.progress.first = draws[shown].tolist()
+        groups = collect.groups(self.setup, experience, advantages_PG, shown, "train")
+        self.records.write_rollouts("rl", step, [row for group in groups for row in group])
+        mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
+        self.console.group("rl", step, (mixed or groups)[0])
 
     def _sample_again(self, step: int) -> None:
-        """The groups on record of step 1, with its keys, by the policy after `step`."""
-        params, P = self._serving(), self.config.batch.prompts
+        """Writes the groups on record of step 1, with its keys, by the policy after `step`."""
+        params, P, first = self._serving(), self.config.batch.prompts, self.progress.first
         rows = []
-        for attempt in sorted({draw // P for draw in self.first}):
-            again, _ = self.collector.roll_out(params, self._key(1, _SAMPLING), 1, 0, attempt)
-            advantages_PG, *_ = self.programs.advantages(self._key(1, _ADVANTAGES), again)
-            positions = [draw % P for draw in self.first if draw // P == attempt]
-            rows += self._groups("after", again, advantages_PG, positions)
+        for attempt in sorted({draw // P for draw in first}):
+            key = self.setup.key(1, setup.SAMPLING)
+            again, _ = collect.roll_out(self.setup, params, key, 1, 0, attempt)
+            key = self.setup.key(1, setup.ADVANTAGES)
+            advantages_PG, *_ = self.setup.programs.advantages(key, again)
+            positions = [draw % P for draw in first if draw // P == attempt]
+            rows += collect.groups(self.setup, again, advantages_PG, positions, "after")
         self.records.write_rollouts("rl", step, [row for group in rows for row in group])
 
-    def _groups(self, kind: str, experience: Experience, advantages_PG, positions: Sequence[int]):
-        return collect.groups(
-            self.programs, experience, advantages_PG, positions, kind, self.task, self.tokenizer
-        )
+    def _index(self, step: int) -> int:
+        return setup.index_of(self.config, self.progress.phase, step)
+
+    def _save_now(self, step: int) -> None:
+        """Saves a step, unless it is saved, and waits until it is there."""
+        if self.saved.latest() != self._index(step):
+            self._save(step, None)
+        self.saved.wait()
+
+    def _save(self, step: int, accuracy: float | None) -> None:
+        progress = self.progress
+        position: dict[str, Any] = {"phase": progress.phase, "step": step}
+        if progress.phase == "rl":
+            names = ("drawn", "first", "is_open")
+            position |= {name: getattr(progress, name) for name in names}
+        self.records.upload()  # first: a continuation goes on from records and checkpoint
+        self.saved.save(self._index(step), progress.state, position, accuracy)
+
+    def _profiled(self, step: int) -> contextlib.AbstractContextManager:
+        """Traces the steps of profile.steps, a trace each: "10:12" are 10 and 11."""
+        steps, directory = self.config.profile.steps, self.records.directory
+        if steps and directory is not None:
+            first, end = map(int, steps.split(":"))
+            if first <= step < end:
+                return jax.profiler.trace(str(directory / "profile"))
+        return contextlib.nullcontext()
 
 
 def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -521,18 +364,7 @@ def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     return values
 
 
-def _wandb_run(config: Config, name: str, run_id: str, directory: Path) -> Any:
-    """A run of Weights & Biases, gone on with where it exists."""
-    import wandb  # pyrefly: ignore[missing-import]  # optional: validation has looked for it
-
-    return wandb.init(
-        project=config.log.wandb,
-        name=name,
-        id=run_id,
-        resume="allow",
-        dir=str(directory),
-        config=to_dict(config),
-    )
+_FIRST_ONLY = ("policy/ratio_mean", "policy/logp_gap_mean")
 
 
 def _values(reported: list[training.Metrics]) -> dict[str, float]:
@@ -545,6 +377,3 @@ def _values(reported: list[training.Metrics]) -> dict[str, float]:
         total, count = (sum(float(m.means[name][i]) for m in used) for i in (0, 1))
         values[name] = total / max(count, 1.0)
     return losses | values | {name: float(x) for name, x in reported[0].maxima.items()}
-
-
-_FIRST_ONLY = ("policy/ratio_mean", "policy/logp_gap_mean")

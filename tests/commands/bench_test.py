@@ -1,6 +1,5 @@
 """The benchmark: what it reports, and that it measures the shapes it says."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -21,17 +20,18 @@ KEYS = {
 
 def tiny():
     tree = experiment.get_config("stragglers")
-    tree.repetitions = 2
-    tree.policy.update(vocab_size=32, num_layers=1, embed_dim=16, head_dim=8, mlp_dim=16)
-    tree.batch.update(prompts=16, group=4, prompt_tokens=3, microbatch=(8, 2))
-    tree.rollout.update(max_new_tokens=6, mean_new_tokens=3, lanes=1, width=2)
+    tree.bench.update(repetitions=2, vocab_size=32, mean_new_tokens=3)
+    tree.policy.update(num_layers=1, embed_dim=16, head_dim=8, mlp_dim=16)
+    tree.data.max_prompt_tokens = 3
+    tree.batch.update(prompts=16, minibatch_prompts=16, group=4, microbatch=(8, 2))
+    tree.rollout.update(max_new_tokens=6, lanes=1, width=2)
     return bench.read(tree)
 
 
 def test_a_table_and_then_one_line_of_json(capsys):
     config = tiny()
     phases = bench.measure(config)
-    limits = bench.draw_limits(config.rollout, (16, 4), config.seed)
+    limits = bench.draw_limits(config)
     assert {phase.tokens for phase in phases.values()} == {limits.sum()}
     bench.report(config, phases)
     *table, last = capsys.readouterr().out.splitlines()
@@ -42,22 +42,23 @@ def test_a_table_and_then_one_line_of_json(capsys):
 
 
 def test_stragglers_are_geometric():
-    settings = bench.read(experiment.get_config("stragglers")).rollout
-    assert settings.mean_new_tokens * 4 == settings.max_new_tokens
-    limits = bench.draw_limits(settings, (1000, 100), 0)
+    tree = experiment.get_config("stragglers")
+    mean, most = tree.bench.mean_new_tokens, tree.rollout.max_new_tokens
+    assert mean * 4 == most
+    tree.batch.update(prompts=1000, group=100)
+    limits = bench.draw_limits(bench.read(tree))
     assert limits.min() == 1
-    assert limits.max() == settings.max_new_tokens
+    assert limits.max() == most
     for length in (1, 10, 32, 100):  # P(length >= n) = (1 - 1/mean)^(n - 1)
-        expected = (1 - 1 / settings.mean_new_tokens) ** (length - 1)
+        expected = (1 - 1 / mean) ** (length - 1)
         assert np.mean(limits >= length) == pytest.approx(expected, abs=0.01)
-    uncut = dataclasses.replace(settings, max_new_tokens=10_000)
-    mean = bench.draw_limits(uncut, (1000, 100), 0).mean()
-    assert mean == pytest.approx(settings.mean_new_tokens, rel=0.02)
+    tree.rollout.max_new_tokens = 10_000
+    assert bench.draw_limits(bench.read(tree)).mean() == pytest.approx(mean, rel=0.02)
 
 
 def test_without_a_mean_all_have_the_maximum():
-    settings = bench.read(experiment.get_config("small")).rollout
-    np.testing.assert_array_equal(bench.draw_limits(settings, (2, 3), 0), np.full((2, 3), 128))
+    config = bench.read(experiment.get_config("small"))
+    np.testing.assert_array_equal(bench.draw_limits(config), np.full((8, 8), 128))
 
 
 def test_presets_are_valid_and_of_the_stated_sizes():
@@ -65,8 +66,8 @@ def test_presets_are_valid_and_of_the_stated_sizes():
     for name in experiment.PRESETS:
         config = bench.read(experiment.get_config(name))
         assert bench.validate(config, 1) == [], name
-        batch, rollout = config.batch, config.rollout
-        sizes[name] = (batch.prompts, batch.group, batch.prompt_tokens, rollout.max_new_tokens)
+        lengths = config.data.max_prompt_tokens, config.rollout.max_new_tokens
+        sizes[name] = (config.batch.prompts, config.batch.group, *lengths)
     assert sizes == {
         "small": (8, 8, 64, 128),
         "mid": (4, 8, 64, 64),
@@ -77,10 +78,10 @@ def test_presets_are_valid_and_of_the_stated_sizes():
 
 def test_mistakes_are_listed_together():
     tree = experiment.get_config()
-    tree.repetitions = 0
+    tree.bench.repetitions = 0
     tree.policy.num_kv_heads = 3
     tree.batch.microbatch = (3, 8)
     tree.mesh.data = 3
     lines = bench.validate(bench.read(tree), 8)
-    keys = ("repetitions=0", "batch.microbatch=(3, 8)", "policy.num_kv_heads=3", "mesh")
+    keys = ("bench.repetitions=0", "batch.microbatch=(3, 8)", "policy.num_kv_heads=3", "mesh")
     assert [line.startswith(key) for line, key in zip(lines, keys, strict=True)] == [True] * 4

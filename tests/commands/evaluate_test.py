@@ -120,7 +120,8 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
     )
     exported = pretrained.load(tmp_path / "out")
     np.testing.assert_array_equal(
-        model.apply(exported[1], exported[0], tokens), model.apply(read.params, read.model, tokens)
+        model.apply(exported[1], exported[0], tokens),
+        model.apply(read.params, read.architecture, tokens),
     )
 
 

@@ -56,11 +56,11 @@ def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
     config = micro(**names, policy__embed_dim=16, policy__mlp_dim=16)
     source = sources.find(config)
     mesh = sharding.make_mesh(*shape)
-    made = programs.Programs(config, source.model, (0,), mesh)
+    made = programs.Programs(config, source.architecture, (0,), mesh)
     params = sources.start(source, jax.random.key(0), mesh, "float32")
     state = made.fresh_state("rl", params)
     abstract = jax.sharding.AbstractMesh(shape, sharding.AXES)
-    parts = plan.memory(config, source.model, abstract)
+    parts = plan.memory(config, source.architecture, abstract)
     device = mesh.devices.flat[-1]
 
     def lies_there(tree):
@@ -89,7 +89,7 @@ def test_the_cache_is_that_of_the_sampler(monkeypatch):
     config = micro(
         mesh__data=2, mesh__tensor=2, rollout__lanes=4, rollout__width=2, batch__prompts=16
     )
-    architecture = sources.find(config).model
+    architecture = sources.find(config).architecture
     mesh = jax.sharding.AbstractMesh((2, 1, 2), sharding.AXES)
     parts = plan.memory(config, architecture, mesh)
     a = architecture

@@ -8,7 +8,7 @@ import pytest
 
 from mapo_jax import errors, rewards, sharding, tasks
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import collect, console, programs, trainer
+from mapo_jax.run import checkpoints, collect, programs, setup, trainer
 from tests import small
 from tests.runs import command, lines, micro, timeless
 
@@ -84,15 +84,15 @@ def test_long_responses_lose_reward(undisturbed):
 
 def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
     """Stopped by itself in step 4, it has saved step 3 and goes on from the prompt after it."""
-    original = collect.Collector.collect
+    original = collect.collect
 
-    def runs_dry(self, params, key, step, start):
+    def runs_dry(setup, params, key, step, start):
         if step == 4:
             raise errors.RunStopped("dry")
-        return original(self, params, key, step, start)
+        return original(setup, params, key, step, start)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collect.Collector, "collect", runs_dry)
+        patch.setattr(collect, "collect", runs_dry)
         with pytest.raises(errors.RunStopped):
             trainer.train(dynamic(reward), tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
@@ -172,19 +172,15 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
 
     monkeypatch.setattr(collect, "_shuffle", seen)
     config = dynamic(reward, task__shuffle_rewards=True, warmup__steps=0)
-    with console.Console("quiet") as quiet:
-        started = trainer._Run(config, tmp_path, quiet)
-    started.records.close()
-    started.saved.close()
-    order = tasks.indices(len(started.prompts), config.seed, 0, 10_000)
-    examples = np.array([i for i, _ in started.prompts])[order]
-    params = started.programs.serve(started.state.params)
+    run = setup.prepare(config, print)
+    saved = checkpoints.Checkpoints(tmp_path / "checkpoints", 1)
+    order = tasks.indices(len(run.prompts), config.seed, 0, 10_000)
+    examples = np.array([prompt.example for prompt in run.prompts])[order]
+    params = run.programs.serve(setup.begin(run, saved, print).state.params)
     start = 0
     for step in (1, 2):
         noises.clear()
-        found, draws, facts, drawn = started.collector.collect(
-            params, jax.random.key(step), step, start
-        )
+        found, draws, facts, drawn = collect.collect(run, params, jax.random.key(step), step, start)
         tries = facts["groups/tries"]
         assert tries > 1
         assert drawn == 16 * tries

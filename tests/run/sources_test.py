@@ -77,10 +77,10 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
 def test_a_pretrained_policy_brings_architecture_and_tokenizer(folder):
     source = sources.find(micro(folder, policy__num_layers=7))
     assert source.folder == folder
-    assert source.model.num_layers == small.CONFIG.num_layers
-    assert source.tokenizer.vocab_size == source.model.vocab_size
+    assert source.architecture.num_layers == small.CONFIG.num_layers
+    assert source.tokenizer.vocab_size == source.architecture.vocab_size
     params = sources.start(source, jax.random.key(0), one_device(), "float32")
-    jax.tree.map(np.testing.assert_array_equal, params, small.params(source.model))
+    jax.tree.map(np.testing.assert_array_equal, params, small.params(source.architecture))
 
 
 def test_a_tokenizer_that_knows_more_than_the_policy_is_refused(folder, tmp_path):
@@ -112,7 +112,7 @@ def test_only_adapters_are_trained_and_kept(adapted, folder):
     found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
     trained, frozen = model.partition(found.params)
     assert {*trained["layers"]} == {"q_lora", "down_lora"}
-    base = small.params(model.without_adapters(found.model))
+    base = small.params(model.without_adapters(found.architecture))
     jax.tree.map(np.testing.assert_array_equal, frozen, base)
     assert all(np.abs(b).max() > 0 for b in jax.tree.leaves(trained))  # B was 0
     rows = runs.lines(adapted)
@@ -126,10 +126,10 @@ def test_an_export_is_the_merged_policy(adapted, tmp_path):
     found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
     assert export.export(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
     config, params, tokenizer = pretrained.load(tmp_path / "out")
-    assert config == model.without_adapters(found.model)
+    assert config == model.without_adapters(found.architecture)
     assert tokenizer.vocab_size == config.vocab_size
     tokens = small.rollouts(vocab_size=config.vocab_size).tokens[0]
-    expected = model.apply(found.params, found.model, tokens)
+    expected = model.apply(found.params, found.architecture, tokens)
     np.testing.assert_allclose(model.apply(params, config, tokens), expected, atol=1e-4)
 
 
@@ -156,7 +156,7 @@ def test_open_reads_a_run_or_a_folder(adapted, folder):
     assert model.partition(run.params)[1]
     base = sources.open(config, None, str(folder))
     assert base.name == str(folder)
-    assert base.model == model.without_adapters(run.model)
+    assert base.architecture == model.without_adapters(run.architecture)
     with pytest.raises(errors.UserError, match="holds no checkpoint"):
         sources.open(config, epath.Path("nowhere"))
 

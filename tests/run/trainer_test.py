@@ -8,8 +8,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from mapo_jax import errors
+from mapo_jax.commands import train
 from mapo_jax.run import checkpoints, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
@@ -19,7 +21,7 @@ from tests.runs import MICRO, ROOT, command, lines, micro, one_device, readable,
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    trainer.train(micro(), workdir, ["a=1"])
+    train.run(micro(), workdir, ["a=1"])
     return workdir
 
 
@@ -199,14 +201,14 @@ def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
 
 def test_each_program_compiles_once(tmp_path):
     with Console("plain") as console:
-        run = trainer._Run(micro(rollout__chunks=2, algorithm__beta=0.0), tmp_path, console)
-        before = loop.program._cache_size()
-        run.go()
-        run.records.close()
-        run.saved.close()
-    assert run.programs.warmup_step._cache_size() == 1
-    assert run.programs.update._cache_size() == 1
-    assert run.programs.serve._cache_size() == 1
+        config = micro(rollout__chunks=2, algorithm__beta=0.0)
+        with trainer.Trainer(config, epath.Path(tmp_path), console) as run:
+            before = loop.program._cache_size()
+            run.go()
+    programs = run.setup.programs
+    assert programs.warmup_step._cache_size() == 1
+    assert programs.update._cache_size() == 1
+    assert programs.serve._cache_size() == 1
     # The sampler, and evaluation's two: greedy and sampled, whatever the number of sets.
     assert loop.program._cache_size() - before <= 3
 

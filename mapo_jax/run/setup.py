@@ -1,0 +1,212 @@
+"""A run before its first step: everything that is read, checked and built, and where it goes on.
+
+`prepare` makes the fixed parts from the configuration and the files that it names; `begin` makes
+what changes, fresh or from the newest checkpoint.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from mapo_jax import errors, model, rewards, sharding, tasks, training
+from mapo_jax.config import Config, show
+from mapo_jax.run import evaluation, processes, sources
+from mapo_jax.run.checkpoints import Checkpoints
+from mapo_jax.run.programs import Programs
+from mapo_jax.text import Tokenizer
+
+# What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
+# evaluation, whose purpose is 3.
+INIT, SAMPLING, ADVANTAGES = range(3)
+
+
+class Demonstration(NamedTuple):
+    """A response that the warm-up learns from, with its prompt."""
+
+    prompt: tasks.Prompt
+    response: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The fixed parts of a run."""
+
+    config: Config
+    task: tasks.Task
+    reward: rewards.RewardFunction
+    source: sources.Source
+    prompts: Sequence[tasks.Prompt]
+    demonstrations: Sequence[Demonstration]  # of the warm-up; empty where there is none
+    eval_sets: Mapping[str, evaluation.EvalSet]
+    mesh: Mesh
+    programs: Programs
+
+    @property
+    def architecture(self) -> model.ModelConfig:
+        return self.source.architecture
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.source.tokenizer
+
+    def key(self, step: int, purpose: int) -> jax.Array:
+        """The PRNG key of a step for one purpose."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
+        return jax.random.fold_in(key, purpose)
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is, and the policy that it has learnt."""
+
+    phase: str  # "warmup" or "rl"
+    state: training.TrainState
+    frozen: model.Params  # the untrained parameters (`model.partition`); {} without LoRA
+    done: int = 0  # steps of the phase
+    drawn: int = 0  # prompts, in RL: the position in the data
+    first: list[int] = dataclasses.field(default_factory=list)  # draws on record of step 1
+    is_open: bool = True  # the evaluation after step `done` of RL has still to be made
+    reference: model.Params | None = None  # what algorithm.beta pulls to
+    restored: tuple[str, int] | None = None  # (phase, step) of the checkpoint it goes on from
+
+
+def prepare(config: Config, say: Callable[[str], None]) -> Setup:
+    """Reads what a configuration names and builds the programs; nothing is compiled.
+
+    Args:
+        config: valid, see `checks.validate`.
+        say: is told what is left out.
+
+    Raises:
+        UserError: a file cannot be had, or processes read different data.
+    """
+    c = config
+    with processes.together():  # each reads its own files
+        task, reward = sources.make_task(c)
+        source = sources.find(c)
+        for note in task.notes:
+            say(note)
+        limits = c.data.max_prompt_tokens, c.data.too_long
+        prompts = tasks.encode_prompts(task, source.tokenizer, task.train, "train", *limits, say)
+        eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
+        demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
+    if jax.process_count() > 1:
+        processes.check_same(
+            str([tuple(prompt) for prompt in prompts]),
+            f"reads other rows of {c.task.name} than process 0; give all machines the same "
+            f"data.path={show(c.data.path)} and tokenizer",
+        )
+    mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
+    programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
+    return Setup(c, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
+
+
+def _demonstrations(
+    config: Config,
+    task: tasks.Task,
+    tokenizer: Tokenizer,
+    prompts: Sequence[tasks.Prompt],
+    say: Callable[[str], None],
+) -> list[Demonstration]:
+    if not config.warmup.steps:
+        return []
+    limit = config.rollout.max_new_tokens
+    kept, dropped = tasks.encode_demonstrations(task, tokenizer, task.train, limit)
+    if dropped:
+        say(
+            f"warm-up: {dropped} of {dropped + len(kept)} demonstrations are longer than "
+            f"rollout.max_new_tokens={limit} and are left out"
+        )
+    by_example = {prompt.example: prompt for prompt in prompts}
+    found = [Demonstration(by_example[i], ids) for i, ids in kept if i in by_example]
+    if not found:
+        raise errors.UserError(
+            f"warmup.steps={config.warmup.steps}: no example has both a prompt within "
+            f"data.max_prompt_tokens={config.data.max_prompt_tokens} and a demonstration "
+            f"within rollout.max_new_tokens={limit}; raise one of them"
+        )
+    return found
+
+
+def begin(setup: Setup, saved: Checkpoints, say: Callable[[str], None]) -> Progress:
+    """Starts a run, or goes on from its newest checkpoint.
+
+    Args:
+        setup: the fixed parts.
+        saved: the checkpoints of the work directory.
+        say: is told where the run goes on, and which checkpoints are damaged.
+
+    Raises:
+        UserError: the policy or a checkpoint cannot be read, or does not fit.
+    """
+    c, programs = setup.config, setup.programs
+    key, phase = setup.key(0, INIT), "warmup" if c.warmup.steps else "rl"
+    frozen: model.Params = {}
+    if c.lora.rank:
+        root = jax.random.key(c.seed)
+        frozen = sources.start(setup.source, root, setup.mesh, c.compute.dtype)
+    found = saved.restore(lambda index: programs.abstract_state(phase_of(c, index)), say)
+    if found is None:
+        if c.lora.rank:
+            params = programs.init_trained(key)
+        else:
+            params = sources.start(setup.source, key, setup.mesh, "float32")
+        return Progress(phase, programs.fresh_state(phase, params), frozen)
+    index, state, position = found
+    progress = Progress(phase_of(c, index), state, frozen, position["step"])
+    progress.restored = (progress.phase, progress.done)
+    if progress.phase == "rl":
+        progress.drawn, progress.first = position["drawn"], position["first"]
+        progress.is_open = position["is_open"]
+        if c.algorithm.beta:
+            abstract = programs.abstract_state("rl").params
+            progress.reference = saved.restore_reference(abstract)
+    left = "" if progress.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
+    say(f"continued after step {progress.done} of {progress.phase}{left}")
+    return progress
+
+
+def index_of(config: Config, phase: str, step: int) -> int:
+    """The index of a checkpoint: steps of both phases."""
+    return step + (config.warmup.steps if phase == "rl" else 0)
+
+
+def phase_of(config: Config, index: int) -> str:
+    """The phase whose state a checkpoint holds."""
+    return "rl" if index >= config.warmup.steps else "warmup"
+
+
+def start_table(
+    setup: Setup, progress: Progress, overrides: Sequence[str]
+) -> list[tuple[str, Any, str]]:
+    """The rows (name, value, meaning) that a run shows at its start."""
+    c = setup.config
+    p, g = sharding.microbatch(setup.mesh, c.batch.minibatch_prompts, c.batch.microbatch)
+    minibatches = c.batch.prompts // c.batch.minibatch_prompts
+    count, frozen = (
+        sum(x.size for x in jax.tree.leaves(tree))
+        for tree in (progress.state.params, progress.frozen)
+    )
+    vocabulary = f"{setup.architecture.vocab_size} pieces of vocabulary"
+    shape = " x ".join(f"{name} {n}" for name, n in setup.mesh.shape.items())
+    rows = [
+        ("parameters", f"{count + frozen:,}", vocabulary),
+        *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
+        ("mesh", shape, jax.devices()[0].device_kind),
+        ("attention", setup.programs.attention, "in training"),
+        ("examples", f"{len(setup.prompts):,}", f"of {c.task.name}"),
+        ("prompts", c.batch.prompts, "per rollout batch"),
+        ("rollouts", c.batch.prompts * c.batch.group, f"{c.batch.group} per prompt"),
+        ("minibatches", minibatches, f"of {c.batch.minibatch_prompts} prompts"),
+        (
+            "microbatches",
+            c.batch.minibatch_prompts * c.batch.group // (p * g),
+            f"per minibatch, {p} prompts x {g} rollouts",
+        ),
+        ("updates", minibatches * c.batch.epochs, f"per step, {c.batch.epochs} epoch(s)"),
+        ("steps", f"{c.warmup.steps} + {c.steps}", "warm-up + RL"),
+    ]
+    return rows + [("changed", change, "") for change in overrides]
