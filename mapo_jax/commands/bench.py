@@ -88,6 +88,9 @@ _OPTIMIZER = OptimizerConfig(
     weight_decay=0.01,
     max_grad_norm=1.0,
 )
+_SURROGATE = functools.partial(
+    training.SURROGATES["clipped"], clip_low=0.2, clip_high=0.3, clip_dual=3.0
+)
 
 _LEAST = {"seed": 0, "repetitions": 1}
 _LEAST |= {f"batch.{name}": 1 for name in ("prompts", "group", "prompt_tokens")}
@@ -214,15 +217,7 @@ def measure(config: Config) -> dict[str, Phase]:
         training.make_train_step(
             policy,
             scoring_settings,
-            training.policy_loss(
-                surrogate="clipped",
-                clip_low=0.2,
-                clip_high=0.3,
-                clip_dual=3.0,
-                beta=0.0,
-                kl="k3",
-                entropy=0.0,
-            ),
+            training.policy_loss(_SURROGATE, beta=0.0, kl="k3", entropy=0.0),
             tx,
             mesh,
             aggregation="token_mean",

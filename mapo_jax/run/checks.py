@@ -136,7 +136,6 @@ def validate(
     from mapo_jax.run import sources
 
     choices = _CHOICES | {
-        "algorithm.surrogate": tuple(training.SURROGATES),
         "algorithm.aggregation": tuple(training.AGGREGATIONS),
         "algorithm.kl": tuple(training.KLS),
     }
@@ -154,6 +153,7 @@ def validate(
                 f"{key}={show(value)}: must be one of {', '.join(allowed)}"
                 + errors.did_you_mean(value, allowed)
             )
+    lines += training.check_surrogate(config.algorithm)
     if config.profile.steps:
         ends = re.fullmatch(r"(\d+):(\d+)", config.profile.steps)
         if not ends or not 1 <= int(ends[1]) < int(ends[2]):
