@@ -89,7 +89,8 @@ def get_config() -> ConfigDict:
     config.algorithm = algorithm = ConfigDict()
     algorithm.advantage = "mapo"  # an entry of mapo_jax/advantages.py, or file.py:function
     algorithm.advantage_options = ConfigDict()  # open: keyword arguments of the advantage
-    algorithm.surrogate = "clipped"  # or "gspo", "cispo": mapo_jax/losses.py
+    algorithm.surrogate = "clipped"  # or "gspo", "cispo", or file.py:function
+    algorithm.surrogate_options = ConfigDict()  # open: further keyword arguments of the surrogate
     algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low; 1: no bound
     algorithm.clip_high = 0.3  # and above at 1 + clip_high
     algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative; 0: none
@@ -169,6 +170,7 @@ _METHOD = {
     "algorithm.advantage": "grpo",
     "algorithm.advantage_options": {},
     "algorithm.surrogate": "clipped",
+    "algorithm.surrogate_options": {},
     "algorithm.clip_low": 0.2,
     "algorithm.clip_high": 0.2,
     "algorithm.clip_dual": 0.0,

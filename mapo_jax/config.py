@@ -166,6 +166,7 @@ class AlgorithmConfig:
     advantage: str
     advantage_options: Options
     surrogate: str
+    surrogate_options: Options
     clip_low: ClipLow
     clip_high: AtLeast0
     clip_dual: ClipDual
@@ -276,7 +277,8 @@ class Config:
     profile: ProfileConfig
 
 
-OPEN = ("task.options", "algorithm.advantage_options")  # keys whose inside is not listed here
+# Keys whose inside is not listed here.
+OPEN = ("task.options", "algorithm.advantage_options", "algorithm.surrogate_options")
 
 
 def from_config_dict(config_dict: Mapping[str, Any], cls: Any = Config) -> Any:
@@ -381,14 +383,19 @@ _MAY_DIFFER += (
 )
 
 
+# Keys that came after the first version -> the value of runs without them, as config.json has it;
+# {} for an open mapping. So work directories of older versions can be continued.
+ADDED: dict[str, Any] = {"algorithm.surrogate_options": {}}
+
+
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for each key that must not differ between a run and its continuation.
 
     Args:
-        old: the run's config.json.
+        old: the run's config.json, maybe of an older version: what it lacks is taken from `ADDED`.
         new: `to_dict` of the configuration it is to be continued with.
     """
-    old, new = _flat(old), _flat(new)
+    old, new = _flat(ADDED) | _flat(old), _flat(new)
     return [
         f"{key}={show(new.get(key, 'absent'))}: the run in this work directory was started with "
         f"{show(old.get(key, 'absent'))}; set it back, or start a new run in another --workdir"

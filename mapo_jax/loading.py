@@ -1,10 +1,15 @@
-"""Loads a user's own function from `path/to/file.py:function`, without a fork or an install."""
+"""Loads a user's own function from `path/to/file.py:function`, without a fork or an install.
 
+Also compares configured options with the signature of a function, a user's own or not.
+"""
+
+import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mapo_jax import errors
 
@@ -60,3 +65,46 @@ def load_function(reference: str, key: str = "function") -> Callable:
             f"{', '.join(names) or 'none'}"
         )
     return function
+
+
+def option_mistakes(
+    key: str,
+    name: object,
+    options: Mapping[str, Any],
+    known: Mapping[str, inspect.Parameter],
+    takes_any: bool,
+) -> list[str]:
+    """A line for each option that a function does not have, and for each that it needs.
+
+    Args:
+        key: the configuration key that holds the options.
+        name: of the function, for the lines.
+        options: as configured.
+        known: the parameters that are options.
+        takes_any: whether the function has a parameter such as `**options`.
+    """
+    lines = [
+        f"{key}.{option}={value}: {name} has no such option{errors.did_you_mean(option, known)}; "
+        f"its options: {', '.join(known) or 'none'}"
+        for option, value in options.items()
+        if option not in known and not takes_any
+    ]
+    return lines + [
+        f"{key}.{option}: {name} needs it; set a value"
+        for option, parameter in known.items()
+        if parameter.default is parameter.empty and option not in options
+    ]
+
+
+def type_mistakes(where: str, value: Any, parameter: inspect.Parameter) -> list[str]:
+    """The line for a value whose type is not the parameter's annotation: bool, int, float or str.
+
+    `where` begins it, as in "key=value".
+    """
+    kind, default = parameter.annotation, parameter.default
+    if kind not in (bool, int, float, str):
+        return []
+    if type(value) in ((int, float) if kind is float else (kind,)):
+        return []
+    such = "" if default is parameter.empty else f" such as {default}"
+    return [f"{where}: is {type(value).__name__}, must be {kind.__name__}{such}"]

@@ -12,14 +12,18 @@ from ml_collections import ConfigDict
 from experiments import arithmetic, common, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import (
+    ADDED,
+    OPEN,
     Config,
     Pair,
+    _flat,
     continuation_mistakes,
     from_config_dict,
     show,
     to_dict,
 )
 from mapo_jax.run import checks
+from tests.runs import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +137,7 @@ def test_every_number_has_limits():
         ("rollout.width", 9, "at most batch.group=8"),
         ("task.reward", "missing.py:reward", "cannot read missing.py"),
         ("algorithm.advantage", "missing.py:fn", "cannot read missing.py"),
+        ("algorithm.surrogate", "missing.py:fn", "cannot read missing.py"),
         ("tokenizer.path", "missing.model", "cannot be read"),
         ("tokenizer.path", "", "SentencePiece model"),
         ("tokenizer.path", "pyproject.toml", "not a SentencePiece model"),
@@ -317,6 +322,43 @@ def test_continuation():
     ]
     assert "started with absent" in lines[0]
     assert "started with 16" in lines[1]
+
+
+def test_a_run_from_before_a_key_can_be_continued():
+    """A new key stands in `ADDED` with the value of older runs, or they could not go on."""
+    first = set((ROOT / "tests" / "first_keys.txt").read_text().split())
+    tree = to_dict(from_config_dict(arithmetic.get_config("tiny")))
+    for key in OPEN:
+        group, name = key.split(".")
+        tree[group][name] = 0  # whatever is inside
+    assert _flat(tree).keys() == first | ADDED.keys()
+    assert not first & ADDED.keys()
+
+
+@pytest.mark.parametrize("key", ADDED)
+def test_a_value_of_older_runs_is_one_of_its_key(key):
+    tree = to_dict(from_config_dict(arithmetic.get_config("tiny")))
+    group, name = key.split(".")
+    tree[group][name] = ADDED[key]
+    assert to_dict(from_config_dict(tree)) == tree
+    assert key not in OPEN or ADDED[key] == {}
+    old = json.loads(json.dumps(tree))
+    del old[group][name]
+    assert continuation_mistakes(old, tree) == []
+
+
+def test_another_value_than_older_runs_had_is_refused(monkeypatch):
+    monkeypatch.setitem(ADDED, "algorithm.beta", 0.0)
+    new = to_dict(from_config_dict(arithmetic.get_config("tiny")))
+    new["algorithm"] |= {"beta": 0.5, "surrogate_options": {"scale": 2.0}}
+    old = json.loads(json.dumps(new))
+    del old["algorithm"]["beta"], old["algorithm"]["surrogate_options"]
+    back = "set it back, or start a new run in another --workdir"
+    assert continuation_mistakes(old, new) == [
+        f"algorithm.beta=0.5: the run in this work directory was started with 0.0; {back}",
+        "algorithm.surrogate_options.scale=2.0: the run in this work directory was started with "
+        f"absent; {back}",
+    ]
 
 
 def test_validate_compiles_nothing():

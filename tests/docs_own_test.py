@@ -50,9 +50,10 @@ def test_commands(clone, tmp_path, script):
         assert '"phase": "rl", "step": 4' in lines
 
 
-def test_the_page_has_its_three_parts():
+def test_the_page_has_its_four_parts():
     assert [kind for kind, _ in BLOCKS] == [
         *("python", "bash"),
         *("python", "bash", "python", "bash"),
+        *("python", "bash"),
         *("python", "bash", "bash"),
     ]

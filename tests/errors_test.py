@@ -67,6 +67,21 @@ def needs(rewards_G, success_G, mask_G, *, scale): return scale * rewards_G
 def two(rewards_G, success_G): return rewards_G
 def remax(rewards_G, success_G, mask_G, *, baseline): return rewards_G - baseline
 """,
+    "surrogate.py": """\
+import jax.numpy as jnp
+def good(logps, old_logps, advantages, mask, *, scale: float = 1.0): return scale * logps, {}
+def needs(logps, old_logps, advantages, mask, *, scale): return scale * logps, {}
+def three(logps, old_logps, advantages): return logps, {}
+def branches(logps, old_logps, advantages, mask):
+    return (logps if logps.max() > 0 else -logps), {}
+def alone(logps, old_logps, advantages, mask): return logps
+def text(logps, old_logps, advantages, mask): return "logps", {}
+def scalar(logps, old_logps, advantages, mask): return logps.mean(), {}
+def counts(logps, old_logps, advantages, mask): return mask.astype(int), {}
+def names(logps, old_logps, advantages, mask):
+    mine = {"policy/entropy": logps, "loss/kl": logps, "ratio": logps, "policy/mean": logps.mean()}
+    return logps, mine
+""",
     "gsm8k/train.jsonl": '{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n',
     "gsm8k/test.jsonl": '{"question": "q", "answer": "one"}\n{"question": 1}x\n',
     "no_rows/train.jsonl": "",
@@ -99,6 +114,11 @@ FUNCTIONS = (
     "range_, long, below"
 )
 ADVANTAGES = "good, branches, scalar, needs, two, remax"
+SURROGATES = "good, needs, three, branches, alone, text, scalar, counts, names"
+SURROGATE = "algorithm.surrogate={files}/surrogate.py"
+SURROGATE_FORM = (
+    "make it fn(logps, old_logps, advantages, mask, **options) -> (loss, metrics) in jnp"
+)
 PRESETS = (
     "tiny, mapo, grpo, dapo, gspo, cispo, dr_grpo, maxrl, mapo_paper, grpo_paper, dapo_paper, "
     "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper"
@@ -491,6 +511,61 @@ CASES = {
     ],
     "--config.algorithm.advantage_options.key=1": [
         "algorithm.advantage_options.key=1: the name of an input, not of an option; rename it"
+    ],
+    # One's own surrogate
+    "--config.algorithm.surrogate=cliped": [
+        "algorithm.surrogate=cliped: no such surrogate; did you mean clipped? choose one of "
+        "clipped, gspo, cispo, or your own as path/to/file.py:function"
+    ],
+    f"--config.{SURROGATE}:god": [
+        f"{SURROGATE}:god: {{files}}/surrogate.py has no function god; did you mean good? its "
+        f"functions: {SURROGATES}"
+    ],
+    "--config.algorithm.surrogate=gspo --config.algorithm.surrogate_options.eps=1 "
+    "--config.algorithm.surrogate_options.clip_dual=2": [
+        "algorithm.surrogate_options.clip_dual=2: the name of an input, not of an option; set "
+        "algorithm.clip_dual",
+        "algorithm.surrogate_options.eps=1: gspo has no such option; its options: none",
+    ],
+    f"--config.{SURROGATE}:good --config.algorithm.surrogate_options.scal=1": [
+        "algorithm.surrogate_options.scal=1: {files}/surrogate.py:good has no such option; did you "
+        "mean scale?; its options: scale"
+    ],
+    f"--config.{SURROGATE}:good --config.algorithm.surrogate_options.scale=x": [
+        "algorithm.surrogate_options.scale=x: is str, must be float such as 1.0"
+    ],
+    f"--config.{SURROGATE}:needs": [
+        "algorithm.surrogate_options.scale: {files}/surrogate.py:needs needs it; set a value"
+    ],
+    f"--config.{SURROGATE}:three": [
+        f"{SURROGATE}:three: fails on rollouts of 5 tokens with TypeError: three() takes 3 "
+        f"positional arguments but 4 were given; {SURROGATE_FORM}"
+    ],
+    f"--config.{SURROGATE}:branches": [
+        f"{SURROGATE}:branches: fails on rollouts of 5 tokens with TracerBoolConversionError: "
+        f"Attempted boolean conversion of traced array with shape bool[].; {SURROGATE_FORM}"
+    ],
+    f"--config.{SURROGATE}:alone": [
+        f"{SURROGATE}:alone: returns float32[2, 3, 5]; return a pair, the loss and a dict of "
+        "metrics"
+    ],
+    f"--config.{SURROGATE}:text": [
+        f"{SURROGATE}:text: its loss is a str; return one for each token, float32[2, 3, 5]"
+    ],
+    f"--config.{SURROGATE}:scalar": [
+        f"{SURROGATE}:scalar: its loss is float32[]; return one for each token, float32[2, 3, 5]"
+    ],
+    f"--config.{SURROGATE}:counts": [
+        f"{SURROGATE}:counts: its loss is int32[2, 3, 5]; return one for each token, "
+        "float32[2, 3, 5]"
+    ],
+    f"--config.{SURROGATE}:names": [
+        f"{SURROGATE}:names: its metric policy/entropy is one that the run writes itself; rename "
+        "it",
+        f"{SURROGATE}:names: its metric loss/kl must be named policy/NAME; rename it policy/kl",
+        f"{SURROGATE}:names: its metric ratio must be named policy/NAME; rename it policy/ratio",
+        f"{SURROGATE}:names: its metric policy/mean is float32[]; return a value for each token, "
+        "float32[2, 3, 5]",
     ],
 }
 

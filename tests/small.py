@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mapo_jax import model
+from experiments import common
+from mapo_jax import model, training
+from mapo_jax.config import from_config_dict
 from mapo_jax.rollouts import Rollouts
 
 CONFIG = model.ModelConfig(
@@ -55,6 +57,12 @@ def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
         finished=rng.random((P, G)) < 0.5,
         valid=np.ones((P, G), bool),
     )
+
+
+def surrogate(name, **changes):
+    """The surrogate of the common configuration with this name and these fields of `algorithm`."""
+    algorithm = from_config_dict(common.get_config()).algorithm
+    return training.make_surrogate(dataclasses.replace(algorithm, surrogate=name, **changes))
 
 
 def replace(tree, **changes):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from mapo_jax import errors
+from mapo_jax import errors, loading
 from mapo_jax.advantages import family
 from mapo_jax.advantages.registry import (
     ADVANTAGES,
@@ -83,14 +83,10 @@ def check(
                 # With k = G every mixed group holds a success among its only k-subset.
                 largest_k = group and group - (entry.fn is family.passk)
                 lines += _check_value(where, option, value, known[option], largest_k, parts)
-        elif not takes_any:
-            lines.append(
-                f"{where}: {name} has no such option{errors.did_you_mean(option, known)}; its "
-                f"options: {', '.join(known) or 'none'}"
-            )
-    for option, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and option not in options:
-            lines.append(f"algorithm.advantage_options.{option}: {name} needs it; set a value")
+            else:
+                lines += loading.type_mistakes(where, value, known[option])
+    own = {option: value for option, value in options.items() if option not in reserved}
+    lines += loading.option_mistakes("algorithm.advantage_options", name, own, known, takes_any)
     if "components_GC" in entry.parameters and parts is not None and not parts:
         lines.append(
             f"algorithm.advantage={name}: takes the parts of the reward, and this reward has none; "
@@ -140,14 +136,10 @@ def _check_value(
     largest_k: int | None,
     parts: Sequence[str] | None,
 ) -> list[str]:
-    kind = parameter.annotation
     if option == "weights":
         return _check_weights(where, value, parts)
-    allowed = (int, float) if kind is float else (kind,)
-    if type(value) not in allowed:
-        default = parameter.default
-        such = "" if default is inspect.Parameter.empty else f" such as {default}"
-        return [f"{where}: is {type(value).__name__}, must be {kind.__name__}{such}"]
+    if wrong := loading.type_mistakes(where, value, parameter):
+        return wrong
     low, high = OPTION_RANGES[option]
     if option == "k" and largest_k is not None:
         high = largest_k

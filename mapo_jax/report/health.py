@@ -51,7 +51,8 @@ def examine(run: Run) -> list[Finding]:
 
 
 def _values(run: Run, *keys: str, kind: str = "train", phase: str = "rl") -> np.ndarray:
-    """The finite values of a key, or of the sum of keys."""
+    """The finite values of a key, or of the sum of those keys that the run has."""
+    keys = tuple(key for key in keys if key in run.keys(kind, phase)) or keys
     values = [run.curve(kind, phase, key).values for key in keys]
     total = np.sum(values, 0) if len({len(x) for x in values}) == 1 else values[0]
     return total[np.isfinite(total)]

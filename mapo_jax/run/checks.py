@@ -44,6 +44,7 @@ def validate(
         if value not in allowed:
             hint = errors.did_you_mean(value, allowed)
             lines.append(f"{key}={show(value)}: must be one of {', '.join(allowed)}{hint}")
+    lines += training.check_surrogate(config.algorithm)
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
@@ -72,7 +73,6 @@ def validate(
 def _registries() -> dict[str, tuple[str, ...]]:
     """The names that a key may have, where they are entries of a registry."""
     return {
-        "algorithm.surrogate": tuple(training.SURROGATES),
         "algorithm.aggregation": tuple(training.AGGREGATIONS),
         "algorithm.kl": tuple(training.KLS),
     }

@@ -44,7 +44,6 @@ class Programs:
             entropy_gradient=c.algorithm.entropy > 0,
             **memory,
         )
-        names = ("surrogate", "clip_low", "clip_high", "clip_dual", "beta", "kl", "entropy")
         self.txs = {
             "warmup": training.make_optimizer(
                 dataclasses.replace(
@@ -68,7 +67,12 @@ class Programs:
         self.update = training.make_train_step(
             policy,
             settings,
-            training.policy_loss(**{name: getattr(c.algorithm, name) for name in names}),
+            training.policy_loss(
+                training.make_surrogate(c.algorithm),
+                beta=c.algorithm.beta,
+                kl=c.algorithm.kl,
+                entropy=c.algorithm.entropy,
+            ),
             self.txs["rl"],
             aggregation=c.algorithm.aggregation,
             minibatch_prompts=c.batch.minibatch_prompts,

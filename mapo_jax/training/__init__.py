@@ -14,3 +14,5 @@ from mapo_jax.training.step import init_state as init_state
 from mapo_jax.training.step import make_score as make_score
 from mapo_jax.training.step import make_train_step as make_train_step
 from mapo_jax.training.step import state_shardings as state_shardings
+from mapo_jax.training.surrogates import check_surrogate as check_surrogate
+from mapo_jax.training.surrogates import make_surrogate as make_surrogate

@@ -96,7 +96,6 @@ def cispo(
     *,
     clip_low: float,
     clip_high: float,
-    clip_dual: float,
 ) -> tuple[Array, dict[str, Array]]:
     """-w A logps with the constant w = stop_gradient(clip(ratio, 1 - clip_low, 1 + clip_high)).
 
@@ -104,8 +103,8 @@ def cispo(
     is bounded, whatever the sign of A, not the gradient: no token loses its own. Only the gradient
     has a meaning: the value, -w A logps, is not that of the surrogate, -ratio A.
 
-    Arguments and results are those of `clipped_surrogate`; `clip_dual` is not used. Low and high
-    mark the tokens whose weight was bounded.
+    Arguments and results are those of `clipped_surrogate`, without `clip_dual`. Low and high mark
+    the tokens whose weight was bounded.
     """
     ratio = jax.lax.stop_gradient(_ratio(_log_ratio(logps, old_logps, advantages, mask)))
     weight = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
@@ -143,8 +142,8 @@ def _metrics(ratio, mask, low, high, dual):
     return {name: jnp.where(mask, x, 0).astype(ratio.dtype) for name, x in values.items()}
 
 
-# name -> fn(logps, old_logps, advantages, mask, *, clip_low, clip_high, clip_dual)
-#         -> (loss f32[..., T], metrics)
+# name -> fn(logps, old_logps, advantages, mask, *, options) -> (loss f32[..., T], metrics).
+# `surrogates.py` hands over the clip bounds that a function names, and the configured options.
 SURROGATES: dict[str, Callable[..., tuple[Array, dict[str, Array]]]] = {
     "clipped": clipped_surrogate,
     "gspo": gspo,

@@ -1,7 +1,6 @@
 """What a step minimises: the policy's loss, the warm-up's, and the metrics that they report."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 from mapo_jax import masked
 from mapo_jax.rollouts import Batch
 from mapo_jax.training import losses
+from mapo_jax.training.surrogates import Surrogate
 
 # (logps, entropies, microbatch, weights, all [p, g, T]) -> (loss, metrics). See `Metrics`.
 LossFn = Callable[[Array, Array, Batch, Array], tuple[Array, "Metrics"]]
@@ -33,42 +33,24 @@ class Metrics:
         return Metrics(losses, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
 
 
-def policy_loss(
-    *,
-    surrogate: str,
-    clip_low: float,
-    clip_high: float,
-    clip_dual: float,
-    beta: float,
-    kl: str,
-    entropy: float,
-) -> LossFn:
+def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -> LossFn:
     """surrogate + beta * KL to the reference - entropy * mean entropy, with the batch's advantages.
 
     With "clipped" and "k3" it is the objective of arXiv 2509.18849 sec. 3. On policy the ratio is
     1, so that surrogate's value is minus the mean advantage, about 0 at first: its gradient is not.
 
     Args:
-      surrogate: a name of `losses.SURROGATES`.
-      clip_low: the ratio's bound below, as in `losses.clipped_surrogate`.
-      clip_high: its bound above.
-      clip_dual: its bound where the advantage is negative.
+      surrogate: of `make_surrogate`.
       beta: weight of the KL, where the batch has a reference.
       kl: a name of `losses.KLS`.
       entropy: weight of the bonus; it trains only with `ScoringConfig.entropy_gradient`.
     """
-    surrogate_fn = functools.partial(
-        losses.SURROGATES[surrogate],
-        clip_low=clip_low,
-        clip_high=clip_high,
-        clip_dual=clip_dual,
-    )
     kl_fn = losses.KLS[kl]
 
     def loss_fn(logps, entropies, batch, weights):
         mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
         advantages = batch.advantages[..., None]
-        per_token, values = surrogate_fn(logps, batch.old_logps, advantages, mask)
+        per_token, values = surrogate(logps, batch.old_logps, advantages, mask)
         loss = (weights * per_token).sum()
         parts = {"loss/surrogate": loss}
         if batch.ref_logps is not None:
@@ -78,7 +60,7 @@ def policy_loss(
             parts["loss/entropy"] = -masked.sum(weights * entropies, mask)
             loss += entropy * parts["loss/entropy"]
         gap = jnp.abs(logps - batch.rollouts.logps)
-        values |= {"policy/entropy": entropies, "policy/logp_gap_mean": gap}
+        values = values | {"policy/entropy": entropies, "policy/logp_gap_mean": gap}
         means = {name: _sum_count(x, mask) for name, x in values.items()}
         maxima = {"policy/logp_gap_max": jnp.where(mask, gap, 0.0).max()}
         return loss, Metrics(parts | {"loss/total": loss}, means, maxima)

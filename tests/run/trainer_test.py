@@ -12,9 +12,12 @@ from etils import epath
 
 from mapo_jax import errors
 from mapo_jax.commands import train
-from mapo_jax.run import checkpoints, trainer
+from mapo_jax.config import ADDED
+from mapo_jax.report import health, runs
+from mapo_jax.run import checkpoints, checks, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
+from mapo_jax.training import surrogates
 from tests.runs import MICRO, ROOT, command, lines, micro, one_device, readable, timeless, without
 
 
@@ -176,6 +179,53 @@ def test_own_reward_and_advantage_from_a_file(tmp_path):
     assert row["reward/n"] == pytest.approx(-row["reward/mean"], rel=0.2)
     written = lines(tmp_path / "run", "rollouts")
     assert {abs(r["advantage"]) for r in written} <= {0.0, 0.5}
+
+
+def test_own_surrogate_from_a_file(tmp_path, capsys):
+    """Records, console, report and checks do without the metrics of the built-in ones."""
+    (tmp_path / "my.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def fn(logps, old_logps, advantages, mask, *, scale, clip_high):\n"
+        "    moved = jnp.abs(logps - old_logps)\n"
+        "    metrics = {'policy/moved': moved, 'policy/far': moved > clip_high}\n"
+        "    return -scale * jnp.exp(logps - old_logps) * advantages, metrics\n"
+    )
+    config = micro(
+        algorithm__surrogate=f"{tmp_path}/my.py:fn",
+        algorithm__surrogate_options={"scale": 2.0},
+        algorithm__clip_high=0.0,
+        steps=2,
+    )
+    assert checks.validate(config, 8) == []
+    train.run(config, epath.Path(tmp_path / "run"))
+    steps = [r for r in lines(tmp_path / "run") if r["kind"] == "train" and r["phase"] == "rl"]
+    assert len(steps) == 2
+    for row in steps:
+        own = {"policy/moved", "policy/far"}
+        assert {key for key in row if key.startswith("policy/")} - own == {*surrogates.RESERVED}
+        assert 0 < row["policy/moved"] < 1
+        assert 0.5 < row["policy/far"] <= 1  # all but those whose two log-probs are equal
+    assert "RL 2/2" in capsys.readouterr().out
+    assert "policy/moved" in (tmp_path / "run" / "report.html").read_text()
+    (run,) = runs.read([tmp_path / "run"])
+    checked = {finding.check.name for finding in health.examine(run)}
+    assert "Gradient norm" in checked
+    assert not checked & {"Clipping", "First ratio"}
+
+
+def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path):
+    trainer.train(micro(steps=4), tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    for key in ADDED:
+        group, name = key.split(".")
+        del old[group][name]
+    path.write_text(json.dumps(old))
+    trainer.train(micro(), tmp_path)
+    assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))
+    began, whole = (lines(workdir, "rollouts") for workdir in (tmp_path, undisturbed))
+    assert [r for r in began if (r["kind"], r["step"]) != ("after", 4)] == whole
+    assert json.loads(path.read_text()) == json.loads((undisturbed / "config.json").read_text())
 
 
 def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):

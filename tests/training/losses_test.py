@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 
 from mapo_jax import training
 from mapo_jax.training import losses
-from tests import oracles
+from tests import oracles, small
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "clip_dual": 3.0}
 OPEN = {"clip_low": 1.0, "clip_high": 0.3, "clip_dual": 0.0}  # as few bounds as there can be
@@ -23,7 +23,7 @@ BOUNDS = {"clip": (CLIP, (0.2, 0.3, 3.0)), "open": (OPEN, (1.0, 0.3, math.inf))}
 
 @functools.cache
 def make(name, bounds="clip"):
-    return jax.jit(functools.partial(training.SURROGATES[name], **BOUNDS[bounds][0]))
+    return jax.jit(small.surrogate(name, **BOUNDS[bounds][0]))
 
 
 surrogate = make("clipped")
@@ -365,8 +365,8 @@ class VariantsTest(chex.TestCase):
         rng = np.random.default_rng(2)
         logps, old = (rng.uniform(-3, 0, (2, 3, 4)).astype(np.float32) for _ in range(2))
         advantages, mask = rng.normal(size=(2, 3, 1)).astype(np.float32), old > -2
-        for surrogate in training.SURROGATES.values():
-            function = functools.partial(surrogate, **CLIP)
+        for name in training.SURROGATES:
+            function = small.surrogate(name, **CLIP)
             loss, metrics = self.variant(function)(logps, old, advantages, mask)
             flat, _ = self.variant(jax.vmap(jax.vmap(function)))(logps, old, advantages, mask)
             chex.assert_shape(jax.tree.leaves((loss, metrics)), (2, 3, 4))

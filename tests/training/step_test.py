@@ -23,9 +23,9 @@ KEEP = optax.trace(decay=0.0)  # an optimizer whose state is the gradient, to th
 SETTINGS = training.ScoringConfig(head_chunk=8)  # one step of all rows, or two of an eighth
 # Each surrogate, KL and aggregation once, with and without an entropy bonus.
 OBJECTIVES = {
-    "clipped": {"surrogate": "clipped", "kl": "k3", "entropy": 0.0},
-    "gspo": {"surrogate": "gspo", "kl": "k2", "entropy": 0.05},
-    "cispo": {"surrogate": "cispo", "kl": "k1", "entropy": 0.05},
+    "clipped": {"kl": "k3", "entropy": 0.0},
+    "gspo": {"kl": "k2", "entropy": 0.05},
+    "cispo": {"kl": "k1", "entropy": 0.05},
 }
 TRIED = [("clipped", "token_mean"), ("clipped", "sequence_mean")]
 TRIED += [("gspo", "sequence_mean"), ("cispo", "constant")]
@@ -64,7 +64,7 @@ def build(
     if loss in OBJECTIVES:
         options = OBJECTIVES[loss]
         settings = small.replace(settings, entropy_gradient=options["entropy"] > 0)
-        loss_fn = training.policy_loss(**CLIP, beta=BETA, **options)
+        loss_fn = training.policy_loss(small.surrogate(loss, **CLIP), beta=BETA, **options)
     step = training.make_train_step(
         config,
         settings,
@@ -172,8 +172,8 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     The pieces have NaN behind the mask, which has no effect.
     """
     b, mask = batch(), batch().rollouts.mask
-    options = {"surrogate": surrogate, "kl": "k3", "entropy": entropy}
-    loss_fn = training.policy_loss(**CLIP, beta=BETA, **options)
+    options = {"beta": BETA, "kl": "k3", "entropy": entropy}
+    loss_fn = training.policy_loss(small.surrogate(surrogate, **CLIP), **options)
     total = jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0])
     values = b.rollouts.logps, np.where(mask, -b.rollouts.logps, 0)
     args = values, b, training.AGGREGATIONS[aggregation](mask)
@@ -419,7 +419,9 @@ def gradient_of_advantages():
     params = small.params(CONFIG)
     old = np.asarray(small.plain_logps(params, CONFIG, r))
     old = old + 0.3 * np.random.default_rng(5).normal(size=old.shape).astype(np.float32)
-    loss_fn = training.policy_loss(**CLIP, beta=0.0, **OBJECTIVES["clipped"])
+    loss_fn = training.policy_loss(
+        small.surrogate("clipped", **CLIP), beta=0.0, **OBJECTIVES["clipped"]
+    )
 
     def loss(params, advantages_PG):
         logps, entropies = training.score(params, CONFIG, r, SETTINGS)
@@ -540,6 +542,5 @@ def test_metrics_merge():
 
 def test_everything_is_tested():
     assert training.AGGREGATIONS.keys() == {aggregation for _, aggregation in TRIED}
-    assert {loss for loss, _ in TRIED} == OBJECTIVES.keys()
-    for key, registry in (("surrogate", training.SURROGATES), ("kl", training.KLS)):
-        assert registry.keys() == {options[key] for options in OBJECTIVES.values()}
+    assert {loss for loss, _ in TRIED} == OBJECTIVES.keys() == training.SURROGATES.keys()
+    assert training.KLS.keys() == {options["kl"] for options in OBJECTIVES.values()}
