@@ -79,7 +79,7 @@ def text(logps, old_logps, advantages, mask): return "logps", {}
 def scalar(logps, old_logps, advantages, mask): return logps.mean(), {}
 def counts(logps, old_logps, advantages, mask): return mask.astype(int), {}
 def names(logps, old_logps, advantages, mask):
-    mine = {"policy/entropy": logps, "loss/kl": logps, "ratio": logps, "policy/mean": logps.mean()}
+    mine = {"policy/entropy": logps, "loss/kl": logps, "skipped": logps, "policy/mean": logps.mean()}
     return logps, mine
 """,
     "gsm8k/train.jsonl": '{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n',
@@ -562,8 +562,8 @@ CASES = {
     f"--config.{SURROGATE}:names": [
         f"{SURROGATE}:names: its metric policy/entropy is one that the run writes itself; rename "
         "it",
-        f"{SURROGATE}:names: its metric loss/kl must be named policy/NAME; rename it policy/kl",
-        f"{SURROGATE}:names: its metric ratio must be named policy/NAME; rename it policy/ratio",
+        f"{SURROGATE}:names: its metric loss/kl is one that the run writes itself; rename it",
+        f"{SURROGATE}:names: its metric skipped is one that the run writes itself; rename it",
         f"{SURROGATE}:names: its metric policy/mean is float32[]; return a value for each token, "
         "float32[2, 3, 5]",
     ],

@@ -187,7 +187,7 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
         "import jax.numpy as jnp\n"
         "def fn(logps, old_logps, advantages, mask, *, scale, clip_high):\n"
         "    moved = jnp.abs(logps - old_logps)\n"
-        "    metrics = {'policy/moved': moved, 'policy/far': moved > clip_high}\n"
+        "    metrics = {'moved': moved, 'mine/far': moved > clip_high}\n"
         "    return -scale * jnp.exp(logps - old_logps) * advantages, metrics\n"
     )
     config = micro(
@@ -201,10 +201,12 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
     steps = [r for r in lines(tmp_path / "run") if r["kind"] == "train" and r["phase"] == "rl"]
     assert len(steps) == 2
     for row in steps:
-        own = {"policy/moved", "policy/far"}
-        assert {key for key in row if key.startswith("policy/")} - own == {*surrogates.RESERVED}
+        own = {"policy/moved"}
+        assert {key for key in row if key.startswith("policy/")} - own == {
+            f"policy/{name}" for name in surrogates._OWN
+        }
         assert 0 < row["policy/moved"] < 1
-        assert 0.5 < row["policy/far"] <= 1  # all but those whose two log-probs are equal
+        assert 0.5 < row["mine/far"] <= 1  # all but those whose two log-probs are equal
     assert "RL 2/2" in capsys.readouterr().out
     assert "policy/moved" in (tmp_path / "run" / "report.html").read_text()
     (run,) = runs.read([tmp_path / "run"])
