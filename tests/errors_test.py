@@ -79,8 +79,8 @@ def text(logps, old_logps, advantages, mask): return "logps", {}
 def scalar(logps, old_logps, advantages, mask): return logps.mean(), {}
 def counts(logps, old_logps, advantages, mask): return mask.astype(int), {}
 def names(logps, old_logps, advantages, mask):
-    mine = {"policy/entropy": logps, "loss/kl": logps, "skipped": logps, "policy/mean": logps.mean()}
-    return logps, mine
+    mean = logps.mean()
+    return logps, {"policy/entropy": logps, "loss/kl": logps, "skipped": logps, "policy/mean": mean}
 """,
     "gsm8k/train.jsonl": '{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n',
     "gsm8k/test.jsonl": '{"question": "q", "answer": "one"}\n{"question": 1}x\n',
