@@ -41,8 +41,8 @@ def get_config() -> ConfigDict:
     data.too_long = "drop"  # longer prompts; or "truncate": their last tokens are kept
 
     config.tokenizer = tokenizer = ConfigDict()
-    # SentencePiece model, tokenizer.json or folder; "": that of policy.init. A path that begins with
-    # mapo_jax/ and is not there from the current directory is a file of the installed package.
+    # SentencePiece model, tokenizer.json or folder; "": that of policy.init. mapo_jax/... may be a
+    # file of the installed package.
     tokenizer.path = ""
     tokenizer.template = ""  # "chat": prompts as a user's turn in its chat template; or FILE.jinja
 
