@@ -35,16 +35,16 @@ PROCESSES = """
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a command line says."""
+    """A command line, read and checked."""
 
-    config: Any  # what `read` returned
+    config: Any  # of `read`
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
     flags: dict[str, str]  # the launcher's own; "" for a switch
 
 
 class Parser(argparse.ArgumentParser):
-    """For launchers without --config; a mistake is a line."""
+    """The parser of launchers without --config; a mistake is one line."""
 
     def error(self, message: str):
         raise errors.UserError(f"{message}; see --help")
@@ -61,10 +61,10 @@ def parse(
     """Reads the command line, loads the experiment and checks everything.
 
     Args:
-        argv: what follows the launcher's name.
+        argv: the words after the launcher's name.
         description: the beginning of --help.
         read: turns the experiment's tree into a config.
-        check: lists the mistakes in it, given the number of devices; None: those of a run.
+        check: lists the config's mistakes, given the number of devices; None: as for a run.
         several: whether the launcher may be one of several processes.
         extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
 

@@ -1,7 +1,7 @@
-"""One function for each launcher: the command line, then the room that does what it asks for.
+"""One function for each launcher: it reads the command line, then calls the room that does it.
 
-`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Whatever is slow
-to import is imported after the command line has been read: a mistake there need not wait for it.
+`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Slow imports come
+after the command line has been read, so that a mistake there is shown at once.
 """
 
 import argparse
