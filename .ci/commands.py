@@ -23,11 +23,13 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SKIPPED_PAGES = {"docs/own.md": "tests/docs_own_test.py runs this page, with a short warm-up"}
 SKIPPED = {  # regular expression of a whole line: reason
     r"pip install .*": "needs the network; .ci/run has installed what the commands need",
+    r"pip freeze .*": "writes down the versions of the environment it runs in",
+    r"mapo .*": ".ci/package runs it, installed",
     r"python -m pytest.*": ".ci/run runs the tests before this",
     r"ruff .*|pyrefly .*": ".ci/run runs the linters before this",
     r"\.ci/run": "it is what runs this",
     r"git .*": "the scratch copy has no history",
-    r"python -m mapo_jax\.pretrained\.gguf .*": "the wheel is large; tests/gguf_test.py converts",
+    r"python -m mapo_jax\.pretrained\.gguf .*": "large; tests/pretrained/gguf_test.py does it",
     r"pip download .*": "large",
     r"python launch/plan\.py .*--topology.*": "needs libtpu, 700 MB",
 }

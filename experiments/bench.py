@@ -1,4 +1,4 @@
-"""What launch/bench.py measures; it needs no data and no files.
+"""Sizes for launch/bench.py to measure, from random weights; it needs no data and no files.
 
     python launch/bench.py --config experiments/bench.py:small
 

@@ -1,8 +1,17 @@
 """Every knob of a run, with its unit and meaning. The other experiments start from this tree.
 
 An experiment is a file with `get_config(presets)` and `PRESETS`: name -> function that changes the
-config. It imports ml_collections and this file only: a config is data. The presets of published
+config. It imports ml_collections and this package only: a config is data. The presets of published
 methods, which every experiment has, stand at the end of this file.
+
+An experiment of your own is such a file, in a clone or, after `pip install`, in any directory:
+
+    from experiments import common
+
+    def get_config(presets: str = ""):
+        config = common.get_config()
+        config.task.name = "jsonl"
+        return common.apply(config, presets, common.METHODS)
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +30,7 @@ def get_config() -> ConfigDict:
     task.name = "arithmetic"  # an entry of mapo_jax/tasks/registry.py
     task.reward = ""  # the task's own, or file.py:function
     task.reward_timeout = 10.0  # seconds for one response; then its worker is killed
-    task.reward_memory = 4.0  # GiB of address space of each worker
+    task.reward_memory = 4.0  # GiB of address space of each worker; macOS sets no limit
     task.reward_workers = 2  # processes that run file.py:function
     task.shuffle_rewards = False  # permute rewards within each group: a control that must not learn
     task.options = ConfigDict()  # open: whatever the task takes
@@ -32,7 +41,9 @@ def get_config() -> ConfigDict:
     data.too_long = "drop"  # longer prompts; or "truncate": their last tokens are kept
 
     config.tokenizer = tokenizer = ConfigDict()
-    tokenizer.path = ""  # SentencePiece model, tokenizer.json or folder; "": that of policy.init
+    # SentencePiece model, tokenizer.json or folder; "": that of policy.init. mapo_jax/... may be a
+    # file of the installed package.
+    tokenizer.path = ""
     tokenizer.template = ""  # "chat": prompts as a user's turn in its chat template; or FILE.jinja
 
     config.policy = policy = ConfigDict()
@@ -87,7 +98,7 @@ def get_config() -> ConfigDict:
     rollout.width = 0  # rollouts of a prompt decoded at once; 0: the group
 
     config.algorithm = algorithm = ConfigDict()
-    algorithm.advantage = "mapo"  # an entry of mapo_jax/advantages.py, or file.py:function
+    algorithm.advantage = "mapo"  # of mapo_jax/advantages/registry.py, or file.py:function
     algorithm.advantage_options = ConfigDict()  # open: keyword arguments of the advantage
     algorithm.surrogate = "clipped"  # or "gspo", "cispo", or file.py:function
     algorithm.surrogate_options = ConfigDict()  # open: further keyword arguments of the surrogate

@@ -46,7 +46,7 @@ class Pool:
                 argument, `load(argument)`, which may raise a UserError.
             size: how many processes.
             timeout: seconds for an answer, until a worker that gives none is killed.
-            memory: GiB of address space for each of them.
+            memory: GiB of address space for each of them; macOS sets no limit.
             argument: see `module`.
             where: begins the line of a pool that cannot be used.
         """
@@ -196,7 +196,8 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
     except errors.UserError as error:
         reply({"mistakes": error.lines})
         return
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if sys.platform != "darwin":  # macOS refuses such a limit
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     reply({"loaded": loaded})
     for line in lines:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])

@@ -131,7 +131,7 @@ NEEDS_A_MODEL = (
 # Command line -> its lines on stderr; one that begins with a setting goes on from ARITHMETIC.
 CASES = {
     # The command line
-    "": ["--config: missing; give an experiment, as in --config experiments/arithmetic.py"],
+    "": ["--config: missing; give an experiment, as in --config arithmetic"],
     "--config=experiments/arithmetc.py": [
         "--config=experiments/arithmetc.py: no such file; did you mean experiments/arithmetic.py?"
     ],
@@ -579,6 +579,12 @@ REPORT_CASES = {
     ],
 }
 
+MAPO_CASES = {
+    "evalute --config=x": ["mapo evalute: no such command; did you mean evaluate?"],
+    "train": [
+        "mapo train: no such command; commands: run, evaluate, sample, export, plan, bench, report"
+    ],
+}
 
 COUNTED = [
     "train: 1 of 9 prompts are longer than data.max_prompt_tokens=6 and are left out",
@@ -749,6 +755,11 @@ def test_a_command(capsys, monkeypatch, tmp_path, files, command):
     check(capsys, monkeypatch, files, launchers.run, argv, CASES[command])
 
 
+@pytest.mark.parametrize("command", MAPO_CASES)
+def test_the_installed_program(capsys, monkeypatch, files, command):
+    check(capsys, monkeypatch, files, launchers.dispatch, command.split(), MAPO_CASES[command])
+
+
 @pytest.mark.parametrize("command", REPORT_CASES)
 def test_a_report(capsys, monkeypatch, tmp_path, files, command):
     argv = [*command.replace("{files}", str(files)).split(), f"--output={tmp_path}"]
@@ -793,8 +804,9 @@ def test_what_a_terminal_would_obey_is_shown(capsys, monkeypatch, files):
 def test_there_are_forty_and_more():
     lines = {
         line
-        for lines in [*CASES.values(), *REPORT_CASES.values(), *([x] for _, x in RAISED.values())]
+        for cases in (CASES, REPORT_CASES, MAPO_CASES)
+        for lines in cases.values()
         for line in lines
-    }
+    } | {line for _, line in RAISED.values()}
     assert len(lines) >= 80
     assert all(len(line.splitlines()) == 1 for line in lines)

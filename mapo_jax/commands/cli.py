@@ -1,4 +1,4 @@
-"""The launchers' command line: `--config FILE.py[:PRESET,...] --workdir DIR --config.a.b=value`.
+"""The launchers' command line: `--config EXPERIMENT[:PRESET,...] --workdir DIR --config.a.b=value`.
 
 `parse` collects all mistakes, those of the command line, of the experiment and of its check,
 before anything is compiled.
@@ -18,11 +18,14 @@ from mapo_jax.commands import experiment, join
 from mapo_jax.commands.exits import Help
 from mapo_jax.config import from_config_dict
 
-USAGE = """\
---config FILE.py[:PRESET,...]   experiment, and presets applied in this order (required)
+USAGE = f"""\
+--config EXPERIMENT[:PRESET,...]
+                                a file of yours, or the name of one that ships, as in arithmetic;
+                                presets are applied in this order (required)
 --workdir DIR                   where the run is kept; a run found there is continued
                                 (default: runs/NAME[-PRESETS])
---config.a.b=value              sets a knob of the experiment; experiments/common.py lists them"""
+--config.a.b=value              sets a knob of the experiment; all of them are listed in
+                                {experiment.KNOBS}"""
 
 PROCESSES = """
 --distributed                   one of several processes, found by JAX: TPU pods, SLURM
@@ -32,16 +35,16 @@ PROCESSES = """
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a command line says."""
+    """A command line, read and checked."""
 
-    config: Any  # what `read` returned
+    config: Any  # of `read`
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
     flags: dict[str, str]  # the launcher's own; "" for a switch
 
 
 class Parser(argparse.ArgumentParser):
-    """For launchers without --config; a mistake is a line."""
+    """The parser of launchers without --config; a mistake is one line."""
 
     def error(self, message: str):
         raise errors.UserError(f"{message}; see --help")
@@ -58,10 +61,10 @@ def parse(
     """Reads the command line, loads the experiment and checks everything.
 
     Args:
-        argv: what follows the launcher's name.
+        argv: the words after the launcher's name.
         description: the beginning of --help.
         read: turns the experiment's tree into a config.
-        check: lists the mistakes in it, given the number of devices; None: those of a run.
+        check: lists the config's mistakes, given the number of devices; None: as for a run.
         several: whether the launcher may be one of several processes.
         extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
 
@@ -82,9 +85,7 @@ def parse(
     if path:
         module = experiment.load(path, lines)
     elif not wants_help:
-        lines.append(
-            "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
-        )
+        lines.append("--config: missing; give an experiment, as in --config arithmetic")
     if wants_help:
         usage = USAGE + "".join(f"\n{flag:31} {text}" for flag, text in extra.items())
         usage += PROCESSES if several else ""

@@ -1,4 +1,4 @@
-"""How a launcher ends: exceptions become lines on stderr and an exit code."""
+"""Turns the exceptions of a launcher into lines on stderr and an exit code."""
 
 import errno
 import os
@@ -20,9 +20,9 @@ def main(run: Callable[[list[str]], None]) -> int:
     """Runs a launcher on the command line and returns its exit code.
 
     0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
-    guard; 130: interrupted; 143: after a SIGTERM. Anything else is a bug and propagates. Among
-    several processes what only one of them meets ends it at once, so that the others need not wait
-    for it; 134 where another one is gone, and all may start again.
+    guard; 130: interrupted; 143: after a SIGTERM; 134: another process is gone, and all may start
+    again. Anything else is a bug and propagates. If only one of several processes fails, it ends at
+    once, so that the others need not wait for it.
     """
     sys.unraisablehook = _unraisable
     try:
@@ -65,7 +65,7 @@ def main(run: Callable[[list[str]], None]) -> int:
 
 
 def _lack(error: Exception) -> str:
-    """A line, where there is too little of the machine."""
+    """Returns a line if the disk or the memory was too small, else ""."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _leave_quietly()
         return "--workdir: its disk is full; free some or choose another one"
@@ -84,7 +84,7 @@ def _unraisable(found: Any, shown: Callable[[Any], Any] = sys.__unraisablehook__
 
 
 def _leave_quietly() -> None:
-    """On a full disk: what is still to be written at the exit would say so again, at length."""
+    """Silences the exit on a full disk: every file still open would raise again, at length."""
     sys.unraisablehook = threading.excepthook = lambda _: None
     warnings.simplefilter("ignore")
 
@@ -106,6 +106,6 @@ def _leave_others(code: int) -> int:
     return code
 
 
-# What collectives say when a peer's connection breaks: Gloo's words, and the service's.
+# In errors of collectives after a peer's connection broke: words of Gloo and of JAX's service.
 _GONE = ("Connection reset by peer", "Connection closed", "Broken pipe", "heartbeat", "preempted")
 _GONE += ("DEADLINE_EXCEEDED",)

@@ -1,4 +1,4 @@
-"""An experiment file becomes a tree of settings, and the command line changes some of them.
+"""An experiment file becomes a tree of settings; the command line changes some of them.
 
 Every mistake becomes a line of a list.
 """
@@ -14,72 +14,81 @@ from ml_collections import ConfigDict
 from mapo_jax import config, errors
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "experiments"  # in a clone and installed
+KNOBS = _SHIPPED / "common.py"
 
 
-def find(name: str) -> str:
-    """The path of an experiment: of arithmetic, that ships with the package, or of my.py itself."""
+def find(name: str) -> Path:
+    """The file of an experiment: `arithmetic` ships with the package, `my.py` is a path."""
     shipped = _SHIPPED / f"{name}.py"
     is_bare = not name.endswith(".py") and "/" not in name
-    return str(shipped) if is_bare and shipped.is_file() else name
+    return shipped if is_bare and shipped.is_file() else Path(name)
 
 
-def load(path: str, lines: list[str]) -> Any:
-    """Imports an experiment file; None, and a line, where that fails."""
-    if not Path(path).is_file():
-        known = [p for p in sorted(_SHIPPED.glob("*.py")) if p.stem not in ("common", "__init__")]
-        names = [p.stem if "/" not in path else f"experiments/{p.name}" for p in known]
-        hint = errors.did_you_mean(path, names, f"experiments that ship: {', '.join(names)}")
-        lines.append(f"--config={path}: no such file{hint}")
+def load(name: str, lines: list[str]) -> Any:
+    """Imports an experiment, by its path or its bare name; None, and a line, where that fails."""
+    path = find(name)
+    if not path.is_file():
+        lines.append(f"--config={name}: no such file{_like(name)}")
         return None
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        lines.append(f"--config={path}: not a Python file; give FILE.py[:PRESET,...]")
+        lines.append(f"--config={name}: not a Python file; give FILE.py[:PRESET,...]")
         return None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines.append(_failure(path, error))
+        lines.append(_failure(name, error))
         return None
     if not hasattr(module, "get_config"):
-        lines.append(f"--config={path}: has no get_config(presets); see experiments/arithmetic.py")
+        lines.append(f"--config={name}: has no get_config(presets); see experiments/arithmetic.py")
         return None
     return module
 
 
-def get_config(path: str, presets: str, module: Any, lines: list[str]) -> ConfigDict | None:
+def _like(name: str) -> str:
+    """A hint: paths where a path was given in a clone, else bare names."""
+    known = [p.stem for p in sorted(_SHIPPED.glob("*.py")) if p.stem not in ("common", "__init__")]
+    if "/" in name and Path("experiments/common.py").is_file():
+        known = [f"experiments/{stem}.py" for stem in known]
+    else:
+        name = Path(name).stem
+    return errors.did_you_mean(name, known, f"experiments that ship: {', '.join(known)}")
+
+
+def get_config(name: str, presets: str, module: Any, lines: list[str]) -> ConfigDict | None:
     known = getattr(module, "PRESETS", {})  # an experiment need not have any
     names = list(filter(None, presets.split(",")))
-    for name in names:
-        if name not in known:
-            hint = errors.did_you_mean(name, known)
+    for preset in names:
+        if preset not in known:
+            hint = errors.did_you_mean(preset, known)
             lines.append(
-                f"--config={path}:{presets}: no preset {name}{hint}; presets: "
+                f"--config={name}:{presets}: no preset {preset}{hint}; presets: "
                 f"{', '.join(known) or 'none'}"
             )
     try:
-        tree = module.get_config(",".join(name for name in names if name in known))
+        tree = module.get_config(",".join(preset for preset in names if preset in known))
     except Exception as error:
-        lines.append(_failure(path, error))
+        lines.append(_failure(name, error))
         return None
     if not isinstance(tree, ConfigDict):
         lines.append(
-            f"--config={path}: get_config returned {type(tree).__name__}, not a ConfigDict"
+            f"--config={name}: get_config returned {type(tree).__name__}, not a ConfigDict"
         )
         return None
     return tree
 
 
-def _failure(path: str, error: Exception) -> str:
+def _failure(name: str, error: Exception) -> str:
     """An exception of a config file as one line, with the last place in that file."""
     if isinstance(error, SyntaxError):
         place = error.lineno
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        places = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        places = [f.lineno for f in frames if Path(f.filename).resolve() == find(name).resolve()]
         place = places[-1] if places else 1
     message = " ".join(str(error).split())
-    return f"--config={path}: line {place} raises {type(error).__name__}: {message}"
+    return f"--config={name}: line {place} raises {type(error).__name__}: {message}"
 
 
 def set_value(tree: ConfigDict, key: str, text: str, lines: list[str]) -> None:

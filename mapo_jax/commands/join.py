@@ -11,7 +11,7 @@ BY_HAND = ("--coordinator", "--num-processes", "--process-id")
 
 
 def joining(flags: dict[str, str], lines: list[str]) -> Callable[[Any], None]:
-    """What joins the other processes, by the flags; nothing where there are none."""
+    """Returns a function that joins the other processes; without such flags it does nothing."""
     given = [name for name in BY_HAND if name in flags]
     if "--distributed" in flags and given:
         lines.append(f"--distributed: finds the processes by itself; leave out {', '.join(given)}")

@@ -1,7 +1,7 @@
-"""One function for each launcher: the command line, then the room that does what it asks for.
+"""One function for each launcher: it reads the command line, then calls the room that does it.
 
-`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Whatever is slow
-to import is imported after the command line has been read: a mistake there need not wait for it.
+`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Slow imports come
+after the command line has been read, so that a mistake there is shown at once.
 """
 
 import argparse
@@ -18,7 +18,7 @@ _PARAMS = "a Hugging Face folder, hub id or work directory in place of --workdir
 
 
 def run(argv: list[str]) -> None:
-    """Trains a policy: `mapo run --config FILE.py[:PRESET,...] [--workdir DIR]`.
+    """Trains a policy: `mapo run --config EXPERIMENT[:PRESET,...] [--workdir DIR]`.
 
     The same command again continues from the newest checkpoint in DIR.
     """
@@ -29,7 +29,7 @@ def run(argv: list[str]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    """Evaluates a policy: `mapo evaluate --config FILE [--workdir DIR]`.
+    """Evaluates a policy: `mapo evaluate --config EXPERIMENT [--workdir DIR]`.
 
     The newest checkpoint in DIR, or --params, on the evaluation sets of the config: a table, every
     response with its verdict in DIR/evaluation/, and DIR/evaluation.json. The same command goes on
@@ -43,7 +43,7 @@ def evaluate(argv: list[str]) -> None:
 
 
 def sample(argv: list[str]) -> None:
-    """Answers a prompt: `mapo sample --config FILE --workdir DIR --prompt TEXT [-n N]`.
+    """Answers a prompt: `mapo sample --config EXPERIMENT --prompt TEXT [-n N]`.
 
     Text as it is sampled, then its reward where the answer is known. The prompt may come on
     standard input instead.
@@ -90,7 +90,7 @@ def export(argv: list[str]) -> None:
 
 
 def plan(argv: list[str]) -> None:
-    """Plans a run without its hardware: `mapo plan --config FILE [--topology v5e:8x8]`.
+    """Plans a run without its hardware: `mapo plan --config EXPERIMENT [--topology v5e:8x8]`.
 
     Memory per device and the cost of a step; with --topology, also what the TPU's compiler says.
     """
@@ -107,10 +107,9 @@ def plan(argv: list[str]) -> None:
 
 
 def bench(argv: list[str]) -> None:
-    """Measures sampling, scoring, update and the whole step: `mapo bench --config FILE`.
+    """Measures sampling, scoring, update and the whole step: `mapo bench --config bench:small`.
 
-    Presets are after a colon, as in `experiments/bench.py:small`. A table, then JSON on the last
-    line.
+    Prints a table, then JSON on the last line.
     """
     from mapo_jax.commands import bench as command
 
@@ -138,10 +137,11 @@ COMMANDS = {fn.__name__: fn for fn in (run, evaluate, sample, export, plan, benc
 
 def mapo() -> int:
     """The installed program: `mapo NAME ARGUMENT ...`; returns its exit code."""
-    return exits.main(_dispatch)
+    return exits.main(dispatch)
 
 
-def _dispatch(argv: list[str]) -> None:
+def dispatch(argv: list[str]) -> None:
+    """Calls the command that the first word names."""
     name, *rest = argv or ["--help"]
     if name in ("--help", "-h"):
         firsts = [_description(fn).splitlines()[0] for fn in COMMANDS.values()]
@@ -160,12 +160,18 @@ def _check_without_policy(config: Any, device_count: int) -> list[str]:
 
 
 def _description(fn: Callable) -> str:
-    return inspect.getdoc(fn) or ""
+    """The docstring, with the command as it was started."""
+    return (inspect.getdoc(fn) or "").replace(f"mapo {fn.__name__}", _started_as(fn))
+
+
+def _started_as(fn: Callable) -> str:
+    is_launcher = sys.argv[0].endswith(f"{fn.__name__}.py")
+    return f"python {sys.argv[0]}" if is_launcher else f"mapo {fn.__name__}"
 
 
 def _parser(fn: Callable) -> cli.Parser:
     return cli.Parser(
-        prog=f"mapo {fn.__name__}",
+        prog=_started_as(fn),
         description=_description(fn),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

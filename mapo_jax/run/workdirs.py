@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from etils import epath
 
+import mapo_jax
 from mapo_jax import errors
 from mapo_jax.config import continuation_mistakes
 
@@ -116,6 +117,7 @@ def environment() -> dict[str, Any]:
     """Versions, devices and commit: what a result depends on beside its configuration."""
     return {
         "python": platform.python_version(),
+        "mapo_jax": mapo_jax.__version__,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -125,13 +127,16 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code; None where it is no git checkout."""
+    """The commit of the code; None where it is no clone, as installed in a user's repository."""
+    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+        command = ["git", "-C", str(root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
         changed = " (with changes)" if git("status", "--porcelain") else ""
         return git("rev-parse", "--short=12", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError):

@@ -10,6 +10,7 @@ from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
 from mapo_jax.text.protocol import Tokenizer, json_fields
 from mapo_jax.text.sentencepiece import SentencePieceTokenizer
 
+_INSTALLED = Path(__file__).resolve().parents[2]  # where the folder mapo_jax/ is
 _FILES = ("tokenizer.json", "tokenizer.model")  # the first that a folder holds
 
 
@@ -22,7 +23,8 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
-        path: a SentencePiece model, a tokenizer.json, or a folder that holds one.
+        path: a SentencePiece model, a tokenizer.json, or a folder that holds one; mapo_jax/... is
+            also looked for beside the package.
         template: of prompts: "" plain text, "chat" the tokenizer's own chat template, or a file
             FILE.jinja.
 
@@ -31,6 +33,8 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
             no such template, or it is broken.
     """
     key, place = f"tokenizer.path={path}", Path(path)
+    if path.startswith("mapo_jax/") and not place.exists():
+        place = _INSTALLED / path
     if place.is_dir():
         found = [place / name for name in _FILES if (place / name).is_file()]
         if not found:

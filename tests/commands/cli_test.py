@@ -98,8 +98,38 @@ def test_missing_config(capsys, monkeypatch):
         "--config=experiments/arithmetc.py: no such file; did you mean experiments/arithmetic.py?"
     ]
     assert mistakes(capsys, monkeypatch) == [
-        "--config: missing; give an experiment, as in --config experiments/arithmetic.py"
+        "--config: missing; give an experiment, as in --config arithmetic"
     ]
+
+
+def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = cli.parse(["--config", "arithmetic:tiny", *TINY[2:]], "")
+    assert arguments.config.steps == 4
+    assert str(arguments.workdir) == "runs/arithmetic-tiny"
+    # As in a clone: a work directory may move from one to the other.
+    assert arguments.config.tokenizer.path == "mapo_jax/tasks/arithmetic.model"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("arithmetc", "did you mean arithmetic?"),
+        ("arithmetic.py", "did you mean arithmetic?"),
+        ("experiments/arithmetic.py", "did you mean arithmetic?"),  # that of a clone
+        ("mine.py", "experiments that ship: arithmetic, bench, gsm8k, jsonl"),
+    ],
+)
+def test_missing_config_outside_of_a_clone(capsys, monkeypatch, tmp_path, name, hint):
+    monkeypatch.chdir(tmp_path)
+    assert mistakes(capsys, monkeypatch, f"--config={name}:tiny") == [
+        f"--config={name}: no such file; {hint}"
+    ]
+
+
+def test_a_mistake_names_the_experiment_as_it_was_typed(capsys, monkeypatch):
+    (line,) = mistakes(capsys, monkeypatch, "--config=gsm8k:tny")
+    assert line.startswith("--config=gsm8k:tny: no preset tny; did you mean tiny?; presets: ")
 
 
 def test_unknown_preset_names_those_there_are(capsys, monkeypatch):
@@ -239,6 +269,40 @@ def test_help_lists_presets(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "--workdir DIR" in out
     assert ":tiny" in out
+    assert "python launch/run.py --config EXPERIMENT" in out
+
+
+def mapo(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the installed program."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mapo", *argv])
+    code = launchers.mapo()
+    return (code, *capsys.readouterr())
+
+
+def test_mapo_lists_its_commands(capsys, monkeypatch):
+    code, out, err = mapo(capsys, monkeypatch, "--help")
+    assert (code, err) == (0, "")
+    assert mapo(capsys, monkeypatch) == (0, out, "")
+    listed = out.splitlines()[: len(launchers.COMMANDS)]
+    for name, line in zip(launchers.COMMANDS, listed, strict=True):
+        assert f"`mapo {name} " in line
+
+
+@pytest.mark.parametrize("name", launchers.COMMANDS)
+def test_every_command_says_more(capsys, monkeypatch, name):
+    try:
+        code, out, err = mapo(capsys, monkeypatch, name, "--help")
+    except SystemExit as end:  # by argparse
+        code, (out, err) = end.code, capsys.readouterr()
+    assert (code, err) == (0, "")
+    assert f"`mapo {name} " in out
+    assert "launch/" not in out
+
+
+def test_mapo_runs_a_command(capsys, monkeypatch):
+    argv = ["run", *TINY, "--config.bach.prompts=8"]
+    line = "bach.prompts=8: no such key; did you mean batch.prompts?\n"
+    assert mapo(capsys, monkeypatch, *argv) == (2, "", line)
 
 
 def test_from_another_process(tmp_path):

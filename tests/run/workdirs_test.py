@@ -5,10 +5,13 @@ import errno
 import io
 import json
 import pathlib
+import re
+import subprocess
 
 import pytest
 from etils import epath
 
+import mapo_jax
 from mapo_jax import errors
 from mapo_jax.config import to_dict
 from mapo_jax.run import records, trainer, workdirs
@@ -58,8 +61,36 @@ def test_starts_are_added_up(tmp_path):
     assert [start["continued_after"] for start in run["starts"]] == [None, ["rl", 4]]
     environment = run["starts"][0]["environment"]
     assert {"python", "jax", "numpy", "devices", "processes", "commit"} <= environment.keys()
+    assert environment["mapo_jax"] == mapo_jax.__version__
     # A new run in a directory that one died in begins again.
     assert workdirs.add_start(epath.Path(tmp_path), [], None) != run_id
+
+
+def git(directory, *words):
+    person = ["-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *person, *words], cwd=directory, check=True, capture_output=True)
+
+
+def test_the_commit_is_that_of_the_packages_own_clone(tmp_path, monkeypatch):
+    """Not of a repository that the package is installed in."""
+    installed = tmp_path / "venv" / "site-packages" / "mapo_jax" / "run" / "workdirs.py"
+    clone = tmp_path / "mapo_jax" / "run" / "workdirs.py"
+    for file in (installed, clone):
+        file.parent.mkdir(parents=True)
+        file.touch()
+
+    def commit(file):
+        monkeypatch.setattr(workdirs, "__file__", str(file))
+        return workdirs.environment()["commit"]
+
+    assert commit(clone) is None  # an archive
+    git(tmp_path, "init")
+    git(tmp_path, "add", "mapo_jax")
+    git(tmp_path, "commit", "-m", "x")
+    assert re.fullmatch(r"[0-9a-f]{12} \(with changes\)", commit(clone))
+    assert commit(installed) is None
+    (tmp_path / ".gitignore").write_text("*")
+    assert re.fullmatch(r"[0-9a-f]{12}", commit(clone))
 
 
 @pytest.fixture

@@ -52,6 +52,17 @@ def mistral():
     return load_tokenizer(str(path))
 
 
+def test_a_file_of_the_package_is_found_from_anywhere(tmp_path, monkeypatch):
+    """And one of the same name from the current directory goes before it."""
+    monkeypatch.chdir(tmp_path)
+    name = "mapo_jax/tasks/arithmetic.model"
+    shipped = load_tokenizer(name)
+    assert shipped.vocab_size == load_tokenizer(str(ARITHMETIC)).vocab_size
+    Path(name).parent.mkdir(parents=True)
+    Path(name).write_bytes(train(model_type="char"))
+    assert load_tokenizer(name).vocab_size != shipped.vocab_size
+
+
 def test_the_kept_model_is_what_its_script_makes():
     kept, made = sentencepiece.SentencePieceProcessor(), sentencepiece.SentencePieceProcessor()
     kept.load_from_serialized_proto(ARITHMETIC.read_bytes())

@@ -1,0 +1,1 @@
+"""The experiments that ship; your own file begins with `from experiments import common`."""
