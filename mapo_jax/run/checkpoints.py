@@ -1,13 +1,13 @@
-"""Checkpoints, by orbax: all of orbax that the project uses is wrapped here.
+"""Saves and restores checkpoints. Orbax is used here and nowhere else.
 
-A checkpoint is saved after a step's records are written and holds the whole state and the position
-in the run. A save is atomic: it is written under another name and renamed. Orbax does not notice
-flipped bits, so a manifest beside the arrays holds a digest of each, taken on the devices before
-the save and compared after a restore: what differs is set aside and the checkpoint before it used.
+A checkpoint is saved after the step's records have been written. It holds the whole state and the
+position in the run. A save is atomic: orbax writes under another name and renames. Orbax does not
+notice flipped bits, so a manifest beside the arrays holds a digest of each. Digests are taken on
+the devices before the save and compared after a restore. A checkpoint that differs is renamed, and
+the one before it is used.
 
-A state is stored as a flat dict of its leaves by path, so that what is on disk does not depend on
-the Python classes of the state. Its leaves are arrays; PRNG keys are not among them, as they follow
-from the seed and the step.
+A state is stored as a flat dict from paths to leaves, so that the files do not depend on the Python
+classes of the state. PRNG keys are not stored: they follow from the seed and the step.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 _REFERENCE = "reference"
-# What a disk or a bucket says that cannot be reached now: no reason to give a checkpoint up.
+# Errors of a disk or a bucket that cannot be reached now: the checkpoint may still be whole.
 _UNREACHABLE = re.compile(
     "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED"
 )
 
 
 class _Damaged(Exception):
-    """A checkpoint is not what was saved; the text says in what."""
+    """A checkpoint differs from the one that was saved; the text says in which part."""
 
-    is_local = False  # of several processes perhaps only this one has noticed
+    is_local = False  # True: perhaps only this one of several processes has noticed
 
 
 class _Unreadable(_Damaged):
@@ -65,7 +65,7 @@ class Checkpoints:
         self._keep = _Keep(keep)
         self._manager = _manager(self._directory, self._keep)
         for index in self._manager.all_steps():
-            with contextlib.suppress(_Damaged):  # of which `restore` speaks, where it matters
+            with contextlib.suppress(_Damaged):  # `restore` names it if it matters
                 self._keep.metrics[index] = _manifest_of(self._manager, index)["metric"]
 
     def latest(self) -> int | None:
@@ -81,7 +81,7 @@ class Checkpoints:
             index: increases over the run, phases included.
             state: pytree of arrays; it may be donated as soon as this returns.
             position: JSON-able, where in the run it is.
-            metric: what the best checkpoint is best by; None, or not finite, where it was not
+            metric: the best checkpoint has the largest; None, or not finite, if it was not
                 measured.
         """
         params, rest = _split(state)
@@ -100,20 +100,21 @@ class Checkpoints:
     ) -> tuple[int, T, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole, bit for bit.
 
-        A damaged one is set aside, as `checkpoints/damaged-INDEX`, and the one before it tried.
+        A damaged one is renamed `checkpoints/damaged-INDEX`, and the one before it is tried.
 
         Args:
-            abstract: from a checkpoint's index to its state with jax.ShapeDtypeStruct leaves that
-                carry the shardings to restore to.
-            note: is told which ones are damaged.
+            abstract: maps a checkpoint's index to its state with jax.ShapeDtypeStruct leaves; the
+                state is restored to their shardings.
+            note: is told which checkpoints are damaged.
 
         Returns:
-            Its index, the state and its position; None where there is no checkpoint.
+            The index, the state and the position; None if there is no checkpoint.
 
         Raises:
-            UserError: a leaf has another shape or dtype there, or is missing on either side; or all
-                checkpoints are damaged.
-            StartAgain: this one of several processes cannot read the newest, which is set aside.
+            UserError: a leaf has another shape or dtype in the checkpoint, or is missing on either
+                side; or all checkpoints are damaged.
+            StartAgain: this one of several processes cannot read the newest checkpoint, which it
+                has renamed.
         """
         where = f"--workdir={self._directory.parent}"
         indices = sorted(self._manager.all_steps(), reverse=True)
@@ -148,7 +149,7 @@ class Checkpoints:
         return _unflatten(abstract, leaves), manifest["position"]
 
     def _set_aside(self, index: int, alone: bool) -> str:
-        """Renames a checkpoint, so that nobody takes it for one; returns what was done."""
+        """Renames a checkpoint, so that nobody uses it; returns a sentence that says so."""
         source, target = self._directory / str(index), self._directory / f"damaged-{index}"
         self._keep.metrics[index] = None  # no longer the best
         if alone or jax.process_index() == 0:
@@ -162,7 +163,7 @@ class Checkpoints:
         return f"it is checkpoints/{target.name} now"
 
     def save_reference(self, params: Any) -> None:
-        """Saves the reference policy, at once and in place of an older one."""
+        """Saves the reference policy at once; an older one is replaced."""
         flat = _flatten(params)
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(flat), manifest=ocp.args.JsonSave(_manifest(flat))
@@ -198,7 +199,7 @@ class Checkpoints:
         return _unflatten(abstract, leaves)
 
     def wait(self) -> None:
-        """Waits until the last save is whole; raises what went wrong with it."""
+        """Waits until the last save is whole; raises its error if it failed."""
         _save(self._manager.wait_until_finished)
 
     def close(self) -> None:
@@ -219,7 +220,7 @@ def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int
         The parameters and the checkpoint's index.
 
     Raises:
-        UserError: there is no checkpoint, or it does not fit.
+        UserError: there is no checkpoint, or it is of another policy.
     """
     directory = _absolute(workdir / "checkpoints")
     if not directory.is_dir():
@@ -252,12 +253,12 @@ def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int
 
 
 def _absolute(path: epath.Path) -> epath.Path:
-    """As orbax wants it; a remote path is absolute already."""
+    """The path as orbax needs it; a remote path is absolute already."""
     return path if "://" in str(path) else path.absolute()
 
 
 class _Keep:
-    """Which checkpoints stay, as orbax asks it: the newest, and the best by `metrics`."""
+    """Tells orbax which checkpoints stay: the newest, and the one with the largest metric."""
 
     def __init__(self, newest: int):
         self._newest = newest
@@ -278,7 +279,7 @@ def _manager(directory: epath.Path, keep: _Keep | None) -> ocp.CheckpointManager
         create=keep is not None,
         read_only=keep is None,
     )
-    handlers = {  # named here, else the metadata of a manager that has saved nothing yet are empty
+    handlers = {  # else a manager that has saved nothing yet cannot read a checkpoint's items
         "params": ocp.StandardCheckpointHandler(),
         "rest": ocp.StandardCheckpointHandler(),
         "manifest": ocp.JsonCheckpointHandler(),
@@ -292,7 +293,7 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The flat parameters, which other runs may start from, and the flat rest of a state."""
+    """Splits a state into its flat parameters and the flat rest; other runs read the former."""
     flat = _flatten(state)
     params = {path: leaf for path, leaf in flat.items() if path.startswith("params.")}
     return params, {path: leaf for path, leaf in flat.items() if path not in params}
@@ -337,7 +338,7 @@ def _compare(restored: Mapping[str, jax.Array], saved: Mapping[str, list[Any]]) 
 
 
 def _read(act: Callable[[], Any]) -> Any:
-    """Runs a part of a restore; what cannot be read because it is damaged is said to be."""
+    """Runs a part of a restore; turns the errors of damaged files into `_Unreadable`."""
     try:
         return act()
     except (MemoryError, PermissionError, ConnectionError, TimeoutError):
@@ -363,7 +364,7 @@ def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> N
 
 
 def _save(act: Callable[[], Any]) -> None:
-    """Runs a part of a save; a full disk becomes the user's line."""
+    """Runs a part of a save; turns the error of a full disk into a line for the user."""
     try:
         act()
     except Exception as error:

@@ -25,18 +25,16 @@ def validate(
     architecture: Any = None,
     platform: str | None = None,
 ) -> list[str]:
-    """Every mistake in `config`, one line each: key, value, what is allowed, and a fix.
+    """Returns every mistake in `config`, a line each: key, value, the allowed values and a fix.
 
-    Files are looked for, the task is made and the tokenizer loaded; nothing is compiled.
+    Looks for files, makes the task and loads the tokenizer; compiles nothing.
 
     Args:
-        config: what `from_config_dict` returned.
-        device_count: of all processes together.
-        needs_policy: whether a run starts from what policy.init and tokenizer.path name; else they
-            need not be there.
-        architecture: model.ModelConfig of a run that is only planned: neither policy nor task nor
-            files need be there.
-        platform: of the devices, "cpu", "gpu" or "tpu"; None: of those here; "": not known.
+        config: of `from_config_dict`.
+        device_count: devices of all processes together.
+        needs_policy: whether policy.init and tokenizer.path are read; else they may be missing.
+        architecture: of a run that is only planned; then policy, task and files may be missing.
+        platform: of the devices, "cpu", "gpu" or "tpu"; None: that of this machine; "": unknown.
     """
     lines = [*limit_mistakes(config)]
     for key, allowed in _registries().items():
@@ -71,7 +69,7 @@ def validate(
 
 
 def _registries() -> dict[str, tuple[str, ...]]:
-    """The names that a key may have, where they are entries of a registry."""
+    """Keys whose value names an entry of a registry, with the entries' names."""
     return {
         "algorithm.aggregation": tuple(training.AGGREGATIONS),
         "algorithm.kl": tuple(training.KLS),
@@ -79,7 +77,7 @@ def _registries() -> dict[str, tuple[str, ...]]:
 
 
 def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
-    """What `make` returns, or None and its mistakes in `lines`."""
+    """Returns the result of `make`; on a UserError None, with its lines added to `lines`."""
     try:
         return make(*args)
     except errors.UserError as error:
@@ -107,7 +105,7 @@ def _lora_mistakes(config: Config) -> list[str]:
 
 
 def _kernel_mistakes(config: Config, architecture: Any, platform: str) -> list[str]:
-    """Where compute.attention asks for a kernel that computes something else, or not here."""
+    """The mistakes of compute.attention: a kernel that cannot compute this policy, or not here."""
     asked, has = config.compute.attention, []
     if architecture and architecture.windows and asked == "splash":
         has.append("windows, which the policy has")
@@ -137,7 +135,7 @@ def _multiple(key: str, value: int, of: int, why: str) -> list[str]:
 def _divisor(
     key: str, value: int, total: int, why: str, shown: Any = None, among: int = 0
 ) -> list[str]:
-    """`among`: what the number to try divides, where not `total`."""
+    """`among`: the number to try divides this; default: `total`."""
     if total % value == 0:
         return []
     among = among or total
@@ -150,9 +148,13 @@ def _divisor(
 def _combination_mistakes(
     config: Config, numbers: Any, device_count: int, broken: set[str]
 ) -> list[str]:
-    """The mistakes between numbers, where the numbers by themselves are in range.
+    """The mistakes between numbers that are each within their limits.
 
-    `numbers` are the policy's, None where it could not be found.
+    Args:
+        config: the configuration.
+        numbers: sizes of the policy; None if it could not be found.
+        device_count: devices of all processes together.
+        broken: keys outside of their limits, which are not compared.
     """
     batch, rollout, algorithm = config.batch, config.rollout, config.algorithm
     p, g = batch.microbatch
@@ -251,7 +253,7 @@ def _mesh_mistakes(
 
 
 def _resource_mistakes(config: Config) -> list[str]:
-    """The mistakes in what the configuration names: task, functions, files."""
+    """The mistakes in the task, functions and files that the configuration names."""
     lines: list[str] = []
     attempt = functools.partial(_attempt, lines)
     options = dict(config.task.options)

@@ -1,8 +1,8 @@
-"""What a run shows while it lives: a bar per phase, evaluations, and now and then one group.
+"""Shows a run while it lives: a bar for each phase, evaluations, and now and then one group.
 
-The end of a batch's life, beside the records of metrics.py; it knows the names of metrics, in the
-table below, and nothing of the trainer. Text from a model is shown, never interpreted: control
-characters, markup and what the terminal cannot encode become visible escapes.
+The end of a batch's life, beside records.py. The tables below name the metrics that are shown. Text
+from a model is shown and never interpreted: control characters, markup and characters that the
+terminal cannot encode become visible escapes.
 """
 
 import json
@@ -23,7 +23,7 @@ from rich.text import Text
 
 _LABELS = {"warmup": "warm-up", "rl": "RL"}
 
-# What is shown of a training line, where it is there: metric, label, format.
+# Shown of a training line, if it has the metric: metric, label, format.
 _SHOWN = {
     "warmup": (
         ("loss/total", "loss", "{:.3f}"),
@@ -39,11 +39,11 @@ _SHOWN = {
         ("time/step", "", "{:.2f} s"),
     ),
 }
-_MOVING = {  # in the bar: metric, label
+_MOVING = {  # shown beside the bar as moving averages: metric, label
     "warmup": (("loss/total", "loss"),),
     "rl": (("reward/mean", "reward"), ("reward/accuracy", "accuracy")),
 }
-# Of an evaluation: metric of a set, label; each has a 95% interval, _low and _high.
+# Shown of an evaluation: metric of a set, label; each has a 95% interval, _low and _high.
 _EVALUATED = (("accuracy", "greedy"), ("accuracy_sampled", "sampled"), ("reward_mean", "reward"))
 
 _NEW = 0.2  # weight of the newest value in a moving average
@@ -125,20 +125,20 @@ class Console:
             self.out.print(table, "")
 
     def phase(self, name: str, total: int, done: int) -> None:
-        """Begins the bar of a phase of `total` steps, `done` of which an earlier process took."""
+        """Begins the bar of a phase of `total` steps; `done` of them were taken before."""
         if self._mode == "json":
             self._json("phase", phase=name, total=total, done=done)
         self._end_phase()
         self._phases.append(_Phase(name, total, done, self._clock()))
 
     def record(self, kind: str, phase: str, step: int, values: Mapping[str, Any]) -> None:
-        """Shows what is worth it of a line of metrics.jsonl and moves the bar.
+        """Shows some metrics of a line of metrics.jsonl and moves the bar.
 
         Args:
             kind: "train" or "eval".
             phase: the one begun last.
             step: the phase's own count.
-            values: plain numbers by metric; None where there is none.
+            values: plain numbers by metric, or None.
         """
         if self._mode == "json":
             self._json(kind, phase=phase, step=step, **values)
@@ -257,7 +257,7 @@ class Console:
     # Small parts
 
     def _judged(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(text, style) of what is known about a response."""
+        """(text, style) of each fact about a response."""
         parts = ", ".join(f"{self._visible(k)} {_number(v)}" for k, v in row["parts"].items())
         reward = f"reward {_number(row['reward'])}" + (f" ({parts})" if parts else "")
         return [
@@ -269,7 +269,7 @@ class Console:
         ]
 
     def _cut(self, text: str, limit: int) -> str:
-        """`text` on one line; of a long one the two ends."""
+        """`text` on one line; a long text is cut in its middle."""
         half = limit // 2
         if len(text) <= limit:
             return self._visible(text)
@@ -277,7 +277,7 @@ class Console:
         return self._visible(text[:half]) + mark + self._visible(text[-half:])
 
     def _visible(self, text: str) -> str:
-        """`text` without anything that a terminal would obey or cannot encode."""
+        """`text` with escapes for characters that a terminal obeys or cannot encode."""
         text = text.replace("\n", self._newline)
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         return text.encode(self.out.encoding, "backslashreplace").decode(self.out.encoding)
@@ -296,7 +296,7 @@ class Console:
 
 
 class _Phase:
-    """How far a phase is, when, and its moving averages."""
+    """The progress of a phase, its times and its moving averages."""
 
     def __init__(self, name: str, total: int, done: int, now: float):
         self.label, self.name, self.total, self.step = _LABELS[name], name, total, done

@@ -24,10 +24,11 @@ def describe(flat: Mapping[str, jax.Array]) -> dict[str, list[Any]]:
 
 @jax.jit
 def _digests(flat: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """u32[2] of each leaf: sums over its elements of a hash of bits and place.
+    """Returns u32[2] for each leaf: sums over its elements of a hash of bits and place.
 
-    A sum modulo 2**32 is the same in any order, so on any mesh. For one place the hash is one to
-    one in the bits: a change of one element always shows, another one but once in 2**64.
+    A sum modulo 2**32 is the same in any order, and so on any mesh. At one place the hash is one to
+    one in the bits: the change of a single element always shows. Other changes go unnoticed once in
+    2**64.
     """
 
     def digest(x):
@@ -53,7 +54,10 @@ def _mix(x):
 
 
 def differences(saved: Mapping[str, list[Any]], wanted: Mapping[str, Any]) -> list[str]:
-    """Compares names, shapes and dtypes: orbax casts to another dtype without a word."""
+    """A line for each array whose name, shape or dtype differs.
+
+    Orbax does not compare dtypes: it casts silently.
+    """
     there = {path: f"{dtype}{shape}" for path, (dtype, shape, _) in saved.items()}
     here = {path: f"{x.dtype}{list(x.shape)}" for path, x in wanted.items()}
     return [

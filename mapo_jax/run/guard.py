@@ -1,4 +1,4 @@
-"""Keeps batches that something was wrong with, and tells when a run goes nowhere."""
+"""Saves faulty batches to disk, and tells when a run goes nowhere."""
 
 from collections.abc import Callable
 
@@ -30,9 +30,9 @@ class Guard:
         Args:
             config: its guard section counts.
             workdir: of the run; faulty batches go into skipped/ there.
-            say: is told what was wrong.
+            say: is told about faults.
             phase: "warmup" or "rl".
-            skipped: updates that the phase has skipped before.
+            skipped: updates that the phase has skipped so far.
         """
         self._config, self._workdir, self._say = config, workdir, say
         self._phase, self._skipped = phase, skipped

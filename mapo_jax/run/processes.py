@@ -1,7 +1,7 @@
-"""A run among other processes: what they tell each other, and the signal that ends it.
+"""Connects the processes of one run: messages between them, and the signal that ends all.
 
-Beside the loop. All processes of a run do the same; where one of them meets something alone, a
-mistake or a SIGTERM, it must tell the others, or they wait for it in the next collective.
+All processes of a run do the same work. If only one of them meets a mistake or a SIGTERM, it must
+tell the others; else they wait for it in the next collective.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from jax.experimental import multihost_utils
 
 from mapo_jax import errors
 
-_LENGTH = 8000  # bytes of what one process tells
+_LENGTH = 8000  # bytes of a message
 
 
 def everyones(text: str) -> list[str]:
-    """What each process says, by its number; all of them have to call this."""
+    """The texts of all processes, by their numbers; all processes must call this."""
     if jax.process_count() == 1:
         return [text]
     words = text.encode()[:_LENGTH]
@@ -33,7 +33,7 @@ def everyones(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around what only one process may find wrong: a UserError there is raised by all of them."""
+    """Context manager: a UserError raised in any process is raised in all of them."""
     mistakes = ""
     try:
         yield
@@ -45,10 +45,10 @@ def together() -> Iterator[None]:
 
 
 def check_same(content: str, mistake: str) -> None:
-    """Sees to it that all processes have the same `content`.
+    """Checks that all processes have the same `content`.
 
     Raises:
-        UserError: some have not; "process 1, 3" and what their `mistake` is.
+        UserError: some have another one; the line is "process 1, 3" and then `mistake`.
     """
     said = everyones(hashlib.sha256(content.encode()).hexdigest())
     odd = [str(i) for i, digest in enumerate(said) if digest != said[0]]
@@ -57,11 +57,11 @@ def check_same(content: str, mistake: str) -> None:
 
 
 class Termination:
-    """Notes a SIGTERM, as a machine sends it that is about to be taken away; a second one exits.
+    """Notes a SIGTERM, which a machine sends before it is taken away; a second one exits.
 
-    A context manager; outside of the main thread, which alone may do this, it notes nothing. The
-    signal is seen by a thread of its own: Python runs handlers between bytecodes of the main
-    thread, which may be in a device computation for minutes.
+    A context manager. Only the main thread may handle signals: in other threads it does nothing. A
+    thread of its own sees the signal, because Python runs handlers between bytecodes of the main
+    thread, and a device computation may take minutes.
     """
 
     EXIT_CODE = 128 + signal.SIGTERM  # 143
@@ -103,5 +103,5 @@ class Termination:
                 self._is_requested = True
 
     def is_requested(self) -> bool:
-        """Whether any process has got the signal; all of them have to call this."""
+        """Whether any process has got the signal; all processes must call this."""
         return any(everyones("x" if self._is_requested else ""))

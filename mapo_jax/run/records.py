@@ -1,9 +1,9 @@
-"""What a run leaves behind: metrics.jsonl, rollouts.jsonl, TensorBoard, Weights & Biases.
+"""Writes the records of a run: metrics.jsonl, rollouts.jsonl, TensorBoard, Weights & Biases.
 
 The end of a batch's life. A line of metrics.jsonl is one object: `kind` ("train" or "eval"),
-`phase` ("warmup" or "rl"), `step` (the phase's own count), then the metrics. Floats are written
-with the digits that read back to the same bits; NaN and infinities, which JSON does not have, as
-null. (kind, phase, step) is unique: a continued run first drops what it is about to write again.
+`phase` ("warmup" or "rl"), `step` (the phase's own count), then the metrics. Floats have enough
+digits to read back to the same bits. JSON has no NaN and no infinities: they become null.
+(kind, phase, step) is unique: a continued run first drops the lines that it will write again.
 """
 
 import json
@@ -24,7 +24,7 @@ from mapo_jax.run.setup import Progress, Setup
 
 RECORDS = ("metrics.jsonl", "rollouts.jsonl")
 PHASES = ("warmup", "rl")  # in the order in which they run
-_events: Any = event_pb2  # whose names are made when it is imported
+_events: Any = event_pb2  # its names are made at import, so the type checker cannot see them
 
 
 def _position(phase: str, step: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def _wandb_run(config: Config, name: str, run_id: str, directory: Path) -> Any:
 
 
 class Records:
-    """The files of a work directory that grow with the run."""
+    """The files of a work directory that grow during the run."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class Records:
 
         Args:
             mirror: where they are, of the files `RECORDS`.
-            keep_until: (phase, step) of the checkpoint that the run continues from: later lines go,
-                those of that very step stay. None: a new run, all lines go.
-            tensorboard: whether to write TensorBoard files as well.
-            is_open: of that very step only the training stays: its evaluation is made again.
+            keep_until: (phase, step) of the checkpoint that the run continues from. Later lines are
+                dropped. None: a new run, all lines are dropped.
+            tensorboard: whether to write TensorBoard files too.
             wandb_run: of `wandb.init`, to log to as well.
+            is_open: the evaluation of step `keep_until` will be made again: drop its line.
         """
         self._mirror = mirror
         self._tensorboard = tensorboard
@@ -135,7 +135,7 @@ class Records:
             self._line("rollouts.jsonl", {"phase": phase, "step": step, **values})
 
     def upload(self) -> None:
-        """Brings everything written so far into a work directory that takes no appends."""
+        """Copies everything written so far into a work directory that takes no appends."""
         for writer in self._writers.values():
             writer.flush()
         self._mirror.upload()
@@ -154,7 +154,7 @@ class Records:
         file.flush()  # at most the line being written is lost with the process
 
     def _writer(self, phase: str) -> "_TensorBoard":
-        """One TensorBoard run per phase, so that both may count from 0."""
+        """The TensorBoard run of a phase; each phase has its own, so that both count from 0."""
         if phase not in self._writers:
             kept, step = self._keep_until or (phase, -1)
             purge_step = step + 1 if phase == kept else 0
@@ -164,24 +164,24 @@ class Records:
 
 
 class _TensorBoard:
-    """A file of TensorBoard's.
+    """Writes an event file of TensorBoard.
 
-    tensorboardX.SummaryWriter has a thread for it. When that dies, as of a full disk, the run would
-    wait for it for ever; here whoever writes meets the error.
+    tensorboardX.SummaryWriter writes in a thread. If that dies, as on a full disk, the run waits
+    for it for ever. Here the caller writes, and gets the error.
     """
 
     def __init__(self, directory: Path, purge_step: int):
-        """Of what older files in `directory` say, TensorBoard hides all from `purge_step` on."""
+        """Opens a file; TensorBoard hides events of older files from step `purge_step` on."""
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = event_file_writer.EventsWriter(str(directory / "events"))
         self._event(purge_step, session_log=_events.SessionLog(status=_events.SessionLog.START))
         self.flush()
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Writes numbers of a step; None is left out."""
+        """Writes the numbers of a step, leaving out None."""
         scalars = [summary.scalar(name, x) for name, x in values.items() if x is not None]
         self._event(step, summary=summary.Summary(value=[x for s in scalars for x in s.value]))
-        if time.monotonic() - self._flushed > 10:  # seconds; it waits for the disk
+        if time.monotonic() - self._flushed > 10:  # seconds, since a flush waits for the disk
             self.flush()
 
     def flush(self) -> None:
@@ -205,7 +205,7 @@ def plain(value: Any) -> Any:
 
 
 def _drop_after(path: Path, keep_until: tuple[str, int] | None, is_open: bool) -> None:
-    """Drops, atomically, the lines after `keep_until` and a half-written one."""
+    """Drops the lines after `keep_until`, and a half-written one, atomically."""
     if not path.exists():
         return
     kept = []

@@ -1,7 +1,7 @@
-"""A run before its first step: everything that is read, checked and built, and where it goes on.
+"""Prepares a run before its first step.
 
-`prepare` makes the fixed parts from the configuration and the files that it names; `begin` makes
-what changes, fresh or from the newest checkpoint.
+`prepare` reads files and builds programs: the fixed parts. `begin` makes the state, fresh or from
+the newest checkpoint.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.programs import Programs
 from mapo_jax.text import Tokenizer
 
-# What a key is for, folded into the key of the step. Initialisation uses step 0, and so does
-# evaluation, whose purpose is 3.
+# The purpose of a PRNG key, folded into the key of the step. Initialisation uses step 0, and so
+# does evaluation, whose purpose is 3.
 INIT, SAMPLING, ADVANTAGES = range(3)
 
 
@@ -74,11 +74,11 @@ class Progress:
 
 
 def prepare(config: Config, say: Callable[[str], None]) -> Setup:
-    """Reads what a configuration names and builds the programs; nothing is compiled.
+    """Reads the files that a configuration names and builds the programs; compiles nothing.
 
     Args:
         config: valid, see `checks.validate`.
-        say: is told what is left out.
+        say: is told which rows and prompts are left out.
 
     Raises:
         UserError: a file cannot be had, or processes read different data.

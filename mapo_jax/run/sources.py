@@ -1,8 +1,8 @@
-"""Where a policy comes from and where its description is kept: architecture, tokenizer, parameters.
+"""Finds a run's task and policy: architecture, tokenizer, parameters.
 
-Before the first batch of a run, and after its last, when it is evaluated, sampled from or exported.
-A policy starts at random, from another run, or from a pretrained one; the latter two bring their
-architecture and their tokenizer along. A work directory describes its own policy in `policy/`.
+Used before the first batch of a run, and after the last to evaluate, sample or export. A policy
+starts from random parameters, from another run or from a pretrained folder; the latter two bring
+their architecture and tokenizer along. A work directory describes its own policy in `policy/`.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _ARCHITECTURE = "model.json"
 
 
 class Source(NamedTuple):
-    """What a policy starts from."""
+    """The start of a policy: another run, a pretrained folder or random parameters."""
 
     architecture: model.ModelConfig  # with the adapters that the configuration asks for
     tokenizer: Tokenizer
-    run: epath.Path | None  # work directory whose newest parameters it takes
-    folder: Path | None  # of pretrained parameters; neither: they are random
+    run: epath.Path | None  # the work directory whose newest parameters are taken
+    folder: Path | None  # the folder of pretrained parameters; both None: random ones
 
 
 class Policy(NamedTuple):
@@ -46,19 +46,19 @@ class Policy(NamedTuple):
 
 
 def make_task(config: Config) -> tuple[Task, rewards.RewardFunction]:
-    """The task, and the reward that judges its responses: its own, or the user's."""
+    """Makes the task and finds the reward: the user's `task.reward`, or the task's own."""
     c = config
     task = tasks.make(c.task.name, dict(c.task.options), c.data.path, c.seed)
     return task, load_reward(c.task) if c.task.reward else task.reward
 
 
 def load_reward(task: TaskConfig) -> rewards.Remote:
-    """The user's reward, `task.reward`, in workers."""
+    """Loads the user's reward, `task.reward`, into worker processes."""
     return rewards.load(task.reward, task.reward_timeout, task.reward_memory, task.reward_workers)
 
 
 def find(config: Config) -> Source:
-    """What the configuration says: architecture and tokenizer; parameters are not read.
+    """Reads the architecture and the tokenizer that the configuration names, no parameters.
 
     Raises:
         UserError: policy.init or tokenizer.path cannot be used, or do not go together.
@@ -121,16 +121,16 @@ def adapted(architecture: model.ModelConfig, lora: LoraConfig) -> model.ModelCon
 
 
 def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Params:
-    """The parameters that a run starts from, without adapters, in `dtype` and split for training.
+    """Returns the parameters a run starts from, without adapters and sharded for training.
 
     Args:
         source: of `find`.
-        key: of random ones.
+        key: for random parameters.
         mesh: the devices.
-        dtype: of pretrained ones: float32 where they are trained.
+        dtype: of pretrained parameters: float32 if they are trained.
 
     Raises:
-        UserError: a file or a checkpoint cannot be read or does not fit.
+        UserError: a file or a checkpoint cannot be read, or is of another architecture.
     """
     plain = model.without_adapters(source.architecture)
     if source.folder is not None:
@@ -143,7 +143,7 @@ def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Param
 
 
 def _restore(run, architecture, shardings, where):
-    """What is trained, of the newest checkpoint, and its index."""
+    """The trained parameters of the newest checkpoint, and its index."""
     shapes = model.abstract_params(architecture)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -195,7 +195,7 @@ def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
 
 
 def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: str) -> Policy:
-    """The policy of a run's newest checkpoint, adapters beside frozen weights, split for training.
+    """Reads the policy of a run's newest checkpoint, sharded for training.
 
     Args:
         workdir: of the run.
@@ -205,7 +205,7 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
         where: begins the line of a mistake, as in --workdir=DIR.
 
     Raises:
-        UserError: there is no checkpoint, or what its adapters belong to is gone.
+        UserError: there is no checkpoint, or the base of its adapters is gone.
     """
     architecture, tokenizer = describe(workdir, where, template)
     shardings = sharding.shardings(mesh, model.logical_axes(architecture))
@@ -228,16 +228,16 @@ def open(
     params: str = "",
     mesh: Mesh | None = None,
 ) -> Policy:
-    """The policy of a run's newest checkpoint, or a pretrained one, as the sampler wants it.
+    """Reads the policy of a run's newest checkpoint, or a pretrained one, laid out for sampling.
 
     Args:
         config: its mesh, compute, and tokenizer count.
         workdir: of the run.
-        params: in its place, another work directory, a Hugging Face folder or hub id.
+        params: another work directory, a Hugging Face folder or a hub id, in place of workdir.
         mesh: the devices; default: those of the configuration.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no such policy, or it cannot be read.
     """
     c, mesh = config, mesh or sharding.make_mesh(**dataclasses.asdict(config.mesh))
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)

@@ -1,4 +1,4 @@
-"""What is said of a policy's answers: pass@k, maj@k and their uncertainty, in NumPy."""
+"""Statistics of a policy's answers: pass@k, maj@k and their uncertainty, in NumPy."""
 
 import math
 from collections.abc import Sequence
@@ -42,11 +42,10 @@ def pass_at_k(n: int, right: np.ndarray, k: int) -> np.ndarray:
 
 
 def majority(votes: Sequence[str | None]) -> int | None:
-    """Which answer the majority of a problem's answers give (self-consistency, arXiv 2203.11171).
+    """The index of the answer that the majority gives (self-consistency, arXiv 2203.11171).
 
     Args:
-        votes: of each answer, in a spelling that is the same for the same answers; None does not
-            vote.
+        votes: one for each answer, spelt the same for equal answers; None does not vote.
 
     Returns:
         The first answer with the vote that has most; of several such votes the one that was given
@@ -60,7 +59,7 @@ def majority(votes: Sequence[str | None]) -> int | None:
 
 
 def bootstrap(groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Resampled means of the means of groups: problems are drawn anew within each of them.
+    """Bootstrap: resamples the problems within each set, then averages the means of the sets.
 
     Args:
         groups: f64[problems] of each set; one value a problem.

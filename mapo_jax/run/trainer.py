@@ -1,8 +1,8 @@
-"""The loop: a batch after the other, from prompts to an update.
+"""The training loop. `Trainer.step` is the whole life of a batch.
 
 A step is a pure function of (state, step): examples follow from the position in the data, draws
 from `fold_in(fold_in(run_key, step), PURPOSE)`. So a run that is killed and started again repeats
-itself. `Trainer.step` is the whole life of a batch.
+itself.
 """
 
 import contextlib
@@ -226,17 +226,17 @@ class Trainer:
     # The policy's parameters, as they are needed
 
     def _whole(self, params: model.Params) -> model.Params:
-        """With what adapters are beside."""
+        """All parameters: the trained and the frozen."""
         return model.combine(params, self.progress.frozen)
 
     def _serving(self) -> model.Params:
-        """As the sampler wants them."""
+        """The parameters cast and laid out for sampling."""
         return model.combine(self.setup.programs.serve(self.progress.state.params), self._served)
 
     # After a step
 
     def _close(self, step: int) -> None:
-        """Evaluates and saves, where either is due."""
+        """Evaluates and saves, if either is due."""
         self._end_if_asked(step)
         try:
             accuracy = self._evaluate(step)
@@ -249,7 +249,7 @@ class Trainer:
             self._save(step, accuracy)
 
     def _evaluate(self, step: int) -> float | None:
-        """Evaluates, where it is due; returns what the best checkpoint is best by."""
+        """Evaluates if it is due; returns the accuracy that chooses the best checkpoint."""
         c, s = self.config, self.setup
         if step == c.steps and step and c.log.rollouts_every:
             self._sample_again(step)
@@ -278,7 +278,7 @@ class Trainer:
             raise errors.RunStopped(reason)
 
     def _end_if_asked(self, step: int) -> None:
-        """After a SIGTERM to any of the processes: all of them save the same step and end."""
+        """Saves this step and ends the run if any process has got a SIGTERM."""
         if self._termination is not None and self._termination.is_requested():
             self._save_now(step)
             raise errors.Preempted(
@@ -294,7 +294,7 @@ class Trainer:
         self.console.record(kind, phase, step, values)
 
     def _show_groups(self, step: int, experience, advantages_PG: jax.Array, draws) -> None:
-        """Writes some groups of a step to rollouts.jsonl and shows one, where that is due."""
+        """Writes some groups of a step to rollouts.jsonl and shows one, if that is due."""
         c = self.config
         every = c.log.rollouts_every
         if not every or (step % every and step not in (1, c.steps)):
@@ -308,7 +308,7 @@ class Trainer:
         self.console.group("rl", step, (mixed or groups)[0])
 
     def _sample_again(self, step: int) -> None:
-        """Writes the groups on record of step 1, with its keys, by the policy after `step`."""
+        """Samples the recorded groups of step 1 again, with its keys, and writes them."""
         params, P, first = self._serving(), self.config.batch.prompts, self.progress.first
         rows = []
         for attempt in sorted({draw // P for draw in first}):
@@ -339,7 +339,7 @@ class Trainer:
         self.saved.save(self._index(step), progress.state, position, accuracy)
 
     def _profiled(self, step: int) -> contextlib.AbstractContextManager:
-        """Traces the steps of profile.steps, a trace each: "10:12" are 10 and 11."""
+        """Context manager: writes a trace if profile.steps has this step ("10:12": 10 and 11)."""
         steps, directory = self.config.profile.steps, self.records.directory
         if steps and directory is not None:
             first, end = map(int, steps.split(":"))
@@ -349,7 +349,7 @@ class Trainer:
 
 
 def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Means from (sum, number); "name/K" of those by success count, where there are any."""
+    """Means from (sum, number). A fact by success count becomes "name/K" for each K that occurs."""
     values = {}
     for name, (total, number) in facts.items():
         if np.ndim(total):
@@ -368,8 +368,10 @@ _FIRST_ONLY = ("policy/ratio_mean", "policy/logp_gap_mean")
 
 
 def _values(reported: list[training.Metrics]) -> dict[str, float]:
-    """A step's metrics: means over its minibatches; of the ratio and the gaps, the first one only,
-    where parameters are still those that sampled."""
+    """A step's metrics as means over its minibatches.
+
+    The ratio and the gaps are those of the first minibatch, whose parameters sampled the batch.
+    """
     losses = {k: float(np.mean([m.losses[k] for m in reported])) for k in reported[0].losses}
     values = {}
     for name in reported[0].means:

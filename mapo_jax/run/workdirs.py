@@ -1,8 +1,7 @@
-"""A run's directory: whose it is, what it was made with, and how its records get there.
+"""Checks a run's directory, describes each start in it, and brings records there.
 
-Before the first step and after the last in the life of a run. A directory may be remote, gs://...,
-or refuse appends: objects are written whole or not at all, so records grow in a local directory
-and are uploaded whole.
+A directory may be remote, gs://..., or refuse appends: there objects are written whole or not at
+all. So records grow in a local directory and are uploaded whole.
 """
 
 import datetime
@@ -31,7 +30,7 @@ _RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")
 
 
 def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
-    """Makes the directory, where it is missing, and sees to it that this run may go there.
+    """Makes the directory if it is missing, and checks that this run may go there.
 
     Args:
         workdir: of the run.
@@ -39,7 +38,7 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
         writes: whether this process writes there.
 
     Raises:
-        UserError: it cannot be written, or holds another run or what is no run.
+        UserError: it cannot be written, or holds another run, or files that are no run.
     """
     where = f"--workdir={workdir}"
     try:
@@ -114,7 +113,7 @@ def add_start(
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and commit: what a result depends on beside its configuration."""
+    """Versions, devices and commit: a result depends on them beside its configuration."""
     return {
         "python": platform.python_version(),
         "mapo_jax": mapo_jax.__version__,
@@ -144,9 +143,9 @@ def _commit() -> str | None:
 
 
 class Mirror:
-    """A local directory for files that grow, and their way into the work directory.
+    """A local directory for files that grow; `upload` copies them into the work directory.
 
-    `local` is the work directory itself where that takes appends; then `upload` has nothing to do.
+    If the work directory takes appends, `local` is that directory, and `upload` does nothing.
     """
 
     def __init__(self, workdir: epath.Path, records: Sequence[str]):
@@ -154,7 +153,7 @@ class Mirror:
 
         Args:
             workdir: an existing directory.
-            records: names of the files that are gone on with, and so are fetched first.
+            records: names of the files that a continued run appends to; they are fetched first.
         """
         self._workdir = workdir
         self._sent: dict[Path, tuple[int, int]] = {}
@@ -167,7 +166,7 @@ class Mirror:
                 (self.local / name).write_bytes((workdir / name).read_bytes())
 
     def upload(self) -> None:
-        """Writes every file that has changed since the last call, whole."""
+        """Uploads every file that has changed since the last call."""
         if self.local == Path(self._workdir):
             return
         for path in sorted(p for p in self.local.rglob("*") if p.is_file()):

@@ -13,6 +13,7 @@ from etils import epath
 
 import mapo_jax
 from mapo_jax import errors
+from mapo_jax.commands import train
 from mapo_jax.config import to_dict
 from mapo_jax.run import records, trainer, workdirs
 from tests.runs import lines, micro, timeless
@@ -139,7 +140,7 @@ def test_a_run_and_its_continuation_leave_whole_records(no_appends, tmp_path):
     for directory in (no_appends, plain):
         trainer.train(micro(steps=2), directory)
         assert lines(directory)[-1]["step"] == 2
-        trainer.train(micro(steps=3), directory)
+        train.run(micro(steps=3), epath.Path(directory))
     assert timeless(lines(no_appends)) == timeless(lines(plain))
     assert lines(no_appends, "rollouts") == lines(plain, "rollouts")
     steps = [row["step"] for row in lines(no_appends) if row["kind"] == "train"]
