@@ -105,7 +105,7 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
     from mapo_jax.commands import export
     from mapo_jax.run import sources
 
-    export.export(str(workdir), str(tmp_path / "out"), "float32")
+    export.run(str(workdir), str(tmp_path / "out"), "float32")
     tokenless = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
     evaluate.run(tokenless, epath.Path(tmp_path / "results"), str(tmp_path / "out"))
     evaluate.run(tokenless, epath.Path(workdir))
@@ -167,7 +167,7 @@ def test_raw_prompts_and_the_end_of_positions(config, workdir, tmp_path):
     from mapo_jax.commands import export
 
     assert "".join(sampled(config, workdir, "1+1=", is_raw=True))
-    export.export(str(workdir), str(tmp_path / "out"), "float32")
+    export.run(str(workdir), str(tmp_path / "out"), "float32")
     fields = json.loads((tmp_path / "out/config.json").read_text())
     fields["max_position_embeddings"] = 12
     (tmp_path / "out/config.json").write_text(json.dumps(fields))

@@ -76,7 +76,7 @@ def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
     assert parts["serving"] == lies_there(made.serve(state.params))
     batch = jax.tree.map(
         lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
-        plan.abstract_batch(config, mesh),
+        aot.abstract_batch(config, mesh),
     )
     assert parts["batch"] == lies_there(batch)
     compiled = made.update.lower(state, batch, np.int32(0), {}).compile()

@@ -206,12 +206,12 @@ def test_weights_and_biases_counts_by_phase(tmp_path):
 
 def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
     """Its evaluation is made again; an earlier one stays."""
-    records = open_records(tmp_path, None, tensorboard=False)
+    written = open_records(tmp_path, None, tensorboard=False)
     for step in (1, 2):
-        records.write("train", "rl", step, {"x": 1})
-        records.write("eval", "rl", step, {"x": 1})
-        records.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}])
-    records.close()
+        written.write("train", "rl", step, {"x": 1})
+        written.write("eval", "rl", step, {"x": 1})
+        written.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}])
+    written.close()
     mirror = workdirs.Mirror(tmp_path, records.RECORDS)
     records.Records(mirror, ("rl", 2), False, is_open=True).close()
     assert [(r["kind"], r["step"]) for r in lines(tmp_path)] == [

@@ -124,7 +124,7 @@ def test_only_adapters_are_trained_and_kept(adapted, folder):
 
 def test_an_export_is_the_merged_policy(adapted, tmp_path):
     found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
-    assert export.export(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
+    assert export.run(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
     config, params, tokenizer = pretrained.load(tmp_path / "out")
     assert config == model.without_adapters(found.architecture)
     assert tokenizer.vocab_size == config.vocab_size
