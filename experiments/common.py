@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     config.algorithm = algorithm = ConfigDict()
     algorithm.advantage = "mapo"  # of mapo_jax/advantages/registry.py, or file.py:function
     algorithm.advantage_options = ConfigDict()  # open: keyword arguments of the advantage
-    algorithm.surrogate = "clipped"  # or "gspo", "cispo": mapo_jax/training/losses.py
+    algorithm.surrogate = "clipped"  # or "gspo", "cispo": mapo_jax/losses.py
     algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low; 1: no bound
     algorithm.clip_high = 0.3  # and above at 1 + clip_high
     algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative; 0: none
