@@ -1,7 +1,7 @@
 """Sums, means and standard deviations over the true positions of a mask.
 
 An empty mask gives 0 with zero gradient, and NaN behind the mask does no harm. Advantages, losses
-and metrics use them, as rollouts or tokens may be missing.
+and metrics use these sums, as rollouts or tokens may be missing.
 """
 
 import chex

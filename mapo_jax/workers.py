@@ -1,4 +1,4 @@
-"""Runs code that may never end in worker processes, which are killed and replaced.
+"""Runs code that may never end in worker processes, killed and replaced when they hang.
 
 A worker is `python -m mapo_jax.workers MODULE ...`. It imports MODULE and calls its
 `load(argument)` if it is given an argument. Then it answers each question, a line of JSON on its

@@ -43,8 +43,8 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Cuts text into words before pairs are merged, for two values of `tokenizer.ggml.pre`: Qwen and
-# Llama 3 differ in the number of digits that stand together.
+# This pattern cuts text into words before pairs are merged, for `tokenizer.ggml.pre` of Qwen and of
+# Llama 3. They differ in the number of digits that stand together.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| "
     r"?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -75,7 +75,7 @@ def convert(source: str, output: str, tokenizer: str = "") -> str:
             reader = gguf.GGUFReader(path)
             fields = {name: field.contents() for name, field in reader.fields.items()}
             found = {tensor.name: tensor for tensor in reader.tensors}
-        except Exception as error:  # a broken file makes the package raise anything
+        except Exception as error:  # a broken file may make the package raise anything
             raise _broken(source, error) from None
         config = _config(source, fields, found)
         own = load_tokenizer(tokenizer) if tokenizer else _tokenizer(source, fields)

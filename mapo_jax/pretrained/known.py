@@ -1,6 +1,6 @@
 """Architectures of well-known policies by their hub ids, for a plan without their files.
 
-The numbers come from their config.json. `Qwen2.5-7B` has the same as its -Instruct.
+The numbers come from their config.json. `Qwen2.5-7B` and its -Instruct have the same ones.
 """
 
 from mapo_jax.model import ModelConfig

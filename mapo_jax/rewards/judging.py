@@ -29,7 +29,7 @@ _KEYS = ("reward", "success", "parts")
 class Judged(NamedTuple):
     """The rewards, success flags and parts of B responses."""
 
-    rewards: np.ndarray  # f32[B]; NaN if there is none: the trainer leaves it out
+    rewards: np.ndarray  # f32[B]; NaN if there is none, which the trainer leaves out
     success: np.ndarray  # bool[B]; right on every metric (MAPO's N counts these)
     parts: dict[str, np.ndarray]  # name -> f32[B], in alphabetical order
 

@@ -151,8 +151,8 @@ def _work(
     """Works out a question; returns the steps (left, operator, right, result), products first.
 
     Args:
-        operands: of the question.
-        operators: between them.
+        operands: the numbers of the question.
+        operators: the signs between them.
         slip: (step, amount that is added to its result).
     """
     left = list(operands)

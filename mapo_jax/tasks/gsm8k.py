@@ -1,7 +1,8 @@
 """GSM8K: grade-school word problems with worked answers (arXiv 2110.14168).
 
 Rows `{question, answer}` whose answer ends in `#### number` come from a directory's `train.jsonl`
-and `test.jsonl`. Without a directory they come from TensorFlow Datasets, without TensorFlow.
+and `test.jsonl`. Without a directory they come from TensorFlow Datasets, which does not need
+TensorFlow here.
 """
 
 import contextlib
