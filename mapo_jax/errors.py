@@ -1,4 +1,4 @@
-"""The exceptions that launchers turn into lines and an exit code, and the hint that lines share."""
+"""Exceptions that launchers turn into lines and an exit code, and a hint for such lines."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,9 +8,9 @@ class UserError(Exception):
     """One or more mistakes of the user, each a line that names the key, the value and the fix."""
 
     def __init__(self, *lines: str, everywhere: bool = False):
-        """`everywhere`: of several processes, all of them raise it.
+        """`everywhere` is true if every process of the run raises it.
 
-        Lines may quote data or a model; what a terminal would obey in them becomes visible.
+        Lines may quote data or a model, so control characters in them are made visible.
         """
         self.lines = tuple(
             "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines
@@ -28,11 +28,11 @@ class RunStopped(Exception):
 
 
 class StartAgain(Exception):
-    """One of several processes cannot go on, but all of them can, started again: exit code 134."""
+    """A process cannot go on, but the run can if all processes start again: exit code 134."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of a line about an unknown name: "; did you mean X?", or "; `otherwise`" if any."""
+    """Returns the end of a line about an unknown name: "; did you mean X?" or "; `otherwise`"."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     if near:
         return f"; did you mean {near[0]}?"

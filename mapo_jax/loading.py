@@ -1,6 +1,6 @@
 """Loads a user's own function from `path/to/file.py:function`, without a fork or an install.
 
-Also compares configured options with the signature of a function, a user's own or not.
+It also checks configured options against the signature of a function, a user's own or built in.
 """
 
 import inspect
@@ -19,7 +19,7 @@ def load_function(reference: str, key: str = "function") -> Callable:
 
     Args:
         reference: "path/to/file.py:function".
-        key: the configuration key that holds the reference, for the error's line.
+        key: the configuration key that holds the reference, for the lines.
 
     Raises:
         UserError: there is no such file or function, or the file does not run.
@@ -37,16 +37,16 @@ def load_function(reference: str, key: str = "function") -> Callable:
 
     module = types.ModuleType(str(Path(path).resolve()))
     module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
-        exec(compile(source, path, "exec"), module.__dict__)  # not import: leaves no __pycache__
+        exec(compile(source, path, "exec"), module.__dict__)  # an import leaves a __pycache__
     except SyntaxError as error:
         line = f"{path}:{error.lineno}: {error.msg}"
         raise errors.UserError(f"{key}={reference}: syntax error in {line}; mend it") from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = [frame.lineno for frame in frames if frame.filename == path]
-        line = f"{path}:{places[-1]}" if places else path  # without: not even compiled
+        line = f"{path}:{places[-1]}" if places else path  # no line if it did not compile
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise errors.UserError(f"{key}={reference}: {line} raised {what}; mend it") from error
 
@@ -74,12 +74,12 @@ def option_mistakes(
     known: Mapping[str, inspect.Parameter],
     takes_any: bool,
 ) -> list[str]:
-    """A line for each option that a function does not have, and for each that it needs.
+    """Returns a line for each option that a function lacks, and for each that it needs.
 
     Args:
         key: the configuration key that holds the options.
-        name: of the function, for the lines.
-        options: as configured.
+        name: the function's name, for the lines.
+        options: the configured options.
         known: the parameters that are options.
         takes_any: whether the function has a parameter such as `**options`.
     """
@@ -97,9 +97,9 @@ def option_mistakes(
 
 
 def type_mistakes(where: str, value: Any, parameter: inspect.Parameter) -> list[str]:
-    """The line for a value whose type is not the parameter's annotation: bool, int, float or str.
+    """Returns a line if a value is not of the annotated type, one of bool, int, float and str.
 
-    `where` begins it, as in "key=value".
+    `where` is the beginning of the line, such as "key=value".
     """
     kind, default = parameter.annotation, parameter.default
     if kind not in (bool, int, float, str):

@@ -1,7 +1,7 @@
-"""The mesh and the one table that maps logical axes to it. One device is a mesh.
+"""Defines the mesh and the one table that maps logical axes to it. One device is a mesh.
 
-Mesh axes: `data` (across slices) and `fsdp` split prompts, `fsdp` splits stored parameters as well,
-`tensor` splits heads, MLP and vocabulary.
+The mesh axes `data` (across slices) and `fsdp` split prompts, `fsdp` also splits stored parameters,
+and `tensor` splits heads, MLP and vocabulary.
 """
 
 import functools
@@ -28,12 +28,12 @@ RULES = {
     "layers": None,
     None: None,
 }
-# The layout in which weights are used, and in which the sampler keeps them: gathered over fsdp.
+# Weights are used, and kept by the sampler, in this layout, which is gathered over fsdp.
 GATHERED = RULES | {"embed": None}
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[int, ...]:
-    """The mesh's sizes, with the one that is -1 filled in by the rest of the devices."""
+    """Returns the mesh's sizes; the one that is -1 is computed from the number of devices."""
     known = math.prod(n for n in (data, fsdp, tensor) if n != -1)
     rest = device_count // known
     shape = tuple(rest if n == -1 else n for n in (data, fsdp, tensor))
@@ -47,37 +47,38 @@ def mesh_shape(data: int, fsdp: int, tensor: int, device_count: int) -> tuple[in
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None
 ) -> Mesh:
-    """A mesh with axes `AXES`; raises ValueError where the sizes do not fill the devices."""
+    """Makes a mesh with axes `AXES`; raises ValueError if the sizes do not fill the devices."""
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(data, fsdp, tensor, len(devices))
-    # Unlike jax.make_mesh, which refuses 32 x 2 on a slice of 8 x 8: an axis may be a part of the
-    # slice's own.
+    # An axis may be a part of the slice's own axis, as for 32 x 2 on a slice of 8 x 8, which
+    # jax.make_mesh refuses.
     array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    # Auto: the default, Explicit, makes the embedding's gather ambiguous.
+    # Auto, as the default, Explicit, makes the embedding's gather ambiguous.
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """How many pieces the prompts of a batch are split into."""
+    """Returns the number of pieces into which the prompts of a batch are split."""
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
 def microbatch(mesh: Mesh, minibatch_prompts: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(prompts, rollouts of each) of all shards together, from those of one, `batch.microbatch`.
+    """Returns (prompts, rollouts of each) of a microbatch over all shards together.
 
-    Fewer prompts where a shard has not as many of the minibatch.
+    `size`, from `batch.microbatch`, is for one shard. A shard that has fewer prompts of the
+    minibatch takes all of them.
     """
     shards, (p, g) = batch_shards(mesh), size
     return min(p, minibatch_prompts // shards) * shards, g
 
 
 def spec(names: Sequence[str | None], rules: dict = RULES) -> PartitionSpec:
-    """The partition of an array whose axes have these logical names."""
+    """Returns the partition of an array whose axes have these logical names."""
     return PartitionSpec(*(rules[name] for name in names))
 
 
 def shardings(mesh: Mesh, axes: Any, rules: dict = RULES) -> Any:
-    """A tree of shardings from a tree of tuples of logical names."""
+    """Makes a tree of shardings from a tree of tuples of logical names."""
     return jax.tree.map(
         lambda names: NamedSharding(mesh, spec(names, rules)),
         axes,
@@ -90,34 +91,34 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_prompt(mesh: Mesh) -> NamedSharding:
-    """The first axis, prompts, over `data` and `fsdp`."""
+    """Splits the first axis, prompts, over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-# With several processes each has its own rows of what is split by prompt, and only these.
+# If there are several processes, each has only its own rows of arrays that are split by prompt.
 
 
 def own_rows(mesh: Mesh, n: int) -> np.ndarray:
-    """i64[...]: which of n rows lie on this process's devices, in order; all, if there is one."""
+    """Returns i64[...], the rows out of n on this process's devices; all if it is alone."""
     indices = by_prompt(mesh).addressable_devices_indices_map((n,)).values()
     return np.unique(np.concatenate([np.arange(n)[index] for index in indices]))
 
 
 def put(tree: Any, mesh: Mesh) -> Any:
-    """Arrays split by prompt, from the host's own rows of each."""
+    """Makes arrays that are split by prompt from this process's rows of each."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(by_prompt(mesh), np.asarray(x)), tree
     )
 
 
 def own(x: Array) -> np.ndarray:
-    """This process's rows of an array that is split by prompt, in order, on the host."""
+    """Returns this process's rows of an array that is split by prompt, in order, on the host."""
     pieces = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
     return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
 
 
 def own_tree(tree: Any) -> dict[str, np.ndarray]:
-    """This process's rows of each leaf, by its path."""
+    """Returns this process's rows of each leaf, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): own(leaf) for path, leaf in leaves
@@ -125,7 +126,7 @@ def own_tree(tree: Any) -> dict[str, np.ndarray]:
 
 
 def everyones(x: np.ndarray, mesh: Mesh) -> np.ndarray:
-    """All rows, on every process's host, from each one's own."""
+    """Gathers the rows of all processes on the host of each."""
     return np.asarray(_replicate(mesh)(put(x, mesh)))
 
 
@@ -135,9 +136,10 @@ def _replicate(mesh):
 
 
 def constrain(x: Array, names: Sequence[str | None], rules: dict = RULES) -> Array:
-    """Pins an intermediate's layout on the surrounding mesh; does nothing where there is none.
+    """Pins an intermediate's layout on the surrounding mesh; does nothing if there is none.
 
-    Axes that a surrounding `shard_map` has made manual are left out: they are not the compiler's.
+    Axes that a surrounding `shard_map` has made manual are left out, as they are not the
+    compiler's.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -1,8 +1,8 @@
-"""Worker processes for what may never end: asked by JSON over pipes, killed and replaced.
+"""Runs code that may never end in worker processes, killed and replaced when they hang.
 
-A worker is `python -m mapo_jax.workers MODULE ...`: it imports MODULE, calls its `load(argument)`
-where it is given an argument, and answers each line of its input, a question, with a line,
-`MODULE.answer(question)`. None outlives the process that asks.
+A worker is `python -m mapo_jax.workers MODULE ...`. It imports MODULE and calls its
+`load(argument)` if it is given an argument. Then it answers each question, a line of JSON on its
+input, with a line of JSON, `MODULE.answer(question)`. No worker outlives the process that asks.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _START = 120.0  # seconds until a worker has imported its module, on the busiest
 
 
 class Pool:
-    """Workers that answer questions, each within a time. Several threads may ask at once."""
+    """Workers that answer questions within a time limit. Several threads may ask at once."""
 
     def __init__(
         self,
@@ -42,21 +42,21 @@ class Pool:
         """Makes a pool; its processes start with `start` or the first question.
 
         Args:
-            module: has a function `answer(question)`, both JSON-able, and, where there is an
-                argument, `load(argument)`, which may raise a UserError.
-            size: how many processes.
-            timeout: seconds for an answer, until a worker that gives none is killed.
-            memory: GiB of address space for each of them; macOS sets no limit.
+            module: has a function `answer(question)`, whose question and answer are JSON-able,
+                and, if there is an argument, `load(argument)`, which may raise a UserError.
+            size: number of processes.
+            timeout: seconds for an answer; a worker that takes longer is killed.
+            memory: GiB of address space for each process; macOS sets no limit.
             argument: see `module`.
-            where: begins the line of a pool that cannot be used.
+            where: the beginning of the line if the pool cannot be used.
         """
         self._size = size
         self._timeout = 0.9 * timeout  # killing takes some of it
         self._new = functools.partial(
             _Worker, [module, str(self._timeout), str(int(memory * 2**30)), argument], where
         )
-        self.loaded: Any = None  # what `load` returned
-        self._idle: queue.Queue[_Worker] = queue.Queue()  # first in, first out: new ones warm up
+        self.loaded: Any = None  # the result of `load`
+        self._idle: queue.Queue[_Worker] = queue.Queue()  # FIFO, so that new ones warm up
         self._lock, self._is_started = threading.Lock(), False
         self.failures = 0  # questions without an answer in time
 
@@ -82,7 +82,7 @@ class Pool:
             self._is_started = True
 
     def ask(self, question: Any) -> Any:
-        """The answer; None where there was none in time."""
+        """Returns the answer; None if there was none in time."""
         self.start()
         worker = self._idle.get()
         try:
@@ -124,7 +124,7 @@ class _Worker:
         self._loaded: Any = None
 
     def wait_until_ready(self) -> Any:
-        """Returns what `load` did."""
+        """Waits until the worker is ready and returns the result of `load`."""
         if not self._is_ready:
             try:
                 start = self._read(_START)
@@ -171,7 +171,7 @@ class _Worker:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process with the one that asks, also while an answer hangs."""
+    """Ends this process when the one that asks ends, even while an answer hangs."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -181,7 +181,7 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
     """Answers questions until there are no more."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     lines, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    os.dup2(2, 1)  # keeps prints of a library out of the answers
 
     def reply(value: Any) -> None:
         out.write(json.dumps(value).encode() + b"\n")
@@ -201,7 +201,7 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
     reply({"loaded": loaded})
     for line in lines:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        # Ends a worker that nobody is there to kill any more.
+        # Ends a worker if the process that would kill it is gone.
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + timeout) + 2, hard))
         try:

@@ -1,8 +1,8 @@
 """Every message that a user can meet, with its whole text, in one table.
 
 A message is one line for each mistake. It names the key, the value, what is allowed and the fix,
-and the command ends with 2 (3: the run's own guard), without a traceback. A new message is a line
-here. CASES are command lines; RAISED is what only the middle of a run could show.
+and the command ends with 2 (3 for the run's own guard), without a traceback. A new message is a
+line here. CASES are command lines; RAISED are mistakes that only the middle of a run could show.
 """
 
 import errno
@@ -28,7 +28,7 @@ from mapo_jax.text import load_tokenizer
 from tests import small
 from tests.runs import ROOT
 
-# What the cases below read, in a directory that they call {files}.
+# The files that the cases below read, in a directory that they call {files}.
 FILES = {
     "broken.py": "def get_config(presets:\n",
     "raises.py": "import nonexistent_module\n",
@@ -128,7 +128,7 @@ NEEDS_A_MODEL = (
     "vocabulary, as in --config.tokenizer.path=tokenizer.model"
 )
 
-# Command line -> its lines on stderr; one that begins with a setting goes on from ARITHMETIC.
+# Command line -> its lines on stderr; ARITHMETIC goes before one that begins with a setting.
 CASES = {
     # The command line
     "": ["--config: missing; give an experiment, as in --config arithmetic"],
@@ -594,7 +594,7 @@ COUNTED = [
 
 
 def judge(name, responses=("19",)):
-    """Raises what a run would raise with the function of reward.py."""
+    """Returns a function that calls a reward of reward.py as a run does, and so raises."""
 
     def act(files):
         fn = loading.load_function(f"{files}/reward.py:{name}", "task.reward")
@@ -625,7 +625,7 @@ def restores_another_policy(files):
 
 
 class JaxRuntimeError(Exception):
-    """By its name, as `exits.main` knows JAX's."""
+    """Has the name by which `exits.main` knows JAX's error."""
 
 
 RAISED = {
@@ -733,7 +733,7 @@ def _in_root(monkeypatch):
 
 
 def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
-    """Runs a launcher and compares what it says; {files} stands for a directory."""
+    """Runs a launcher and compares its lines; {files} stands for a directory."""
     monkeypatch.setattr(sys, "argv", ["x", *argv])
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
@@ -773,7 +773,7 @@ def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
     def launcher(argv):
         try:
             act(files)
-        except errors.UserError as error:  # a line of this project's own is named by its place
+        except errors.UserError as error:  # its line may name a place in this project
             place = re.compile(rf"{re.escape(judging.__file__)}:\d+")
             raise errors.UserError(*(place.sub("{rewards}", x) for x in error.lines)) from None
 
@@ -786,7 +786,7 @@ def test_the_runs_own_guard(capsys, monkeypatch, files):
 
 
 def test_what_is_left_out_is_counted(capsys, monkeypatch, tmp_path, files):
-    """Lines before the run starts, which here ends for another reason."""
+    """Compares the lines before the run starts; the run itself ends for another reason."""
     argv = [*ARITHMETIC.split(), f"--workdir={tmp_path}", f"--config.policy.init={files}/begun"]
     argv += ["--config.data.max_prompt_tokens=6", "--config.rollout.max_new_tokens=16"]
     monkeypatch.setattr(sys, "argv", ["x", *argv, "--config.task.options.levels=1,2"])

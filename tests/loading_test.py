@@ -1,4 +1,4 @@
-"""`file.py:function`: what loads and the line that each mistake gets."""
+"""`file.py:function` loads a function, and each mistake gets its line."""
 
 import sys
 

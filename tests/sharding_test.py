@@ -66,7 +66,7 @@ def test_rule_table():
 
 
 def test_parameters_lie_where_the_rules_say():
-    """Every matrix is split 4 ways by fsdp x tensor, nothing is split along the layers."""
+    """Every matrix is split 4 ways by fsdp x tensor, and no array is split along the layers."""
     mesh = sharding.make_mesh(2, 2, 2)
     shardings = sharding.shardings(mesh, model.logical_axes(small.CONFIG))
     params = jax.device_put(small.params(), shardings)
@@ -91,7 +91,7 @@ def test_batch_is_split_by_prompts():
 
 def test_constrain():
     x = jnp.ones((8, 4))
-    assert sharding.constrain(x, ("batch", "mlp")) is x  # no mesh, nothing to do
+    assert sharding.constrain(x, ("batch", "mlp")) is x  # does nothing without a mesh
     mesh = sharding.make_mesh(2, 2, 2)
 
     def inside(x):

@@ -1,4 +1,4 @@
-"""Worker processes: they answer, and those that do not are killed, counted and replaced."""
+"""Worker processes answer; those that do not are killed, counted and replaced."""
 
 import os
 import signal
@@ -131,7 +131,7 @@ def test_no_worker_outlives_who_asks(tricks, tmp_path, trick):
     asks.send_signal(signal.SIGKILL)
     asks.wait()
     asks.stdout.close()
-    # One waits and meets the end of its input; the other, at work, sees that it is alone.
+    # The waiting one reads the end of its input; the other, at work, sees that it is alone.
     assert wait_for(lambda: not any(map(is_alive, pids)))
 
 

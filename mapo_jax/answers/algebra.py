@@ -1,4 +1,4 @@
-"""Equality of answers by symbolic algebra, the package math-verify: what a worker process runs."""
+"""Compares answers by symbolic algebra (the package math-verify). Runs in a worker process."""
 
 import logging
 from typing import Any
@@ -10,13 +10,13 @@ except ImportError:
         'math-verify is not installed; pip install "math-verify[antlr4_13_2]"'
     ) from None
 
-logging.disable(logging.CRITICAL)  # it warns of every answer that it cannot read
+logging.disable(logging.CRITICAL)  # it warns about every answer that it cannot read
 
 _CONFIGS = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
 
 
 def answer(question: list[str]) -> bool:
-    """Says whether [prediction, gold] are the same. Without limits: those are the process's."""
+    """Says whether [prediction, gold] are the same. The process limits time and memory."""
     prediction, gold = (_parse(text) for text in question)
     return math_verify.verify(gold, prediction, timeout_seconds=None)
 

@@ -1,6 +1,6 @@
 """Compares two answers: numbers, units, fractions, lists and plain text, in linear time.
 
-What needs algebra goes to a `Verifier`, where there is one.
+Answers that need algebra go to a `Verifier`, if there is one.
 """
 
 import re
@@ -55,7 +55,7 @@ _MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)\s*([a-z]{2,})
 _POWER_OF_TEN = re.compile(r"([+-]?)\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?")
 _NOT_A_UNIT = re.compile(r"\b(?:pi|dozen|hundred|thousand|[mbtr]+illion|and|or|to|sqrt|infinity)\b")
 _AND = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
-# What has one spelling and no algebra: numbers in another base, times and ratios.
+# Numbers in another base, times and ratios: they have one spelling and need no algebra.
 _LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[0-9]+:[0-9:]+ ?(?:[ap]\.?m\.?)?")
 _GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 _OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
@@ -67,15 +67,15 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
     """Says whether two answers are the same.
 
     Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
-    mixed), a power of ten, a dollar or percent sign, a full stop at the end; a unit counts only
-    where both answers name one, and `x =` only where both name a variable. Lists are compared part
-    by part, in any order unless in brackets. All else is compared as text, without LaTeX's dress,
-    case and white space, or, where a verifier is given, by algebra.
+    mixed), a power of ten, a dollar or percent sign, a full stop at the end. A unit counts only if
+    both answers name one, and `x =` only if both name a variable. Lists are compared part by part,
+    in any order unless they stand in ( ) or [ ]. Other answers are compared as text, without LaTeX
+    markup, case and white space, and then by algebra if there is a verifier.
 
     Args:
-        prediction: what was found in a response; None is never right.
+        prediction: the answer found in a response; None is never right.
         gold: the right answer.
-        verifier: asked about what the text alone does not settle.
+        verifier: judges answers that text alone does not settle.
     """
     if prediction is None:
         return False
@@ -89,9 +89,9 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
 
 
 def canonical(answer: str) -> str:
-    """One spelling for the answers that are the same by text and number: what votes are counted by.
+    """Returns one spelling for all answers that are the same by text and number, to count votes.
 
-    A number is its reduced fraction; units, which may be left out, do not count.
+    A number becomes its reduced fraction. Units do not count, as they may be left out.
     """
     text = _normalize(answer.strip())
     named = _NAME.fullmatch(text) if len(text) <= MAX_MATH_CHARS else None
@@ -100,7 +100,7 @@ def canonical(answer: str) -> str:
 
 
 def _normalize(text: str) -> str:
-    """Takes off LaTeX's dress, case and white space at the ends and in runs."""
+    """Removes LaTeX markup, case, and white space at the ends; runs of it become one space."""
     if len(text) > MAX_NUMBER_CHARS:
         return " ".join(text.casefold().split())
     text = text.translate(_SIGNS)
@@ -117,10 +117,10 @@ def _normalize(text: str) -> str:
 
 
 def _plain_math(text: str) -> str:
-    """Writes fractions, roots, scripts and signs of LaTeX in a line: (1+x)/2, sqrt(3), x^2."""
+    """Writes LaTeX's fractions, roots, scripts and signs in one line: (1+x)/2, sqrt(3), x^2."""
     for pattern, plain in _WORDS:
         text = pattern.sub(plain, text)
-    for _ in range(6):  # what is nested deeper stays as it is
+    for _ in range(6):  # deeper nesting stays as it is
         before = text
         text = _ROOT.sub(lambda m: f"sqrt({(m[1] or m[2] or '').strip()})", text)
         text = _SCRIPT.sub(r"\1\2", text)
@@ -131,7 +131,7 @@ def _plain_math(text: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    """A fraction in a line; a whole number before it makes it a mixed one."""
+    """Writes a fraction in one line; a whole number before it makes a mixed number."""
     above, below = (x.strip() for x in (match[1] or match[2] or "", match[3] or match[4] or ""))
     parts = [x if _is_simple(x, i) else f"({x})" for i, x in enumerate((above, below))]
     before = match.string[: match.start()].rstrip()
@@ -139,13 +139,13 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _is_simple(text: str, is_below: int) -> bool:
-    """Whether it needs no parentheses above or below a bar."""
+    """Whether a text needs no parentheses above or below the bar of a fraction."""
     inside = text[1:] if not is_below else text
     return not any(sign in inside for sign in "+-" + ("*/" if is_below else ""))
 
 
 def _tight(text: str) -> str:
-    """Without the white space that means nothing; between two digits it does."""
+    """Removes white space that means nothing; between two digits it means something."""
     return _LOOSE_SPACE.sub("", text)
 
 
@@ -153,7 +153,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def _compare(a: str, b: str) -> bool | None:
-    """Compares two normalized answers; None where that takes algebra."""
+    """Compares two normalized answers; None if that takes algebra."""
     if a == b:
         return True
     if not a or not b or max(len(a), len(b)) > MAX_NUMBER_CHARS:
@@ -181,13 +181,13 @@ def _compare(a: str, b: str) -> bool | None:
     parts, other_parts = _parts(a), _parts(b)
     if parts or other_parts:
         return _compare_parts(parts, other_parts)
-    if a.isalpha() and b.isalpha() and min(len(a), len(b)) > 3:  # two words, and not the same
+    if a.isalpha() and b.isalpha() and min(len(a), len(b)) > 3:  # two different words
         return False
     return None
 
 
 def _compare_parts(a: tuple[str, list[str]] | None, b: tuple[str, list[str]] | None) -> bool | None:
-    """Lists: of the same length, with parts that are equal; in this order where in brackets."""
+    """Compares two lists part by part, in order if in ( ) or [ ]; None if that takes algebra."""
     if a is None or b is None:
         brackets, _ = a or b or ("", [])
         return None if brackets else False
@@ -211,7 +211,7 @@ def _compare_parts(a: tuple[str, list[str]] | None, b: tuple[str, list[str]] | N
 
 
 def _parts(text: str) -> tuple[str, list[str]] | None:
-    """(brackets, parts) of a list; None where it is none."""
+    """Returns (brackets, parts) of a list; None if the text is no list."""
     text = text.replace("\\{", "{").replace("\\}", "}")
     brackets = ""
     if text[:1] in _PAIRS and text[-1:] in ")]}":
@@ -250,7 +250,7 @@ class _Number(NamedTuple):
 
 
 def _same_number(a: _Number, b: _Number) -> bool:
-    """A unit counts where both name one; 50% is 50 and 0.5, as graders of this field have it."""
+    """A unit counts if both numbers name one; 50% equals 50 and 0.5, as in other graders."""
     if a.unit and b.unit and a.unit != b.unit:
         return False
     if a.is_percent != b.is_percent:
@@ -260,7 +260,7 @@ def _same_number(a: _Number, b: _Number) -> bool:
 
 
 def _parse_number(text: str) -> _Number | None:
-    """A normalized answer as a number; None where it is no single one."""
+    """Reads a normalized answer as one number; None if it is not one number."""
     if len(text) > MAX_NUMBER_CHARS:
         return None
     if text.isdecimal() and text.isascii():

@@ -1,6 +1,6 @@
 """Finds the answer in a response.
 
-Text that a policy made up is hostile: everything here is linear in its length and never raises.
+A policy's text may be hostile, so everything here is linear in its length and never raises.
 """
 
 import re
@@ -18,18 +18,18 @@ _LAST_DIGIT = re.compile(r"[0-9]")
 
 
 def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
-    """Returns the answer that stands in a response, by the first of the styles that matches.
+    """Returns the answer in a response, by the first of the styles that matches.
 
-    `<think>...</think>` is removed first; a thought that is never closed holds no answer, and a
-    `</think>` without its opening ends a thought that began with the prompt.
+    `<think>...</think>` is removed first. A thought that is never closed holds no answer. A
+    `</think>` without a `<think>` ends a thought that began in the prompt.
 
     Args:
-        response: what the policy wrote.
+        response: the policy's text.
         styles: "boxed" `\\boxed{...}`, "answer" `<answer>...</answer>` or "the answer is ...",
-            "hash" `#### ...`, "last_number"; of each, the last one in the response.
+            "hash" `#### ...`, "last_number"; each takes the last one in the response.
 
     Returns:
-        The answer as it was written, without white space around it; None where there is none.
+        The answer as it was written, without white space around it; None if there is none.
     """
     text = _without_thoughts(response)
     for style in styles:
@@ -53,7 +53,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def boxed(text: str) -> str:
-    """The content of the box that opens last among those that are closed."""
+    """Returns the content of the box that opens last among the closed ones; "" if there is none."""
     open_braces: list[re.Match[str]] = []
     last = (-1, -1)
     for match in _BRACES.finditer(text):
@@ -85,7 +85,7 @@ def _hash(text: str) -> str:
 
 
 def _last_number(text: str) -> str:
-    """The last number; it stands in the last run without white space that holds a digit."""
+    """Returns the last number. It stands in the last word that holds a digit."""
     backwards = _LAST_DIGIT.search(text[::-1])
     if backwards is None:
         return ""

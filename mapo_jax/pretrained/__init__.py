@@ -1,7 +1,8 @@
-"""Pretrained policies: Hugging Face folders in and out.
+"""Reads and writes pretrained policies as Hugging Face folders.
 
-Before the first batch of a run and after its last. `configs` turns config.json into a ModelConfig
-and back, `weights` reads and writes safetensors, `gguf` makes a folder of a GGUF file.
+A run does so before its first batch and after its last. `configs` turns config.json into a
+ModelConfig and back, `weights` reads and writes safetensors, `gguf` makes a folder of a GGUF file,
+and `known` holds the configs of well-known policies.
 """
 
 import shutil
@@ -28,15 +29,16 @@ def load(
     Args:
         path_or_hub_id: a folder with config.json and safetensors, or an id of the Hugging Face
             hub.
-        dtype: of the parameters, "float32" or "bfloat16".
-        mesh: the devices, each of which gets its part; None: the default one.
+        dtype: the dtype of the parameters, "float32" or "bfloat16".
+        mesh: the devices; each gets its part. None for the default device.
 
     Returns:
-        The architecture, the parameters as of `model.init_params`, and the tokenizer; None where
-        the folder holds none.
+        The architecture, the parameters as of `model.init_params`, and the tokenizer, which is
+        None if the folder holds none.
 
     Raises:
-        UserError: what is there cannot be read or computed; every reason is named.
+        UserError: the folder cannot be read, or its policy cannot be computed; every reason is
+            named.
     """
     path = folder(path_or_hub_id)
     config = read_config(path)
@@ -59,12 +61,12 @@ def save(
 
     Args:
         directory: new or empty. It appears when it is complete.
-        config: of an architecture that one of the families has; without adapters.
-        params: as of `model.init_params`; they are stored in their dtype.
-        tokenizer: its files are written as well.
+        config: an architecture that one of the families has, without adapters.
+        params: parameters as of `model.init_params`; they are stored in their dtype.
+        tokenizer: its files are written too; None for none.
 
     Raises:
-        UserError: the directory is not empty or cannot be written, or no family is like `config`.
+        UserError: the directory is not empty or cannot be written, or no family has `config`.
     """
     tensors = weights.tensors(config, params)
     save_tensors(directory, config, tensors, weights.dtype(params), tokenizer)
@@ -77,7 +79,7 @@ def save_tensors(
     dtype: str,
     tokenizer: Tokenizer | None,
 ) -> None:
-    """As `save`, of tensors that have the names and shapes of Hugging Face, one after the other."""
+    """Does the same as `save` with tensors that have Hugging Face's names and shapes."""
     directory, eos_ids = Path(directory), tokenizer.eos_ids if tokenizer else ()
     where = f"--output={directory}"
     try:
@@ -101,14 +103,14 @@ def save_tensors(
 
 
 def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
-    """The local folder: the path itself, or the hub's files, downloaded where they are not yet.
+    """Returns the path itself, or the folder of the hub's files, downloaded if necessary.
 
     Args:
         path_or_hub_id: see `load`.
-        where: begins the line of a mistake; default: policy.init=...
+        where: the beginning of a mistake's line; by default policy.init=...
 
     Raises:
-        UserError: there is no such folder, and no such repository that can be reached.
+        UserError: there is no such folder, and the hub cannot give one.
     """
     name, path = str(path_or_hub_id), Path(path_or_hub_id)
     where = where or f"policy.init={name}"
@@ -124,7 +126,7 @@ def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
         )
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # no such repository, no network, no room: one answer to all
+    except Exception as error:  # no such repository, no network or no room
         raise errors.UserError(
             f"{where}: no such folder, and the hub cannot give it ({type(error).__name__}); give a "
             "folder with config.json and safetensors, downloaded where there is a network"
@@ -135,7 +137,7 @@ def read_config(path: Path, where: str = "") -> model.ModelConfig:
     """Reads the architecture of a folder; `where` begins the lines of mistakes, as in `folder`.
 
     Raises:
-        UserError: config.json is missing or broken, or asks for what this project cannot compute.
+        UserError: config.json is missing or broken, or this project cannot compute its policy.
     """
     return configs.read(path, where or f"policy.init={path}")
 
@@ -147,5 +149,5 @@ def load_params(
     mesh: Mesh | None = None,
     where: str = "",
 ) -> model.Params:
-    """Reads a folder's parameters; arguments and mistakes as those of `load` and `folder`."""
+    """Reads a folder's parameters; `load` and `folder` describe arguments and mistakes."""
     return weights.read(path, config, dtype, mesh, where or f"policy.init={path}")

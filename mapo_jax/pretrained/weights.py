@@ -1,8 +1,8 @@
-"""Safetensors of Hugging Face <-> parameters: names, layouts, and the reading and writing.
+"""Turns Hugging Face's safetensors into parameters and back.
 
-There a matrix is [out, in], and each layer's stands by itself; here it is [in..., out...], stacked
-over the layers. A device's part is read from the files by itself, an array at a time: at no time
-does the host hold the whole policy beside the result.
+A matrix of Hugging Face is [out, in], with one tensor per layer. Ours is [in..., out...], stacked
+over the layers. Each device's part of an array is read from the files by itself, one array at a
+time, so that the host never holds the whole policy beside the result.
 """
 
 import json
@@ -21,22 +21,22 @@ from jax.sharding import Mesh
 from mapo_jax import errors, model, sharding
 
 _DTYPES = ("F32", "BF16", "F16")
-_SHARD_BYTES = 5 * 10**9  # of a file, about
-_SHOWN = 3  # tensors named in a mistake
+_SHARD_BYTES = 5 * 10**9  # approximate size of a file
+_SHOWN = 3  # at most this many tensors are named in a mistake
 _INDEX = "model.safetensors.index.json"
 
 
 class _Array(NamedTuple):
-    """Where one of our arrays comes from."""
+    """The tensors from which one of our arrays is made."""
 
-    names: tuple[str, ...]  # of the tensors: one, or one a layer
-    shape: tuple[int, ...]  # ours; with the layers in front where it is stacked
-    inputs: int  # how many of its axes, layers aside, go in; 0: not a matrix
+    names: tuple[str, ...]  # names of the tensors: one, or one per layer
+    shape: tuple[int, ...]  # ours; the first axis is the layers if it is stacked
+    inputs: int  # number of input axes, layers aside; 0: not transposed
     is_stacked: bool
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
-        """Of each tensor."""
+        """The shape of each tensor."""
         axes = self.shape[1:] if self.is_stacked else self.shape
         if not self.inputs:
             return (math.prod(axes),) if self.is_stacked else axes
@@ -44,7 +44,7 @@ class _Array(NamedTuple):
 
 
 def _arrays(config: model.ModelConfig) -> model.Params:
-    """The tree of the parameters with an `_Array` for each."""
+    """Returns the tree of the parameters with an `_Array` in the place of each."""
     shapes = model.abstract_params(config)
     norms = {
         "attention_norm": "input_layernorm",
@@ -82,7 +82,7 @@ def _arrays(config: model.ModelConfig) -> model.Params:
 
 
 class _Folder:
-    """The tensors of a folder by their names, as they are called in a plain decoder."""
+    """The tensors of a folder, by the names that they have in a plain decoder."""
 
     def __init__(self, path: Path, where: str):
         self.where = where
@@ -95,7 +95,7 @@ class _Folder:
                 raise errors.UserError(
                     f"{self.where}: {file} cannot be read ({error}); download it again"
                 ) from None
-            for name in self._files[file].keys():  # no dict
+            for name in self._files[file].keys():  # it is not a dict
                 if (plain := _plain(name)) is not None:
                     self._places[plain] = file, name
 
@@ -103,7 +103,7 @@ class _Folder:
         return {*self._places}
 
     def slice(self, name: str) -> Any:
-        """A tensor of which parts can be read."""
+        """Returns a tensor that can be read in parts."""
         file, there = self._places[name]
         return self._files[file].get_slice(there)
 
@@ -133,7 +133,7 @@ def _files(path: Path, where: str) -> list[str]:
 
 
 def _plain(name: str) -> str | None:
-    """A tensor's name in a plain decoder; None for what a decoder has no use for."""
+    """Returns a tensor's name in a plain decoder; None if a decoder does not use it."""
     if "vision_tower" in name or "multi_modal_projector" in name or "rotary_emb" in name:
         return None
     for prefix in ("language_model.model.", "model.language_model."):  # Gemma 3 with pictures
@@ -199,7 +199,7 @@ def _check(folder: _Folder, arrays: list[_Array], config: model.ModelConfig) -> 
 
 
 def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) -> np.ndarray:
-    """A part of one of our arrays."""
+    """Reads a part of one of our arrays."""
     bounds = [range(*s.indices(n)) for s, n in zip(index, array.shape, strict=True)]
     layers, axes = (bounds[0], bounds[1:]) if array.is_stacked else (range(1), bounds)
     sizes = array.shape[1:] if array.is_stacked else array.shape
@@ -225,27 +225,27 @@ def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) 
 
 
 def _rows(axes: list[range], sizes: tuple[int, ...]) -> slice:
-    """The rows that a part takes of the axes, which are one there. Only the first one is split."""
+    """Returns a part's rows. The axes are one axis in the tensor; only the first is split."""
     assert all(len(r) == n for r, n in zip(axes[1:], sizes[1:], strict=True)), axes
     inner = math.prod(sizes[1:])
     return slice(axes[0].start * inner, axes[0].stop * inner)
 
 
 def dtype(params: model.Params) -> str:
-    """The name of the dtype that all parameters have."""
+    """Returns the name of the dtype that all parameters have."""
     (name,) = {x.dtype.name for x in jax.tree.leaves(params)}
     return name
 
 
 def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes named tensors as safetensors into a folder, in several files where they are large."""
+    """Writes named tensors as safetensors into a folder, in several files if they are large."""
     files: list[list[str]] = [[]]
     held: dict[str, np.ndarray] = {}
     total = size = 0
 
     def flush() -> None:
         part = path / f"part-{len(files)}"
-        part.touch()  # with the permissions that files have here: the package's own are private
+        part.touch()  # gives it the usual permissions; the package's are private
         mode = part.stat().st_mode
         safetensors.numpy.save_file(held, part, metadata={"format": "pt"})
         part.chmod(mode)
@@ -273,7 +273,7 @@ def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
 
 
 def tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[str, np.ndarray]]:
-    """The parameters by the names and in the shapes of Hugging Face, one after the other."""
+    """Yields the parameters one by one, with Hugging Face's names and shapes."""
     is_array: Callable = lambda x: isinstance(x, _Array)  # noqa: E731
     arrays = jax.tree.leaves(_arrays(config), is_leaf=is_array)
     for array, x in zip(arrays, jax.tree.leaves(params), strict=True):

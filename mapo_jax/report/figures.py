@@ -1,8 +1,8 @@
-"""The pictures of the report: one small panel each, readable on a phone, in one style.
+"""Draws the pictures of the report in one style; each is a small panel, readable on a phone.
 
-Each is drawn once and saved twice: as SVG whose colours are the page's CSS variables (so that it
-follows the page into the dark), and as PNG on white. A colour always means an arm (runs that differ
-by the seed only); what else a panel tells apart, it tells apart by the line or the marker.
+Each panel is drawn once and saved twice: as SVG whose colours are the page's CSS variables, so that
+it follows the page into dark mode, and as PNG on white. A colour means an arm (runs that differ by
+the seed only), except for the phases of a step's time. Dashes and markers show other differences.
 """
 
 import html
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from mapo_jax.report import markup
 from mapo_jax.report.runs import Arm, Curve
 
-# The page's names for these colours, and what they are in the light: (CSS variable, colour).
+# Colours of the light page; VARIABLES has the page's CSS variable of each.
 INK, MUTED, GRID = "#1f2328", "#656d76", "#e3e6ea"
 ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 PHASES = ("#332288", "#88ccee", "#44aa99", "#ddcc77", "#b7bcc2")  # Tol, muted
@@ -32,7 +32,7 @@ VARIABLES = {
     **{color: f"--arm{i}" for i, color in enumerate(ARMS)},
 }
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, and in the page's own font
+    "svg.fonttype": "none",  # text stays text, which is small and has the page's own font
     "svg.hashsalt": "mapo_jax",  # the same picture is the same file
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
@@ -61,7 +61,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 _DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)))
-_LABEL = 22  # characters
+_LABEL = 22  # characters of a label, at most
 _MOST = 600  # points of a curve; a longer one is drawn in that many bins
 
 
@@ -82,7 +82,7 @@ class Line(NamedTuple):
 
 
 def panel(name: str, title: str, draw: Callable[[Any], bool]) -> list[Panel]:
-    """The panel that `draw` makes on its axes, if it found anything to draw."""
+    """Returns the panel that `draw` draws on its axes, or [] if it found nothing to draw."""
     title = _text(title, 44)
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a run named in any script
@@ -94,7 +94,7 @@ def panel(name: str, title: str, draw: Callable[[Any], bool]) -> list[Panel]:
         axes.set_title(title)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg")
-        figure.set_layout_engine("none")  # as for the first
+        figure.set_layout_engine("none")  # keeps the layout of the SVG
         figure.set_facecolor("white")
         figure.set_dpi(200)
         canvas.print_png(png)
@@ -102,7 +102,7 @@ def panel(name: str, title: str, draw: Callable[[Any], bool]) -> list[Panel]:
 
 
 def _inline(svg: str, name: str, title: str) -> str:
-    """An SVG that can stand in a page with others: own ids, the page's colours, its width."""
+    """Fits an SVG into a page with others: gives it own ids, the page's colours and its width."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
@@ -128,15 +128,15 @@ def curves(
     """Draws metrics over steps.
 
     Args:
-        arms: one colour each.
-        lines: one dash pattern each, named at their ends.
-        ylabel: what and in which unit.
-        phase: whose steps.
-        interval: they are evaluations, with their 95% intervals.
-        share: between 0 and 1, as a rule.
+        arms: each gets a colour.
+        lines: each gets a dash pattern and its name at its end.
+        ylabel: the quantity and its unit.
+        phase: the phase whose steps are drawn.
+        interval: the metrics are evaluations, drawn with their 95% intervals.
+        share: the values are usually between 0 and 1.
         zero: the axis starts at 0.
-        log: on a logarithmic axis.
-        reference: where to draw a thin line: a limit, or the value that is expected.
+        log: the axis is logarithmic.
+        reference: draws a thin line at this value, which is a limit or the expected value.
     """
 
     def draw(axes) -> bool:
@@ -179,7 +179,7 @@ def curves(
 
 
 def _curve(axes, curve: Curve, color: str, dash: Any, smooth: bool) -> float:
-    """Draws one curve, its band or its raw points behind it; returns where it ends."""
+    """Draws one curve with its band or its raw points behind it; returns its last value."""
     steps, values, low, high = curve
     if len(steps) > _MOST:
         bins = np.arange(len(steps)) * _MOST // len(steps)
@@ -210,7 +210,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def _name_ends(axes, ends: list[tuple[float, str, str]]) -> None:
-    """Writes the name of each line right of its end, apart from each other."""
+    """Writes the name of each line to the right of its end, so that no two names overlap."""
     ends = sorted((end for end in ends if end[1]), key=lambda end: end[0])
     if not ends:
         return
@@ -244,7 +244,7 @@ def success_counts(arm: Arm, color: str) -> Callable[[Any], bool]:
         if len(steps) > 240:
             bins = np.arange(len(steps)) * 240 // len(steps)
             shares = np.stack([shares[:, bins == b].mean(1) for b in range(240)], 1)
-        # One colour, more of it for more groups: it reads on a light page and on a dark one.
+        # One colour, which is more opaque for more groups, is readable on a light and a dark page.
         red, green, blue = colors.to_rgb(color)
         shades = colors.ListedColormap([(red, green, blue, a) for a in np.linspace(0, 1, 256)])
         image = axes.imshow(
@@ -350,7 +350,7 @@ def gradient_by_successes(arms: Sequence[Arm]) -> Callable[[Any], bool]:
 
 
 def _weighted(curve: Curve, shares: Curve) -> tuple[float, float, float]:
-    """Mean over steps, each weighing what groups it had; and the range of 80% of the steps."""
+    """Returns the mean over steps, weighted by their groups, and the range of 80% of the steps."""
     weights = np.interp(curve.steps, shares.steps, np.nan_to_num(shares.values))
     weights = np.where(np.isfinite(curve.values), weights, 0)
     values = np.nan_to_num(curve.values)
@@ -359,14 +359,14 @@ def _weighted(curve: Curve, shares: Curve) -> tuple[float, float, float]:
 
 
 def _by_count(arm: Arm, family: str) -> dict[int, Curve]:
-    """The curves of the keys FAMILY/K by K."""
+    """Returns the curves of the keys FAMILY/K, by K."""
     keys = [key for key in arm.keys("train") if re.fullmatch(rf"{family}/\d{{1,4}}", key)]
     keys.sort(key=lambda key: int(key.split("/")[1]))
     return {int(key.split("/")[1]): arm.curve("train", "rl", key) for key in keys}
 
 
 def phases(arm: Arm) -> dict[str, Curve]:
-    """Seconds of each step by what they went to: sample, reward, score, update, the rest."""
+    """Returns the seconds of each step, split into sample, reward, score, update and the rest."""
     whole = arm.curve("train", "rl", "time/step")
     parts = {}
     for name in ("sample", "reward", "score", "update"):
@@ -398,7 +398,7 @@ def time_by_phase(arm: Arm) -> Callable[[Any], bool]:
         names = ("sample", "reward", "score", "update", "rest")
         shades = [PHASES[names.index(name)] for name in parts]
         step = "mid" if len(steps) > 1 else None
-        if step is None:  # one step: its bar
+        if step is None:  # a single step is a bar
             steps, values = np.array([steps[0] - 0.5, steps[0] + 0.5]), np.repeat(values, 2, 1)
         axes.stackplot(steps, values, colors=shades, linewidth=0, step=step)
         total = values.sum(0)
@@ -436,6 +436,6 @@ def time_by_phase(arm: Arm) -> Callable[[Any], bool]:
 
 
 def _text(label: str, longest: int = _LABEL) -> str:
-    """A label short enough for the margin of a panel."""
+    """Cuts a label so that it fits into the margin of a panel."""
     label = markup.plain(label)
     return label if len(label) <= longest else label[: longest - 1] + "\u2026"

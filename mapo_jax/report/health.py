@@ -1,6 +1,6 @@
-"""Is my run healthy? One table of checks: what is measured, its healthy range, what to do.
+"""Is my run healthy? A table of checks, each with its number, its healthy range and advice.
 
-docs/healthy.md says the same numbers; a test compares them.
+docs/healthy.md has the same numbers; a test compares them.
 """
 
 import math
@@ -13,14 +13,14 @@ from mapo_jax.report.runs import Run
 
 
 class Check(NamedTuple):
-    """A number of a run, and where it should lie."""
+    """A number of a run and its healthy range."""
 
     name: str  # also its row in docs/healthy.md
-    measured: str  # what the number is
-    value: Callable[[Run], float]  # NaN: the run does not tell
+    measured: str  # describes the number
+    value: Callable[[Run], float]  # NaN if the run does not have it
     low: float
     high: float
-    otherwise: str  # what it means outside, and what to do
+    otherwise: str  # the meaning of a number outside the range, and the fix
 
     @property
     def healthy(self) -> str:
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def examine(run: Run) -> list[Finding]:
-    """The checks for which the run has the numbers."""
+    """Returns the findings of all checks for which the run has the numbers."""
     values = [(check, check.value(run)) for check in CHECKS]
     return [
         Finding(check, value, check.low <= value <= check.high)
@@ -51,7 +51,7 @@ def examine(run: Run) -> list[Finding]:
 
 
 def _values(run: Run, *keys: str, kind: str = "train", phase: str = "rl") -> np.ndarray:
-    """The finite values of a key, or of the sum of those keys that the run has."""
+    """Returns the finite values of a key, or of the sum of the keys that the run has."""
     keys = tuple(key for key in keys if key in run.keys(kind, phase)) or keys
     values = [run.curve(kind, phase, key).values for key in keys]
     total = np.sum(values, 0) if len({len(x) for x in values}) == 1 else values[0]
@@ -59,7 +59,7 @@ def _values(run: Run, *keys: str, kind: str = "train", phase: str = "rl") -> np.
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
-    """Means of the first and the last tenth (5 steps or half of a short run at least)."""
+    """Returns means of the first and the last tenth (at least 5 steps, or half of a short run)."""
     if not len(values):
         return math.nan, math.nan
     count = max(1, len(values) // 10, min(5, len(values) // 2))

@@ -1,4 +1,4 @@
-"""Words, numbers and tables as HTML: whatever comes from a run is escaped here."""
+"""Writes words, numbers and tables as HTML, and escapes everything that comes from a run."""
 
 import html
 import math
@@ -10,19 +10,19 @@ _LONGEST = 1200  # characters of a prompt or response that are shown
 
 
 def plain(value: Any) -> str:
-    """Any text of a run as text that every program takes: control characters become visible."""
+    """Makes any text of a run acceptable to every program; control characters become visible."""
     whole = str(value).encode("utf-8", "replace").decode()
     whole = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), whole)
     return re.sub(r"[\x7f-\x9f]", "\ufffd", whole)
 
 
 def text(value: Any) -> str:
-    """Any text of a run, safe to show in HTML."""
+    """Escapes any text of a run for HTML."""
     return html.escape(plain(value))
 
 
 def number(value: Any, sign: str = "") -> str:
-    """Four digits of a float, all of an integer; a dash for what is not finite or not there."""
+    """Writes four digits of a float, all of an integer; a dash if it is not finite or missing."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "\u2013" if value is None else str(value)[:20]
     if isinstance(value, int):
@@ -31,14 +31,14 @@ def number(value: Any, sign: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a config."""
+    """Writes a value of a config."""
     return "\u2013" if value is None else repr(value) if value == "" else str(value)
 
 
 def table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], marked: frozenset = frozenset()
 ) -> str:
-    """A table in its own scrolling box; rows whose first cell is in `marked` stand out."""
+    """Writes a table in its own scrolling box; rows whose first cell is in `marked` stand out."""
     head = "".join(f"<th>{text(cell)}</th>" for cell in header)
     body = ""
     for row in rows:
@@ -52,7 +52,7 @@ def table(
 
 
 def long(value: Any) -> str:
-    """A prompt or a response, cut where it is very long."""
+    """Writes a prompt or a response, cut if it is very long."""
     whole = str(value)
     left = len(whole) - _LONGEST
     rest = f'<i class="muted"> \u2026 and {left:,} more characters</i>' if left > 0 else ""

@@ -1,4 +1,4 @@
-"""The page: sections in the order in which a researcher asks, every word from a run escaped."""
+"""Writes the page. Its sections follow a researcher's questions; text of a run is escaped."""
 
 import re
 import string
@@ -18,7 +18,7 @@ def write(workdirs: Sequence[Any], output: Any) -> epath.Path:
     """Writes OUTPUT/report.html and OUTPUT/figures/*.png.
 
     Args:
-        workdirs: of the runs to compare; one: its report.
+        workdirs: work directories of the runs to compare, or of one run.
         output: directory, made if it does not exist.
 
     Returns:
@@ -45,7 +45,7 @@ def write(workdirs: Sequence[Any], output: Any) -> epath.Path:
 
 
 def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
-    """(id, HTML) of each section that has something to show, and all panels."""
+    """Returns (id, HTML) of each section that is not empty, and all panels."""
     compared, all_panels = arms(runs), []
     keys = list(dict.fromkeys(key for arm in compared for key in arm.keys("train")))
     sections = [("top", _headline(runs, compared))]
@@ -92,7 +92,7 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
     lines = [Line(key, key.removeprefix("reward/")) for key in names]
     if len(compared) == 1:
         parts = [curves("reward_parts", "Reward parts", "mean", *lines, share=True)]
-    else:  # one panel each: a colour is an arm
+    else:  # one panel each, as a colour is an arm
         parts = [
             curves(f"reward_{_file(line.label)}", f"Reward: {line.label}", "mean", line, share=True)
             for line in lines
@@ -359,7 +359,7 @@ def _health(runs: list[Run]) -> str:
 
 
 def _common(runs: list[Run], key: str) -> float | None:
-    """The number that all runs have here."""
+    """The number that all runs have for `key`; None if they differ."""
     values = {run.setting(key) for run in runs}
     return None if len(values) > 1 or "" in values else float(values.pop())
 

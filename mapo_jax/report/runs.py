@@ -1,7 +1,7 @@
-"""Work directories, read for the report: metrics as columns, the config, the starts, the samples.
+"""Reads work directories for the report: metrics as columns, the config, starts and samples.
 
-Forgiving where a run is old, died early or is being written (a key, a file or the end of the last
-line is missing); a malformed line in the middle is named. No JAX.
+A run may be old, may have died early or may still be going on. So a key, a file or the end of the
+last line may be missing, but a malformed line in the middle is a mistake and named. No JAX.
 """
 
 import array
@@ -21,7 +21,7 @@ from mapo_jax import errors
 
 
 class Curve(NamedTuple):
-    """Values over steps, in order; NaN where the record is null."""
+    """Values over steps, in order; a null of the record is NaN."""
 
     steps: np.ndarray  # i64[n]
     values: np.ndarray  # f64[n]
@@ -29,24 +29,24 @@ class Curve(NamedTuple):
     high: np.ndarray | None = None
 
     def where(self, kept: np.ndarray) -> "Curve":
-        """The points for which `kept`, bool[n], is true."""
+        """Returns the points for which `kept`, bool[n], is true."""
         low, high = (None if x is None else x[kept] for x in (self.low, self.high))
         return Curve(self.steps[kept], self.values[kept], low, high)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one work directory holds."""
+    """The contents of one work directory."""
 
     label: str  # short, unique in the report
     path: str
-    config: dict[str, Any]  # "a.b" -> value; empty where config.json is missing
-    starts: list[dict]  # of run.json: one for each start of the command
-    samples: list[dict]  # of rollouts.jsonl: the first step's, the last step's, kind "after"
+    config: dict[str, Any]  # "a.b" -> value; empty if config.json is missing
+    starts: list[dict]  # from run.json, one for each start of the command
+    samples: list[dict]  # from rollouts.jsonl: the first step, the last one, "after"
     columns: dict[tuple[str, str], dict[str, tuple[array.array, array.array]]]
 
     def curve(self, kind: str, phase: str, key: str) -> Curve:
-        """The values of `key` by step; where a step stands twice, the later line counts."""
+        """Returns the values of `key` by step; if a step appears twice, the later line counts."""
         steps, values = self.columns.get((kind, phase), {}).get(key, ((), ()))
         steps, values = np.asarray(steps, np.int64), np.asarray(values, np.float64)
         order = np.argsort(steps, kind="stable")
@@ -55,28 +55,28 @@ class Run:
         return Curve(steps[last], values[last])
 
     def keys(self, kind: str, phase: str = "rl") -> list[str]:
-        """The keys of these lines in the order of their first appearance."""
+        """Returns the keys of these lines in the order of their first appearance."""
         return list(self.columns.get((kind, phase), ()))
 
     def setting(self, key: str) -> str:
-        """A value of the config as text; "" where the config lacks it."""
+        """Returns a value of the config as text; "" if the config lacks it."""
         return str(self.config[key]) if key in self.config else ""
 
     def eval_sets(self) -> list[str]:
-        """The names of the evaluation sets, the run's own first."""
+        """Returns the names of the evaluation sets, the run's own first."""
         keys = [key for key in self.keys("eval") if re.fullmatch("eval/.+/.+", key, re.DOTALL)]
         return list(dict.fromkeys(key.removeprefix("eval/").rpartition("/")[0] for key in keys))
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Runs whose configs differ by the seed only: one curve, their mean."""
+    """Runs whose configs differ by the seed only; their mean is drawn as one curve."""
 
     label: str
     runs: list[Run]
 
     def curve(self, kind: str, phase: str, key: str) -> Curve:
-        """The mean over the runs; the band is their range. One run: as it is, without a band."""
+        """Returns the mean over the runs with their range as band; one run's curve has no band."""
         curves = [run.curve(kind, phase, key) for run in self.runs]
         if len(curves) == 1:
             return curves[0]
@@ -90,7 +90,7 @@ class Arm:
         return Curve(steps, mean, low, high)
 
     def interval(self, key: str) -> Curve:
-        """An evaluation's values with their 95% interval, or with the range over the seeds."""
+        """Returns an evaluation's values with their 95% interval, or the range over the seeds."""
         curve = self.curve("eval", "rl", key)
         if len(self.runs) > 1:
             return curve
@@ -99,7 +99,7 @@ class Arm:
         return Curve(curve.steps, curve.values, low.values, high.values) if complete else curve
 
     def keys(self, kind: str, phase: str = "rl") -> list[str]:
-        """The keys that any of the runs has."""
+        """Returns the keys that any of the runs has."""
         return list(dict.fromkeys(key for run in self.runs for key in run.keys(kind, phase)))
 
 
@@ -140,14 +140,14 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
-    """(key, its value in each run, None: absent) of the config keys that differ between runs."""
+    """Returns (key, its values in the runs) of config keys that differ; None for a missing one."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     rows = [(key, [run.config.get(key) for run in runs]) for key in keys]
     return [(key, values) for key, values in rows if any(x != values[0] for x in values)]
 
 
 def _labels(paths: Sequence[epath.Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
+    """Returns the last parts of the paths, as many as distinguish them."""
     parts = [str(path).rstrip("/").split("/") for path in paths]
     for count in itertools.count(1):
         labels = ["/".join(x[-count:]) for x in parts]
@@ -186,7 +186,7 @@ def _number(value: Any) -> float:
 
 
 def _lines(path: epath.Path, required: Sequence[str]) -> Iterator[dict]:
-    """The objects of a .jsonl; a last line without its end is still being written: left out."""
+    """Yields the objects of a .jsonl; leaves out a last line that is not yet fully written."""
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             line = {}
@@ -224,7 +224,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _samples(path: epath.Path) -> list[dict]:
-    """Rows of the first and the last step that were written while training, and those after it."""
+    """Returns rows of the first and the last step of training, and rows after training."""
     path = path / "rollouts.jsonl"
     first, last, after = [], [], []
     if path.exists():

@@ -1,13 +1,13 @@
-"""The groups of rollouts.jsonl as cards: the same prompts before training and after it."""
+"""Shows groups of rollouts.jsonl as cards, for the same prompts before and after training."""
 
 from mapo_jax.report import markup
 from mapo_jax.report.runs import Run
 
-_MOST_PROMPTS, _MOST_ROLLOUTS = 4, 16  # shown, per run and time
+_MOST_PROMPTS, _MOST_ROLLOUTS = 4, 16  # shown of a run, before and after
 
 
 def section(run: Run, several: bool) -> str:
-    """The groups of the first step, and those of the same prompts after training."""
+    """Writes the groups of the first step and, after training, of the same prompts."""
     trained = [row for row in run.samples if row["kind"] == "train"]
     if not trained:
         return ""

@@ -1,4 +1,4 @@
-"""The tables of the report: numbers to copy, configuration, commands and environment."""
+"""Writes the tables of the report: numbers to copy, configuration, commands, environment."""
 
 import shlex
 
@@ -9,7 +9,7 @@ from mapo_jax.report.runs import Arm, Run, differences
 
 
 def evaluations(runs: list[Run]) -> str:
-    """Every evaluation, without the intervals."""
+    """Writes every evaluation (50 of them if there are more), without the intervals."""
     blocks = []
     for run in runs:
         steps = run.curve("eval", "rl", next(iter(run.keys("eval")), "")).steps
@@ -24,7 +24,7 @@ def evaluations(runs: list[Run]) -> str:
 
 
 def metrics(runs: list[Run]) -> str:
-    """All training metrics at six steps from first to last."""
+    """Writes all training metrics at six steps from first to last."""
     blocks = []
     for run in runs:
         keys = run.keys("train")
@@ -50,7 +50,7 @@ def _at(run: Run, kind: str, key: str, step: int) -> str:
 
 
 def seconds(runs: list[Run]) -> str:
-    """What the whole time went to."""
+    """Writes the seconds of each phase and their share of the whole time."""
     columns = ("warm-up", "sample", "reward", "score", "update", "rest", "evaluation")
     rows = []
     for run in runs:
@@ -68,7 +68,7 @@ def seconds(runs: list[Run]) -> str:
 
 
 def configuration(runs: list[Run]) -> str:
-    """Differences between runs; then each run's commands, environment and config."""
+    """Writes differences between runs, then each run's commands, environment and config."""
     blocks = ""
     if len(runs) > 1:
         rows = [[key, *map(markup.shown, values)] for key, values in differences(runs)]

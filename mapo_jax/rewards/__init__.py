@@ -1,4 +1,4 @@
-"""Is this response good? Reward functions, the paper's and users' own, and their judge. No JAX."""
+"""Is this response good? Judges by the paper's reward or by a user's own function. No JAX."""
 
 from mapo_jax.rewards.judging import Judged as Judged
 from mapo_jax.rewards.judging import RewardFunction as RewardFunction

@@ -1,11 +1,12 @@
-"""Judges responses: the paper's reward, and the gate that every reward function's answers pass.
+"""Calls a reward function, the paper's or a user's own, and checks its results.
 
-In the life of a batch: responses (text) and their examples -> `judge` -> rewards, success flags and
-named parts, one per rollout. A reward function is `fn(response, example)` that returns
-`{"reward": float, "success": bool, "parts": {name: float}}` and may have `fn.range = (low, high)`.
+In the life of a batch, `judge` takes responses (text) and their examples and returns rewards,
+success flags and named parts, one per rollout. A reward function is `fn(response, example)`. It
+returns `{"reward": float, "success": bool, "parts": {name: float}}` and may have
+`fn.range = (low, high)`.
 
-A response that was cut at `rollout.max_new_tokens` has not answered: it is judged with accuracy 0
-and no success. A function with a parameter named `finished` is told and sees to that itself.
+A response that was cut at `rollout.max_new_tokens` has not answered, so it has accuracy 0 and no
+success. A function with a parameter named `finished` is told of the cut and judges it itself.
 """
 
 import inspect
@@ -26,15 +27,15 @@ _KEYS = ("reward", "success", "parts")
 
 
 class Judged(NamedTuple):
-    """What a reward function found about B responses."""
+    """The rewards, success flags and parts of B responses."""
 
-    rewards: np.ndarray  # f32[B]; NaN where there is no reward, which the trainer leaves out
+    rewards: np.ndarray  # f32[B]; NaN if there is none, which the trainer leaves out
     success: np.ndarray  # bool[B]; right on every metric (MAPO's N counts these)
     parts: dict[str, np.ndarray]  # name -> f32[B], in alphabetical order
 
 
 def reward_range(fn: RewardFunction) -> tuple[float, float]:
-    """Returns the range that a reward function declares as `fn.range`; (0, 1) where it has none."""
+    """Returns the range that a reward function declares as `fn.range`; (0, 1) if it has none."""
     declared = getattr(fn, "range", (0.0, 1.0))
     try:
         low, high = map(float, declared)
@@ -57,17 +58,17 @@ def judge(
     """Calls a reward function on every response and checks what it returns.
 
     Args:
-        fn: `fn(response, example)`, or with a third parameter that is named `finished`. Without it,
-            where it finds a cut response right (a success, or a part `accuracy` above 0), success
-            becomes False, that part 0 and the reward the low end of its range.
+        fn: `fn(response, example)`, or with a third parameter that is named `finished`. A function
+            without it may find a cut response right (a success, or a part `accuracy` above 0).
+            Then success becomes False, that part 0 and the reward the low end of its range.
         responses: B texts.
-        examples: B examples that they answer.
+        examples: the B examples that the responses answer.
         finished: which responses ended by themselves rather than at `rollout.max_new_tokens`;
-            None: all.
+            None for all.
 
     Raises:
-        UserError: it raised, returned something else than reward, success and parts, or left its
-            range.
+        UserError: the function raised, returned something else than reward, success and parts, or
+            left its range.
     """
     low, high = reward_range(fn)
     is_told = takes_finished(fn)
@@ -108,10 +109,10 @@ def judge(
 
 
 def checked(fn: RewardFunction, result: Any, low: float, high: float) -> dict[str, Any]:
-    """What a reward function returned, in plain numbers, parts in alphabetical order.
+    """Returns a reward function's result in plain numbers, its parts in alphabetical order.
 
     Raises:
-        UserError: it is not what it must be.
+        UserError: the result is malformed or out of range.
     """
     if not isinstance(result, Mapping) or set(result) != set(_KEYS):
         raise _wrong(
@@ -124,7 +125,7 @@ def checked(fn: RewardFunction, result: Any, low: float, high: float) -> dict[st
     if reward is None:
         raise _wrong(fn, result, "the reward must be a number")
     if not math.isfinite(reward):
-        reward = math.nan  # there is none
+        reward = math.nan  # there is no reward
     elif not low <= reward <= high:
         where = f"the reward is outside [{low:g}, {high:g}]"
         raise _wrong(fn, result, f"{where}; set {name_of(fn)}.range = (low, high)")
@@ -154,20 +155,20 @@ def takes_finished(fn: RewardFunction) -> bool:
 
 
 def call(fn: RewardFunction, response: str, example: dict, told: dict) -> Any:
-    """What the function returns; what it raises becomes a line.
+    """Calls the function and returns its result.
 
     Raises:
-        UserError: it raised.
+        UserError: the function raised; the line names where.
     """
     try:
         return fn(response, example, **told)
     except (MemoryError, errors.UserError):
         raise
-    except Exception as error:  # whatever the user's code raises is the user's to mend
+    except Exception as error:  # a user's code may raise anything, and the user mends it
         frames = traceback.extract_tb(error.__traceback__)
         code = getattr(fn, "__code__", None)
         own = [frame for frame in frames if code and frame.filename == code.co_filename]
-        frame = (own or frames)[-1]  # the user's own line, where it raised inside a library
+        frame = (own or frames)[-1]  # the user's own line, if a library below it raised
         raise errors.UserError(
             f"task.reward: {name_of(fn)} raised {type(error).__name__}: {_one_line(str(error))} "
             f"({frame.filename}:{frame.lineno}) for the response {response[:200]!r}; "
@@ -187,7 +188,7 @@ def _number(value: Any) -> float | None:
 
 
 def name_of(fn: RewardFunction) -> str:
-    """Of a reward function, for a line."""
+    """The name of a reward function, for a message."""
     return getattr(fn, "__name__", type(fn).__name__)
 
 

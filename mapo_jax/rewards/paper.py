@@ -12,26 +12,26 @@ from mapo_jax.rewards.judging import Judged
 def accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns 0.9 * accuracy + 0.1 * format, the reward of the paper's runs (arXiv 2509.18849).
 
-    Accuracy: the boxed answer equals `example["answer"]`, and the response came to its own end.
-    Format: one `<think>...</think>` at the start and a boxed answer after it. A response succeeds
-    if it is right on both (eq. 3), which is where the reward is exactly 1.
+    Accuracy is 1 if the boxed answer equals `example["answer"]` and the response ended by itself.
+    Format is 1 if there is one `<think>...</think>` at the start and a boxed answer after it. A
+    response succeeds if both are 1 (eq. 3), that is, if the reward is exactly 1.
 
     Args:
-        response: what the policy wrote.
+        response: the policy's text.
         example: its "answer" is the right one.
-        finished: the response ended by itself rather than at `rollout.max_new_tokens`.
+        finished: whether the response ended by itself rather than at `rollout.max_new_tokens`.
     """
     return _graded(response, example, finished, None)
 
 
 def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
-    """The same, where answers are mathematics: those that text does not settle go to a verifier."""
+    """Returns the same for mathematics; answers that text does not settle go to a verifier."""
     return _graded(response, example, finished, verifier())
 
 
 for _fn in (accuracy_and_format, symbolic_accuracy_and_format):
     _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
-# How many responses `judge` looks at at once: workers answer at the same time.
+# `judge` looks at this many responses at once, as several workers can answer.
 symbolic_accuracy_and_format.threads = 4  # pyrefly: ignore[missing-attribute]
 
 
@@ -44,7 +44,7 @@ def verifier() -> answers.Verifier:
 
 
 def timeouts() -> int:
-    """Answers that this process's verifier gave up on, so far."""
+    """The number of answers on which this process's verifier has given up so far."""
     return verifier().timeouts if verifier.cache_info().currsize else 0
 
 
@@ -71,19 +71,19 @@ def _is_well_formed(response: str) -> bool:
 
 
 def overlong(judged: Judged, share: np.ndarray, penalty: float, buffer: float) -> Judged:
-    """Takes a penalty for length off the rewards. DAPO (arXiv 2503.14476) eq. 13.
+    """Subtracts a penalty for length from the rewards, DAPO (arXiv 2503.14476) eq. 13.
 
-    Nothing up to a share 1 - buffer of the allowed length, then rising evenly to `penalty` at the
-    full length. It becomes the part `overlong`, at most 0; success stays as it is.
+    The penalty is 0 up to a share 1 - buffer of the allowed length, then rises linearly to
+    `penalty` at the full length. The part `overlong` is minus the penalty. Success stays as it is.
 
-    Differs from the paper: its penalty is 1 beside rewards of -1 and 1; beside 0 and 1 the same is
-    0.5.
+    Differs from the paper: its penalty is 1 for rewards of -1 and 1; for rewards of 0 and 1 the
+    same is 0.5.
 
     Args:
         judged: of B responses.
         share: f32[B], length / rollout.max_new_tokens, at most 1.
         penalty: of a response of full length, >= 0.
-        buffer: in (0, 1].
+        buffer: the share of the allowed length in which the penalty rises, in (0, 1].
     """
     over = np.maximum((share - (1 - buffer)) / buffer, 0).astype(np.float32)
     taken = 0 - penalty * over  # not -penalty * over, which would show as -0

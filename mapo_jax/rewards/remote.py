@@ -1,7 +1,4 @@
-"""A user's own reward function in worker processes: the run's side of it.
-
-`worker.py` is the other side.
-"""
+"""Asks a user's own reward function, which runs in worker processes (`worker.py`)."""
 
 import atexit
 from collections.abc import Mapping
@@ -15,8 +12,8 @@ class Remote:
     """A user's own reward function, `path/to/file.py:function`, in worker processes.
 
     A worker that does not answer in time, dies or runs out of memory is killed and replaced, and
-    the question asked once more. `failures` counts them. What is left without an answer has no
-    reward. One that raises is a mistake, as that of any function.
+    the question is asked once more. `failures` counts such workers. A response that still has no
+    answer has no reward. A function that raises is a user's mistake, as with any reward function.
     """
 
     def __init__(self, reference: str, timeout: float, memory: float, size: int):
@@ -47,11 +44,11 @@ class Remote:
 
     @property
     def failures(self) -> int:
-        """Workers that were killed so far."""
+        """The number of workers that were killed so far."""
         return self._pool.failures
 
     def __call__(self, response: str, example: dict, **told: bool) -> Mapping[str, Any] | None:
-        """The checked result; None where there is none."""
+        """Returns the checked result; None if the workers gave none."""
         question = {"response": response, "example": example, **told}
         found = self._pool.ask(question) or self._pool.ask(question)
         if found is None:
@@ -70,10 +67,10 @@ _loaded: dict[Any, Remote] = {}  # the one in use
 
 
 def load(reference: str, timeout: float, memory: float, size: int) -> Remote:
-    """A user's function in workers, as `Remote`; the same one while its file is the same.
+    """Returns a user's function in workers; the same `Remote` while file and limits are the same.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: the function cannot be used.
     """
     path = Path(reference.rpartition(":")[0])
     content = path.read_bytes() if path.is_file() else b""  # `Remote` says what is wrong
@@ -93,5 +90,5 @@ def close() -> None:
 
 
 def failures() -> int:
-    """Workers with a user's function that were killed in this process, so far."""
+    """The number of workers with the user's function in use that were killed so far."""
     return sum(remote.failures for remote in _loaded.values())

@@ -1,4 +1,4 @@
-"""A user's reward function in a process of its own: what `rewards.Remote` asks, by workers.py."""
+"""Runs a user's reward function in a worker process of workers.py, for `rewards.Remote`."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ _range: tuple[float, float]
 
 
 def load(reference: str) -> dict[str, Any]:
-    """Runs the file; returns what the run needs to know of the function."""
+    """Runs the file; returns the function's name, its range and whether it takes `finished`."""
     global _fn, _range
     _fn = loading.load_function(reference, "task.reward")
     _range = judging.reward_range(_fn)
@@ -23,12 +23,12 @@ def load(reference: str) -> dict[str, Any]:
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The function's checked result, or {"mistake": line}."""
+    """Returns the function's checked result, or {"mistake": line}."""
     try:
         told = {"finished": question["finished"]} if "finished" in question else {}
         result = judging.call(_fn, question["response"], question["example"], told)
         return judging.checked(_fn, result, *_range)
     except MemoryError:
-        os._exit(1)  # with what it holds
+        os._exit(1)  # frees what the function holds
     except errors.UserError as error:
         return {"mistake": str(error)}

@@ -1,4 +1,4 @@
-"""Where a batch is born: rows of data with their prompts, rewards and demonstrations. No JAX."""
+"""A batch is born here, from rows with prompts, rewards and demonstrations. No JAX."""
 
 from mapo_jax.tasks.base import Task as Task
 from mapo_jax.tasks.examples import Prompt as Prompt

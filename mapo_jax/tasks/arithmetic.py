@@ -1,18 +1,18 @@
-"""Generated arithmetic: the task that needs no data and learns within minutes on a CPU.
+"""Generated arithmetic, a task that needs no data and is learnt within minutes on a CPU.
 
 A question is a chain of `+`, `-` and `*` over natural numbers ("17+5*3="); a response works it
 out, products first, and boxes the result (`<think>5*3=15 17+15=32</think> \\boxed{32}`). A level is
-the number of operations. Beside `test`, which is like the training set, there are two evaluation
-sets out of its distribution: the numbers of `easy` have one digit, and in `hard` one at least is
-above the largest that is trained on, by up to a half.
+the number of operations. The evaluation set `test` is like the training set. Two more are out of
+its distribution: numbers in `easy` have one digit, and a question in `hard` has at least one number
+above the largest of training, by up to a half.
 
-Demonstrations hold mistakes, as real ones do, at a rate that is exact: among the first n examples
-floor(n * mistake_rate) have one. It is a slip in one step (off by 1, 2 or 10) that flows into a
-wrong result; in every fifth of them, the result is right and the format broken instead. So the
-warm-up teaches a policy that is wrong now and then in many ways, and RL has something to find.
+Demonstrations hold mistakes, as real ones do, at an exact rate: floor(n * mistake_rate) of the
+first n examples have one. A mistake is a slip in one step (off by 1, 2 or 10) that makes the result
+wrong; every fifth mistake leaves the result right and breaks the format instead. So the warm-up
+teaches a policy that is sometimes wrong, in many ways, and RL has something to find.
 
-Examples follow from (seed, set, index) alone. No question of an evaluation set is a training
-question of any seed: those that a hash of the text holds out are never trained on.
+An example depends on (seed, set, index) alone. No evaluation question is a training question of any
+seed, as a hash of the text decides which questions are never trained on.
 """
 
 import itertools
@@ -37,7 +37,7 @@ DEFAULTS = {
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _MAX_FACTOR = 9
 _SLIPS = (-10, -2, -1, 1, 2, 10)
-_FORMAT_MISTAKE_EVERY = 5  # mistakes
+_FORMAT_MISTAKE_EVERY = 5  # one mistake in 5 breaks the format
 _FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
 _HELD_OUT_SHARE = 8  # one question in 8 is never trained on
 
@@ -51,7 +51,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     if mistakes:
         raise errors.UserError(*mistakes)
     levels, largest = tuple(chosen["levels"]), chosen["max_operand"]
-    sets = {  # name: the least and the greatest that the largest number of a question may be
+    sets = {  # name: the bounds of a question's largest number
         "test": (1, largest),
         "easy": (1, 9),
         "hard": (largest + 1, largest + largest // 2),
@@ -103,7 +103,7 @@ def _train(
     for index in range(size):
         rng = random.Random(f"{seed}/train/{index}")
         question = _draw(rng, levels, (1, largest), held_out=False)
-        mistake = math.floor(index * mistake_rate)  # number of the mistake, if it is one
+        mistake = math.floor(index * mistake_rate)  # the mistake's number, if this example has one
         if math.floor((index + 1) * mistake_rate) == mistake:
             examples.append(_example(*question))
         elif mistake % _FORMAT_MISTAKE_EVERY == _FORMAT_MISTAKE_EVERY - 1:
@@ -125,7 +125,7 @@ def _eval(
 def _draw(
     rng: random.Random, levels: tuple[int, ...], bounds: tuple[int, int], held_out: bool
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Draws the operands and operators of a question without a number below 0 on the way."""
+    """Draws the operands and operators of a question whose steps never go below 0."""
     level = rng.choice(levels)
     while True:
         operators = tuple(rng.choices(tuple(_OPERATIONS), k=level))
@@ -148,11 +148,11 @@ def _draw(
 def _work(
     operands: tuple[int, ...], operators: tuple[str, ...], slip: tuple[int, int] = (0, 0)
 ) -> list[tuple[int, str, int, int]]:
-    """Works a question out: the steps (left, operator, right, result), products first.
+    """Works out a question; returns the steps (left, operator, right, result), products first.
 
     Args:
-        operands: of the question.
-        operators: between them.
+        operands: the numbers of the question.
+        operators: the signs between them.
         slip: (step, amount that is added to its result).
     """
     left = list(operands)
@@ -178,7 +178,7 @@ def _results(
 def _choose_slip(
     rng: random.Random, operands: tuple[int, ...], operators: tuple[str, ...]
 ) -> tuple[int, int]:
-    """A slip that makes no number negative; any makes the answer wrong, as no product follows."""
+    """Draws a slip that makes no number negative. The answer is wrong, as no product follows."""
     slips = [(step, amount) for step in range(len(operators)) for amount in _SLIPS]
     return rng.choice([s for s in slips if min(_results(operands, operators, s)) >= 0])
 

@@ -1,4 +1,4 @@
-"""What a task is: its examples, its prompts, its reward and, where it has them, demonstrations."""
+"""Defines a task: its examples, prompts, reward and, if it has them, demonstrations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +22,19 @@ class Task:
     """A task; an example is a dict that holds at least `question` and `answer`, both text."""
 
     name: str
-    train: Sequence[dict]  # empty where it is for evaluation only
+    train: Sequence[dict]  # empty if the task is for evaluation only
     evals: Mapping[str, Sequence[dict]]  # evaluation sets by name
     prompt: Callable[[dict], str]
     reward: RewardFunction
     demonstration: Callable[[dict], str] | None  # a response to learn from in the warm-up
-    notes: tuple[str, ...] = ()  # what a user should know of the data, such as rows left out
+    notes: tuple[str, ...] = ()  # facts about the data for the user, such as rows left out
 
 
 def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the defaults with the user's options over them.
 
     Raises:
-        UserError: an option that the task does not have, or of another type than its default.
+        UserError: the task has no such option, or the option's type is not its default's.
     """
     mistakes = []
     for name, value in options.items():

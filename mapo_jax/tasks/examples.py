@@ -1,7 +1,7 @@
-"""Which examples come next, and their tokens: the first link in the life of a batch.
+"""Chooses the next examples and encodes them, which is the first link in the life of a batch.
 
-Nothing here has state: the examples of a step follow from the seed and the position in the data, a
-number, so a run that goes on from a checkpoint sees the same batches.
+Nothing here has state. The examples of a step depend only on the seed and on the position in the
+data, a number, so a run that continues from a checkpoint sees the same batches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,15 +22,15 @@ class Prompt(NamedTuple):
 
 
 def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
-    """Returns which examples stand at the positions start ... start + count - 1 of the data.
+    """Returns the examples at the positions start ... start + count - 1 of the data.
 
     Every epoch is its own permutation of all examples; a batch may straddle two.
 
     Args:
         n_examples: examples in an epoch.
-        seed: of the permutations, >= 0.
-        start: position of the first one, counted from the beginning of the run.
-        count: how many.
+        seed: the seed of the permutations, >= 0.
+        start: position of the first example, counted from the beginning of the run.
+        count: number of examples.
 
     Returns:
         i64[count], each in 0 ... n_examples - 1.
@@ -58,14 +58,14 @@ def encode_prompts(
         task: writes the prompts.
         tokenizer: of the policy.
         examples: the rows of the set.
-        name: of the set, for messages.
-        max_prompt_tokens: the longest prompt that is kept whole.
-        too_long: longer ones: "drop" leaves them out, "truncate" keeps their last tokens, where
-            the instruction and the beginning of the answer stand.
-        say: is told how many are too long.
+        name: the name of the set, for messages.
+        max_prompt_tokens: the length of the longest prompt that is kept whole.
+        too_long: "drop" leaves out longer prompts, "truncate" keeps their last tokens, which hold
+            the instruction and the beginning of the answer.
+        say: prints a line with the number of prompts that are too long.
 
     Raises:
-        UserError: none is left.
+        UserError: no prompt is left.
     """
     encoded = [
         Prompt(i, tokenizer.encode_prompt(task.prompt(example)))
@@ -93,13 +93,13 @@ def encode_prompts(
 def encode_demonstrations(
     task: Task, tokenizer: Tokenizer, examples: Iterable[dict], max_new_tokens: int
 ) -> tuple[list[tuple[int, list[int]]], int]:
-    """Encodes the demonstrations of examples, each with its end, and drops those too long.
+    """Encodes demonstrations, each with an end-of-sequence token, and drops those too long.
 
     Returns:
         (index in examples, response tokens) of those that are kept, and the number dropped.
 
     Raises:
-        UserError: none is left, or the task has no demonstrations.
+        UserError: no demonstration is left, or the task has none.
     """
     if task.demonstration is None:
         raise errors.UserError(f"warmup.steps: {task.name} has no demonstrations; set it to 0")

@@ -1,6 +1,6 @@
-"""Reads JSON lines and JSON lists: rows with the place of each, and every mistake in them.
+"""Reads rows and their places from JSON lines and JSON lists, and finds every mistake in them.
 
-`read` and `parse` append `FILE:LINE: what is wrong` to a list; `check` raises them together.
+`read` and `parse` append lines such as `FILE:LINE: not JSON` to a list; `check` raises them all.
 """
 
 import codecs
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mapo_jax import errors
 
-Row = tuple[str, dict]  # "FILE:LINE", and the object that stands there
+Row = tuple[str, dict]  # "FILE:LINE" and its object
 
-_MAX_LINES = 10  # mistakes that are named, at most
+_MAX_LINES = 10  # at most this many mistakes are named
 
 
 def read(path: Path, mistakes: list[str]) -> list[Row]:
@@ -50,10 +50,10 @@ def _is_object(row: object) -> dict:
 
 
 def find(data_path: str, name: str, files: Sequence[str]) -> Path:
-    """The file of a task: the path itself, or the first of `files` in that directory.
+    """Returns a task's file: the path itself, or the first of `files` in that directory.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     path = Path(data_path)
     if data_path and path.is_file():
@@ -69,7 +69,7 @@ def find(data_path: str, name: str, files: Sequence[str]) -> Path:
 
 
 def parse(rows: Iterable[tuple[str, object]], fn: Callable, mistakes: list[str]) -> list[Row]:
-    """Returns the rows with `fn` of their contents; a ValueError of `fn` is a mistake."""
+    """Applies `fn` to the content of each row; a ValueError that it raises is a mistake."""
     parsed = []
     for where, content in rows:
         try:

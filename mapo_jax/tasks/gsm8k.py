@@ -1,7 +1,8 @@
 """GSM8K: grade-school word problems with worked answers (arXiv 2110.14168).
 
 Rows `{question, answer}` whose answer ends in `#### number` come from a directory's `train.jsonl`
-and `test.jsonl` or, without one, through TensorFlow Datasets (which here needs no TensorFlow).
+and `test.jsonl`. Without a directory they come from TensorFlow Datasets, which does not need
+TensorFlow here.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ def _parse(question: str, answer: str) -> dict:
 
 def _from_tfds() -> tuple[list[dict], list[dict]]:
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it warns of a folder that it is about to make
+    logging.disable(logging.WARNING)  # it warns about a folder that it is about to make
     try:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.text.gsm8k import gsm8k
@@ -95,7 +96,7 @@ def _from_tfds() -> tuple[list[dict], list[dict]]:
             ]
             for split in ("train", "test")
         )
-    except Exception as error:  # no package, network, room, or another format: one answer to all
+    except Exception as error:  # no package, network or room, or another format
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise errors.UserError(
             "data.path: GSM8K is missing: pass --config.data.path=DIR with train.jsonl and"

@@ -1,12 +1,13 @@
-"""Your own data: rows of JSON lines become prompts by a template, and need no code.
+"""Your own data without code: a template makes prompts of rows of JSON lines.
 
-`data.path` is a directory with `train.jsonl` and any number of other `*.jsonl` files, each an
-evaluation set with the name of its file, or it is one file. Of one file every 10th prompt
-(`held_out`), with all rows that have it, is the evaluation set `test` and not trained on.
+`data.path` is a directory or a file. A directory holds `train.jsonl` and one or more other
+`*.jsonl` files; each of these is an evaluation set with the name of its file. In a single file,
+every 10th prompt (`held_out`), with all rows that have it, goes to the evaluation set `test` and is
+not trained on.
 
-In a template `{field}` stands for a row's field; all other text, also `\\boxed{}`, stays as it is,
-and nothing is evaluated. Text is taken as it is, numbers, true and false as JSON writes them; null,
-lists and objects are mistakes. A field may stand in a template more than once.
+In a template, `{field}` stands for a row's field and may appear more than once. All other text,
+also `\\boxed{}`, stays as it is, and nothing is evaluated. A field with text is inserted as it is;
+numbers, true and false are inserted as JSON writes them; null, lists and objects are mistakes.
 """
 
 import functools
@@ -21,10 +22,10 @@ from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
-    "template": "{question}\n",  # of the prompt
+    "template": "{question}\n",  # the template of a prompt
     "answer": "answer",  # the field with the right answer
-    "demonstration": "",  # template of a response for the warm-up; "": there are none
-    "held_out": 10,  # of one file, every n-th prompt is for evaluation
+    "demonstration": "",  # template of a response for the warm-up; "" for none
+    "held_out": 10,  # in a single file, every n-th prompt is for evaluation
 }
 
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -35,7 +36,7 @@ _WAYS = (
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
-    """Makes the task; `options` are those of DEFAULTS, and nothing in it is random."""
+    """Makes the task from the options of DEFAULTS; nothing in it is random."""
     chosen = merge_options(options, DEFAULTS)
     if chosen["held_out"] < 2:
         raise errors.UserError(f"task.options.held_out={chosen['held_out']}: must be 2 or more")
@@ -65,17 +66,17 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
 
 
 def prompt(example: dict) -> str:
-    """Returns the template with the row's fields."""
+    """Returns the template, filled with the row's fields."""
     return example["question"]
 
 
 def demonstration(example: dict) -> str:
-    """Returns the demonstration's template with the row's fields."""
+    """Returns the demonstration's template, filled with the row's fields."""
     return example["demonstration"]
 
 
 def _paths(path: Path) -> list[Path]:
-    """The training file and after it those of the evaluation sets, `test` first; or the one."""
+    """Returns the training file, then the evaluation files, `test` first; or the single file."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -93,7 +94,7 @@ def _paths(path: Path) -> list[Path]:
 
 
 def _misnamed_fields(chosen: Mapping[str, Any], rows: Mapping[str, list[files.Row]]) -> list[str]:
-    """The mistakes of the options: a field that no row has is one, not one for every row."""
+    """Returns the options' mistakes; a field that no row has is one mistake, not one per row."""
     known = sorted({field for set_rows in rows.values() for _, row in set_rows for field in row})
     named = [
         (option, field)
@@ -120,7 +121,7 @@ def _fields(template: str) -> list[str]:
 
 
 def _example(chosen: Mapping[str, Any], is_trained_on: bool, row: dict) -> dict:
-    """The row, its prompt as `question`, its answer as text and, to train on, a demonstration."""
+    """Adds the prompt as `question`, the answer as text and, for training, a demonstration."""
     added = {
         "question": _fill(chosen["template"], row),
         "answer": _text(row, chosen["answer"]),
@@ -152,7 +153,7 @@ def _text(row: dict, field: str) -> str:
 
 
 def _hold_out(examples: list[dict], every: int, data_path: str) -> tuple[list[dict], list[dict]]:
-    """Splits off every n-th prompt with all rows that have it: no prompt is on both sides."""
+    """Splits off every n-th prompt with all its rows, so that no prompt is on both sides."""
     numbers: dict[str, int] = {}
     for example in examples:
         numbers.setdefault(example["question"], len(numbers) + 1)

@@ -4,7 +4,8 @@ Run from the repository's root; it writes the same bytes every time:
 
     python -m mapo_jax.tasks.make_arithmetic_tokenizer mapo_jax/tasks/arithmetic.model
 
-One piece per character, the four tags whole, nothing normalized: what is encoded decodes to itself.
+Each character is a piece, and so is each of the four tags. Nothing is normalized, so that a text
+decodes to itself.
 """
 
 import io

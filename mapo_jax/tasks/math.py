@@ -2,8 +2,8 @@
 
 `data.path` is a directory with the training rows, `math_train.json` or `train.jsonl`, and the
 evaluation rows, `math500_test.jsonl` or `test.jsonl`. A row has `problem`, and `answer` or a
-`solution` whose last box holds it; rows without are counted and left out. Answers are judged by
-algebra where text does not settle them.
+`solution` whose last box holds the answer. Rows without an answer are counted and left out. Algebra
+judges answers that text does not settle.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """SVAMP (arXiv 2103.07191) and MultiArith (Roy and Roth 2015): word problems of one or two steps.
 
-For evaluation out of the domain of GSM8K; they have no training rows here. `data.path` is the file
-itself or its directory.
+They evaluate a policy outside the domain of GSM8K and have no training rows here. `data.path` is
+the file itself or its directory.
 """
 
 import json
@@ -62,7 +62,7 @@ def _text(row: dict, name: str) -> str:
 
 
 def _number(row: dict, name: str) -> str:
-    """A number as people write it: 12.0 is 12."""
+    """Returns a number as people write it, 12.0 as 12."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ValueError(f"no number in the field {name}")

@@ -1,4 +1,4 @@
-"""Text to tokens and back: SentencePiece and Hugging Face tokenizers, chat templates. No JAX."""
+"""Turns text into tokens and back (SentencePiece, Hugging Face, chat templates). No JAX."""
 
 from mapo_jax.text.files import is_in as is_in
 from mapo_jax.text.files import load_tokenizer as load_tokenizer

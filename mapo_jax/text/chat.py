@@ -1,7 +1,8 @@
-"""Chat templates: messages become the text that an instruction-tuned policy was trained on.
+"""Chat templates turn messages into the text that an instruction-tuned policy was trained on.
 
-Rendered by Jinja in its sandbox, with what Hugging Face's renderer offers. In the life of a batch:
-before a prompt becomes tokens (`tokenizers`). Messages are data: nothing in them is evaluated.
+Jinja renders them in its sandbox, with the functions that Hugging Face's renderer has. In the life
+of a batch this comes before a prompt becomes tokens (`protocol`). Messages are data, so nothing in
+them is evaluated.
 """
 
 import datetime
@@ -19,18 +20,18 @@ Message = Mapping[str, str]  # role: system, user or assistant; content
 
 
 class Template:
-    """A compiled template."""
+    """A compiled chat template."""
 
     def __init__(self, source: str, names: Mapping[str, str], key: str):
-        """Compiles and tries it.
+        """Compiles the template and tries it on one message.
 
         Args:
-            source: in Jinja.
-            names: what else it can print: bos_token, eos_token and so on.
-            key: begins the line of a mistake, as in tokenizer.template=chat.
+            source: the template, in Jinja.
+            names: other values that it can print, such as bos_token and eos_token.
+            key: the beginning of a mistake's line, such as tokenizer.template=chat.
 
         Raises:
-            UserError: it is broken, or refuses a user's message.
+            UserError: the template is broken or refuses a user's message.
         """
         self.source, self._names, self._key = source, names, key
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -51,7 +52,7 @@ class Template:
         self.render([{"role": "user", "content": "x"}])
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation, up to where the assistant's answer begins."""
+        """Returns the text of a conversation up to the beginning of the assistant's answer."""
         try:
             return self._template.render(
                 messages=messages,
@@ -60,7 +61,7 @@ class Template:
                 add_generation_prompt=True,
                 **self._names,
             )
-        except Exception as error:  # whatever a template does is not ours to mend
+        except Exception as error:  # a template may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise errors.UserError(
                 f"{self._key}: the chat template does not take a user's message ({reason}); give "

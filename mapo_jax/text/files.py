@@ -1,4 +1,4 @@
-"""Loads a tokenizer, and the template of its prompts, from the files that hold them."""
+"""Loads a tokenizer and the template of its prompts from files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
 from mapo_jax.text.protocol import Tokenizer, json_fields
 from mapo_jax.text.sentencepiece import SentencePieceTokenizer
 
-_INSTALLED = Path(__file__).resolve().parents[2]  # where the folder mapo_jax/ is
-_FILES = ("tokenizer.json", "tokenizer.model")  # the first that a folder holds
+_INSTALLED = Path(__file__).resolve().parents[2]  # the directory that holds mapo_jax/
+_FILES = ("tokenizer.json", "tokenizer.model")  # of a folder, the first that exists
 
 
 def is_in(folder: Path) -> bool:
@@ -24,13 +24,13 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
 
     Args:
         path: a SentencePiece model, a tokenizer.json, or a folder that holds one; mapo_jax/... is
-            also looked for beside the package.
-        template: of prompts: "" plain text, "chat" the tokenizer's own chat template, or a file
-            FILE.jinja.
+            also looked for in the installed package.
+        template: the template of prompts: "" for plain text, "chat" for the tokenizer's own chat
+            template, or a file FILE.jinja.
 
     Raises:
-        UserError: there is no such file, it cannot be used, or it has no end of sequence; there is
-            no such template, or it is broken.
+        UserError: the tokenizer or the template is missing or broken, or the tokenizer has no end
+            of sequence.
     """
     key, place = f"tokenizer.path={path}", Path(path)
     if path.startswith("mapo_jax/") and not place.exists():

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json as a tokenizer."""
+"""Loads Hugging Face's tokenizer.json as a tokenizer."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,19 @@ from mapo_jax.text.protocol import ChatTokenizer, encodable, json_fields, save_f
 
 
 class HuggingFaceTokenizer(ChatTokenizer):
-    """A tokenizer.json, with what the files beside it say of special tokens.
+    """A tokenizer.json, with the special tokens that the files beside it name.
 
-    As with SentencePiece, responses are encoded and decoded by a second one, which puts no space
-    before what it encodes and takes none off.
+    As with SentencePiece, a second tokenizer encodes and decodes responses. It neither puts a
+    space before a text nor removes one.
     """
 
     def __init__(self, files: Mapping[str, bytes], eos_ids: Sequence[int] = ()):
-        """Makes one of a folder's files by their names; those of `_FILES` are looked at.
+        """Makes a tokenizer from the contents of a folder's files, by name.
+
+        It reads `KEPT_FILES`, generation_config.json and config.json.
 
         Raises:
-            ValueError: tokenizer.json is broken or has no end token.
+            ValueError: a file is broken, or none names an end token.
         """
         self.template: chat.Template | None = None
         self._files = {name: files[name] for name in KEPT_FILES if name in files}
@@ -36,7 +38,7 @@ class HuggingFaceTokenizer(ChatTokenizer):
         for tokenizer in (self._prompts, self._responses):
             tokenizer.no_truncation()
             tokenizer.no_padding()
-            tokenizer.encode_special_tokens = True  # as ordinary text
+            tokenizer.encode_special_tokens = True  # those in a text are ordinary text
         vocabulary = self._prompts.get_vocab(with_added_tokens=True)
         self.vocab_size: int = 1 + max(vocabulary.values())
         self._special = {
@@ -58,16 +60,16 @@ class HuggingFaceTokenizer(ChatTokenizer):
         self._bos = whole[: starts[0]] if starts else []
 
     def name(self, kind: str) -> str:
-        """The text of a special token, such as eos_token; "" where there is none."""
+        """The text of a special token, such as eos_token; "" if there is none."""
         value = self.config.get(kind)
         return (value["content"] if isinstance(value, dict) else value) or ""
 
     def template_source(self) -> str | None:
-        """The tokenizer's own chat template."""
+        """The tokenizer's own chat template; None if it has none."""
         if "chat_template.jinja" in self._files:
             return self._files["chat_template.jinja"].decode("utf-8", "replace")
         source = self.config.get("chat_template")
-        if isinstance(source, list):  # several by name
+        if isinstance(source, list):  # several templates, each with a name
             named = {one["name"]: one["template"] for one in source}
             source = named.get("default")
         return source
@@ -112,7 +114,7 @@ def _ids(tokenizer: huggingface.Tokenizer, text: str) -> list[int]:
 
 
 def _continuing(rules: Any) -> Any:
-    """The rules of a tokenizer.json for text that goes on: without a space at its beginning."""
+    """The rules of a tokenizer.json without those that put a space before a text."""
     if isinstance(rules, list):
         return [_continuing(rule) for rule in rules if not _is_prefix(rule)]
     if not isinstance(rules, dict):

@@ -1,10 +1,10 @@
-"""What a tokenizer is, and what both kinds share: chat templates, and the files that are saved.
+"""Defines tokenizers and the code that both kinds share, for chat templates and saved files.
 
-In the life of a batch: prompts become tokens before sampling (`encode_prompt`), responses become
-text before they are judged (`decode`); in the warm-up, demonstrations become responses (`encode`).
+In the life of a batch, prompts become tokens before sampling (`encode_prompt`) and responses become
+text before they are judged (`decode`). In the warm-up, demonstrations become responses (`encode`).
 
-Nothing in a text can become a special token: those come from a tokenizer's own rules and from its
-chat template alone.
+Nothing in a text can become a special token. Only a tokenizer's own rules and its chat template add
+special tokens.
 """
 
 import json
@@ -17,55 +17,57 @@ from mapo_jax.text import chat
 
 
 class Tokenizer(Protocol):
-    """What the trainer needs of a tokenizer."""
+    """The methods of a tokenizer that the trainer needs."""
 
     vocab_size: int  # 1 + the largest id
-    eos_ids: tuple[int, ...]  # each of them ends a response
-    template: chat.Template | None  # prompts are a user's turn in it; None: plain text
-    pad_id: int  # any token will do: padding is masked everywhere
+    eos_ids: tuple[int, ...]  # each ends a response
+    template: chat.Template | None  # writes a prompt as a user's turn; None: plain text
+    pad_id: int  # any token will do, as padding is masked everywhere
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Encodes what a response answers: a user's turn in the chat template, if there is one;
-        else the beginning of a sequence, with a token for that if there is one."""
+        """Encodes a prompt: a user's turn if there is a chat template, else plain text.
+
+        Plain text begins with the beginning-of-sequence token, if there is one.
+        """
         ...
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
-        """Encodes a conversation by the chat template, up to where the answer begins."""
+        """Encodes a conversation by the chat template, up to the beginning of the answer."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Encodes text that goes on after other tokens; `decode` gives the same text back."""
+        """Encodes text that follows other tokens; `decode` gives the same text back."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turns tokens that followed a prompt into text; special tokens have none."""
+        """Turns tokens that followed a prompt into text; special tokens give no text."""
         ...
 
     def save(self, directory: str | Path) -> None:
-        """Writes the files that `load` and transformers read into an existing directory."""
+        """Saves files that `load_tokenizer` and transformers read; the directory exists."""
         ...
 
 
 class Stream:
-    """Decodes a response token by token. The pieces make up exactly what `decode` gives."""
+    """Decodes a response token by token. All pieces together are exactly the text of `decode`."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer, self._ids, self._shown = tokenizer, [], 0
 
     def push(self, id_: int) -> str:
-        """The text that a further token completes; a character that is not whole yet waits."""
+        """Returns the text that this token completes; an incomplete character waits."""
         self._ids.append(id_)
         text = self._tokenizer.decode(self._ids).rstrip("\ufffd")
         piece, self._shown = text[self._shown :], max(self._shown, len(text))
         return piece
 
     def end(self) -> str:
-        """What still waited when the last token was in."""
+        """Returns the text that still waits after the last token."""
         return self._tokenizer.decode(self._ids)[self._shown :]
 
 
 class ChatTokenizer:
-    """Encodes by a chat template: the same for both kinds of tokenizer."""
+    """Encodes by a chat template, in the same way for both kinds of tokenizer."""
 
     template: chat.Template | None
 
@@ -81,7 +83,7 @@ class ChatTokenizer:
         return self._encode_in_pieces(clean)
 
     def _encode_in_pieces(self, messages: Sequence[chat.Message]) -> list[int]:
-        """The template's text with special tokens, the messages' without."""
+        """Encodes the template's text with special tokens and the messages' text without."""
         assert self.template is not None
         contents = [message["content"] for message in messages]
         marks = [f"\ue000{i}\ue001" for i in range(len(contents))]
@@ -101,7 +103,7 @@ class ChatTokenizer:
         raise NotImplementedError
 
     def _encode_template(self, text: str, is_first: bool) -> list[int]:
-        """Encodes text in which special tokens are meant."""
+        """Encodes the template's text; a special token's name in it becomes that token."""
         raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:

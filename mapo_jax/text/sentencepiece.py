@@ -1,4 +1,4 @@
-"""SentencePiece models as tokenizers."""
+"""Loads SentencePiece models as tokenizers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ import sentencepiece
 from mapo_jax.text import chat
 from mapo_jax.text.protocol import ChatTokenizer, encodable, save_files, to_json
 
-# `normalizer_spec {add_dummy_prefix: false, remove_extra_whitespaces: false}`, serialized. Appended
-# to a serialized model it overrides these two fields, as protobuf merges what comes later.
+# `normalizer_spec {add_dummy_prefix: false, remove_extra_whitespaces: false}`, serialized. Append
+# it to a serialized model to override these two fields, as a later field wins in protobuf.
 _KEEP_WHITESPACE = b"\x1a\x04\x18\x00\x20\x00"
 
 
 class SentencePieceTokenizer(ChatTokenizer):
-    """A SentencePiece model. Text cannot make control tokens: SentencePiece never reads them there.
+    """A SentencePiece model. Text cannot make control tokens, as SentencePiece ignores their names.
 
-    Most models put a space before whatever they encode and take it off again when they decode. That
-    is right for a prompt and wrong for a response, which goes on in the middle of a text, so
-    responses are encoded and decoded by a second processor, without it.
+    Most models put a space before a text when they encode and remove it when they decode. That is
+    right for a prompt and wrong for a response, which continues a text. So a second processor,
+    without that space, encodes and decodes responses.
     """
 
     def __init__(self, model_proto: bytes, template: chat.Template | None = None):

@@ -136,7 +136,7 @@ def test_nothing_raises(response, gold):
      r"\frac{", r"\text{", "a "],
 )  # fmt: skip
 def test_a_megabyte_of_anything_is_survived(unit):
-    # What takes the square of the length would take hours: these tests would not end.
+    # With time quadratic in the length these tests would take hours.
     text = unit * (10**6 // len(unit))
     for style in answers.STYLES:
         answers.extract(text, (style,))
@@ -182,7 +182,7 @@ def test_labelled_pairs_by_algebra(verifier):
 
 
 def test_text_settles_what_it_can(monkeypatch):
-    """A worker is not asked what is plain."""
+    """No worker is asked about a plain case."""
 
     class Nobody:
         def verify(self, prediction, gold):

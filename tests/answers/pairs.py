@@ -241,7 +241,7 @@ x>5 | x > 5
 2:1 | 2:1
 """
 
-# The same, but it takes algebra to see.
+# The same answers, but only algebra shows it.
 SAME_BY_ALGEBRA = r"""
 \frac{1}{\sqrt{2}} | \frac{\sqrt{2}}{2}
 2\cdot 3 | 6

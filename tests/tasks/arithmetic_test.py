@@ -1,4 +1,4 @@
-"""The arithmetic task: its questions against Python's own arithmetic, its mistakes, its splits."""
+"""The arithmetic task: questions agree with Python's arithmetic, mistakes, splits."""
 
 import re
 from collections import Counter
@@ -46,7 +46,7 @@ def test_worked_steps_are_right_and_in_order():
             left, right = step.split("=")
             assert eval(left) == int(right)
             rest = re.sub(rf"(?<!\d){re.escape(left)}(?!\d)", right, expression, count=1)
-            assert rest != expression  # the step is a part of what was left to do
+            assert rest != expression  # the step was a part of the rest
             assert eval(rest) == eval(expression)  # and the order of operations allows it
             expression = rest
         assert expression == thought[2] == example["answer"]
@@ -88,7 +88,7 @@ def test_the_test_set_is_distributed_as_the_training_set():
             sum(bool(re.search(pattern, e["question"])) for e in examples) / 2000
             for examples in (task.train, task.evals["test"])
         )
-        # 4 standard errors of the difference of two shares of 2,000 draws, and what is held out
+        # 4 standard errors of the difference of two shares of 2,000 draws, and 0.05 for holding out
         assert abs(train - test) < 4 * (2 * 0.25 / 2000) ** 0.5 + 0.05
 
 
@@ -141,7 +141,7 @@ def test_text_round_trips_and_is_short(task):
         for text in (task.prompt(example), task.demonstration(example)):
             ids = tokenizer.encode(text)
             assert tokenizer.decode(ids) == text
-            assert 1 not in ids  # nothing is unknown
+            assert 1 not in ids  # no unknown token
     assert max(len(tokenizer.encode_prompt(task.prompt(e))) for e in all_examples(task)) <= 9
     assert max(len(tokenizer.encode(task.demonstration(e))) for e in all_examples(task)) <= 25
 

@@ -1,4 +1,4 @@
-"""Data positions, padding, and what is dropped."""
+"""Data positions, padding, and the prompts and demonstrations that are dropped."""
 
 import subprocess
 import sys

@@ -112,7 +112,7 @@ def test_neither_way_is_there(tmp_path, script):
 
 
 def test_rows_from_tensorflow_datasets(tmp_path):
-    """The stock builder, prepared here from rows at hand in place of its download."""
+    """Prepares the stock builder from rows at hand instead of its download."""
     pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
     write(tmp_path, [ROW, ROW, ROW], [ROW])
     check = (

@@ -132,7 +132,7 @@ def test_a_field_that_no_row_has_is_one_line(tmp_path):
         "task.options.answer='right': no row has a field right; fields: answer, question",
     )
     write(tmp_path, test=[b"{"])
-    assert len(mistakes(path, answer="right")) == 2  # and the malformed row
+    assert len(mistakes(path, answer="right")) == 2  # this mistake and the malformed row
     (only, _) = mistakes(path, template="hello")
     assert only.startswith("task.options.template='hello': names no field")
 

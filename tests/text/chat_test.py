@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers and chat templates: exact, and closed to special tokens in text."""
+"""Hugging Face tokenizers and chat templates are exact and make no special tokens of text."""
 
 import json
 import os
@@ -27,7 +27,7 @@ TEXT = [
 
 
 def bpe() -> huggingface.Tokenizer:
-    """Byte-level, as GPT-2, Llama 3, Qwen and SmolLM have it."""
+    """A byte-level tokenizer, as in GPT-2, Llama 3, Qwen and SmolLM."""
     made = huggingface.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -36,12 +36,12 @@ def bpe() -> huggingface.Tokenizer:
         vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     made.train_from_iterator(TEXT * 5, trainer)
-    made.add_tokens(["<think>", "</think>"])  # no special ones
+    made.add_tokens(["<think>", "</think>"])  # not as special tokens
     return made
 
 
 def metaspace() -> huggingface.Tokenizer:
-    """A space before the first word, bytes for the unknown: as Llama 2 and Mistral have it."""
+    """Puts a space before the first word, has bytes for the unknown, as Llama 2 and Mistral."""
     made = bpe()
     vocabulary = {name: i for i, name in enumerate([*SPECIAL, "<unk>"])}
     for name in [*(f"<0x{i:02X}>" for i in range(256)), "\u2581", *map(chr, range(33, 127))]:
@@ -78,7 +78,7 @@ CONFIG = {
 
 
 def write(folder: Path, made: huggingface.Tokenizer, **files: dict | str) -> Path:
-    """A folder with the tokenizer; a file "a__json" is a.json, None leaves one out."""
+    """Writes a folder with the tokenizer; `a__json` names a file a.json, None leaves it out."""
     folder.mkdir(exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
     for name, content in ({"tokenizer_config__json": CONFIG} | files).items():

@@ -1,4 +1,4 @@
-"""Round trips, control tokens and mistakes: the arithmetic model, one trained here, a real one."""
+"""Round trips, control tokens and mistakes of three models: arithmetic, trained here, real."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def train(**options) -> bytes:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):
-    """A model as they usually are: beginning of sequence, dummy prefix, bytes for the unknown."""
+    """A usual model: it has a beginning of sequence, a dummy prefix and bytes for the unknown."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     path.write_bytes(
         train(
@@ -53,7 +53,7 @@ def mistral():
 
 
 def test_a_file_of_the_package_is_found_from_anywhere(tmp_path, monkeypatch):
-    """And one of the same name from the current directory goes before it."""
+    """A file of the same name in the current directory goes before it."""
     monkeypatch.chdir(tmp_path)
     name = "mapo_jax/tasks/arithmetic.model"
     shipped = load_tokenizer(name)
