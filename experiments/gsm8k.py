@@ -6,8 +6,9 @@
 `policy.init` is a Hugging Face folder or an id on its hub. `data.path` holds train.jsonl and
 test.jsonl; without it the rows come through tensorflow-datasets. Without a preset the experiment
 trains all of Qwen2.5-0.5B-Instruct, in about 32 GB. The presets are for other machines. Memory (in
-GB, 10^9 bytes) and the seconds of a step are computed from shapes, not measured, for responses of
-40% of the full length, half of an accelerator's nominal bandwidth and a third of its FLOP/s.
+GB, 10^9 bytes) and the seconds of a step are computed from shapes, not measured: for responses of
+40% of the full length, and for half of an accelerator's nominal bandwidth and a third of its
+nominal FLOP/s.
 
 | preset | policy | memory | a step |
 | --- | --- | --- | --- |

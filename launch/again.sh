@@ -3,9 +3,9 @@
 #
 # When a process is killed, the others end with exit code 134. Started again, all of them go on from
 # the newest checkpoint. A command is not repeated after exit codes 0 (done), 2 (a mistake), 3 (the
-# run's own guard), 130 and 143 (it was told to end). Before each new
-# start the script waits PAUSE (15) seconds. It gives up after RESTARTS (10) new starts in a row; a
-# command that lived for ten minutes begins a new row.
+# run's own guard), 130 and 143 (it was told to end). The script waits PAUSE (15) seconds before each
+# new start. It gives up after RESTARTS (10) new starts in a row; a command that lived for ten minutes
+# begins a new row.
 set -uo pipefail
 
 most=${RESTARTS-10} pause=${PAUSE-15} restarts=0 stopped=''
