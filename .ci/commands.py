@@ -1,9 +1,9 @@
 """Runs every command of README.md, CONTRIBUTING.md and docs/*.md: `python .ci/commands.py`.
 
-In a scratch copy of the tree, in the order of the pages, each distinct line once and each ```bash
-block as one script; ```python blocks whose first line is `# file.py` are written to that file.
-Stops at the first failure. Lines that match SKIPPED are not run, and lines that match SHORTENED
-get more arguments; both are printed.
+It runs in a scratch copy of the tree, in the order of the pages. Each distinct line runs once, and
+each ```bash block is one script. A ```python block whose first line is `# file.py` is written to
+that file. Lines that match SKIPPED are not run, and lines that match SHORTENED get more arguments;
+both are printed. It stops at the first failure.
 """
 
 import json
@@ -38,7 +38,7 @@ SHORTENED = {  # regular expression of a whole line: arguments that are appended
         "--config.warmup.steps=5 --config.steps=2 --config.eval.problems=64 --config.eval.batch=64"
     ),
 }
-STUBS = ("sbatch", "srun", "gcloud")  # only say with what they were called
+STUBS = ("sbatch", "srun", "gcloud")  # these only print their arguments
 
 
 def pages() -> list[str]:
@@ -64,12 +64,12 @@ def skipped(line: str) -> str | None:
 
 
 def added(line: str) -> str:
-    """Returns what is appended to a line."""
+    """Returns the arguments that are appended to a line."""
     return "".join(f" {more}" for shape, more in SHORTENED.items() if re.fullmatch(shape, line))
 
 
 def copy_tree(scratch: Path) -> None:
-    """Copies what git knows or would add, and commits it there: tpu_pod.sh sends a commit."""
+    """Copies the files that git knows or would add and commits them: tpu_pod.sh sends a commit."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
@@ -82,7 +82,7 @@ def copy_tree(scratch: Path) -> None:
 
 
 def make_stand_ins(scratch: Path, programs: Path) -> None:
-    """Makes what the pages' placeholders stand for: DIR, tokenizer.model, python and the stubs."""
+    """Makes DIR, tokenizer.model, python and the stubs, which the pages name."""
     import sentencepiece
 
     rows = []
@@ -107,14 +107,14 @@ def make_stand_ins(scratch: Path, programs: Path) -> None:
         minloglevel=2,
     )
     stubs = {name: f'echo "{name} $*"' for name in STUBS}
-    stubs["python"] = f'exec {shlex.quote(sys.executable)} "$@"'  # no link: it finds packages so
+    stubs["python"] = f'exec {shlex.quote(sys.executable)} "$@"'  # a link finds no packages
     for name, body in stubs.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
 
 
 def make_policy(folder: Path) -> None:
-    """Makes a tiny Hugging Face folder in place of a real policy: bytes, and a chat template."""
+    """Makes a tiny Hugging Face folder in place of a real policy, with bytes as tokens."""
     import jax
     import tokenizers as huggingface
 
@@ -145,7 +145,7 @@ def make_policy(folder: Path) -> None:
 
 
 def main() -> int:
-    """Runs them all and returns an exit code."""
+    """Runs all commands and returns an exit code."""
     environment = {**os.environ, "TERM": "dumb"}
     seen: set[str] = set()
     with tempfile.TemporaryDirectory() as programs, tempfile.TemporaryDirectory() as directory:

@@ -1,7 +1,7 @@
 """Makes the pictures of README.md from a finished run: `python docs/figures.py DIR`.
 
-docs/console.svg is what the real console shows of the run's records, as of one moment; the others
-are copied from the run's report.
+docs/figures/console.svg is a screenshot of the real console, which replays the run's records up to
+one moment. The other pictures are copied from the run's report.
 """
 
 import io
@@ -20,7 +20,7 @@ sys.path.insert(0, str(DOCS.parent))
 from mapo_jax.run.console import Console  # noqa: E402
 
 PICTURES = ("accuracy_test.png", "success_counts.png", "advantage_by_successes.png")  # of DIR
-WINDOW = (0.3, 0.7)  # shares of the RL steps between which the screenshot shows what is printed
+WINDOW = (0.3, 0.7)  # the screenshot shows the lines printed between these shares of RL steps
 WIDTH = 100  # columns
 THEME = TerminalTheme(
     (13, 17, 23),  # background
@@ -35,7 +35,7 @@ THEME = TerminalTheme(
         (57, 197, 207),
         (177, 186, 196),
     ],
-    [(72, 79, 88)] * 8,  # bright: of these the console uses black only
+    [(72, 79, 88)] * 8,  # bright colors, of which the console uses only black
 )
 
 
@@ -83,7 +83,7 @@ def _shown(groups: list[list[dict]]) -> list[dict]:
 
 
 def _without_fonts(code: str) -> str:
-    """rich's template with the reader's own fonts in place of those of a server."""
+    """rich's template with the reader's own fonts in place of a server's."""
     code = re.sub(r"@font-face \{\{.*?\}\}\s*|<!--.*?-->\s*", "", code, flags=re.DOTALL)
     return code.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
 

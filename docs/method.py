@@ -1,6 +1,6 @@
 """Draws the figures of docs/method.md and rewrites its tables: `python docs/method.py`.
 
-Everything is computed from the registry by `advantages.diagnostics`, so that page and code cannot
+`advantages.diagnostics` computes everything from the registry, so that page and code cannot
 disagree. A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
@@ -22,7 +22,7 @@ from mapo_jax.advantages import diagnostics, paper  # noqa: E402
 from mapo_jax.report.figures import ARMS, GRID, INK, MUTED  # noqa: E402
 
 PAGE = DOCS / "method.md"
-SOURCE = r"[.,;]? *\(?(?:arXiv )?(\d{4}\.\d{5})"  # in a docstring, with what leads up to it
+SOURCE = r"[.,;]? *\(?(?:arXiv )?(\d{4}\.\d{5})"  # in a docstring, with the words before it
 
 
 def mapo_random_mean(rewards_G, success_G, mask_G, *, eps):
@@ -31,8 +31,8 @@ def mapo_random_mean(rewards_G, success_G, mask_G, *, eps):
     return (paper.grpo(*arguments, eps=eps) + paper.apd(*arguments, eps=eps)) / 2
 
 
-# What is measured: an entry of the registry or a function, and options. `remax` is missing: how
-# the greedy response fares is no function of the group.
+# The measured advantages: an entry of the registry or a function, and options. `remax` is missing,
+# because the greedy response's reward is not a function of the group.
 CASES = {
     "mapo": ("mapo", {}),
     "grpo": ("grpo", {}),
@@ -58,7 +58,7 @@ CASES = {
     "focal(grpo, 1)": ("focal", {"base": "grpo", "gamma": 1.0}),
     "signed(grpo, 0.1, 1)": ("signed", {"base": "grpo", "pos": 0.1, "neg": 1.0}),
 }
-# w(p) and F(p) for large G, F(1/2) = 0 and F'(1/2) = 2; `dr_grpo` is doubled for it.
+# w(p) and F(p) for large G, with F(1/2) = 0 and F'(1/2) = 2; `dr_grpo` is doubled to have these.
 LIMITS = {
     "mapo": (
         lambda p: 4 * np.sqrt(p * (1 - p)) + (1 - 2 * p) ** 2 / p,
@@ -91,11 +91,11 @@ def example_group(rewards_G):
     return "[" + ", ".join(f"{r:g}" for r in rewards_G) + "]"
 
 
-# The tables: each returns rows of cells, the first is the head.
+# The tables: each function returns rows of cells; the first row is the head.
 
 
 def family():
-    """Every entry: its formula and sources are those of its docstrings."""
+    """Every entry, with formula and sources from its docstrings."""
     rows, seen = [("advantage", "A_i", "rewards", "sources")], {}
     for name, entry in advantages.ADVANTAGES.items():
         texts = [part.__doc__ for part in (entry.fn, entry.stage) if part]
@@ -159,7 +159,7 @@ def ratio():
 
 
 def identities():
-    """The rows of `beta_norm` that are other entries, measured over all p = k/16."""
+    """`beta_norm` with options that make it another entry, measured over all p = k/16."""
     rows = [("a, b", "entry", "factor", "measured, smallest and largest")]
     for a, b, case, factor in BETAS:
         of_beta = diagnostics.binary("beta_norm", 16, a=a, b=b)["w"][1:-1]
@@ -190,7 +190,7 @@ def with_tables(page):
     return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
 
 
-# The figures: each draws on an empty figure.
+# The figures: each function draws on an empty figure.
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -239,7 +239,7 @@ def method_advantages(figure):
 
 
 def _small_multiples(figure, curves, ylim, reference, ylabel):
-    """A panel for each case, equal ones together; `curves(case)` are (x, y, style) triples."""
+    """A panel for each case; equal cases share one. `curves(case)` are (x, y, style) triples."""
     together = {}
     for case in CASES:
         key = tuple(np.round(np.nan_to_num(y), 4).tobytes() for _, y, _ in curves(case))
@@ -395,7 +395,7 @@ def method_edges(figure):
     figure.set_size_inches(8, 3.3)
     lone, small, constant = figure.subplots(1, 3)
     sizes, place_G = np.arange(2, 17), np.arange(16)
-    there = place_G < sizes[:, None]  # a group for each size; what has no reward does not count
+    there = place_G < sizes[:, None]  # a group for each size; places without a reward do not count
     for case, spot in (("mapo", (9.6, 11.3)), ("grpo", (11, 4.2)), ("dr_grpo", (10.3, 0.6))):
         A = diagnostics.values(case, np.where(there, 0.1 * (place_G == 0), np.nan))[:, 0]
         lone.plot(sizes, A, marker=MARKERS[case], markersize=3.5, color=COLORS[case])

@@ -16,7 +16,7 @@ from experiments import common
 
 
 def tiny(config: ConfigDict) -> None:
-    """The same code in about a minute. One answer in twenty is right, for dynamic sampling."""
+    """The same code in about a minute. One answer in 20 is right, enough for dynamic sampling."""
     config.steps = 4
     config.task.options.levels = (1,)
     config.task.options.train_size = 2000
@@ -45,7 +45,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.task.name = "arithmetic"
     options = config.task.options
     options.levels = (1, 2)  # numbers of operations in a question
-    options.max_operand = 12  # largest number trained on; `easy` has one digit, `hard` goes beyond
+    options.max_operand = 12  # largest in training; the set `easy` has one digit, `hard` more
     options.train_size = 20_000  # examples
     options.eval_size = 512  # examples of each evaluation set
     options.mistake_rate = 0.6  # share of the demonstrations that hold a mistake

@@ -2,9 +2,9 @@
 
     python launch/bench.py --config experiments/bench.py:small
 
-Sampling at temperature 1 and top-p 1 without end of sequence, the MAPO advantage, beta 0, log-probs
-from the sampler, one minibatch, one epoch. `small`, `stragglers` and `mid` are for a CPU,
-`qwen2_5_0_5b` wants an accelerator.
+It samples at temperature 1 and top-p 1 without end of sequence, and trains with the MAPO advantage,
+beta 0, the sampler's log-probs, one minibatch and one epoch. `small`, `stragglers` and `mid` are
+for a CPU; `qwen2_5_0_5b` needs an accelerator.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from experiments import common
 
 def small(config: ConfigDict) -> None:
     """4 layers of 256, 8 prompts x 8, 64 + 128 tokens: seconds on a CPU."""
-    # the defaults
+    # nothing to change: these are the defaults
 
 
 def stragglers(config: ConfigDict) -> None:
@@ -65,10 +65,10 @@ def get_config(presets: str = "") -> ConfigDict:
     config.bench = bench = ConfigDict()
     bench.repetitions = 5  # timed runs of each phase, after an untimed one
     bench.vocab_size = 4096  # of the policy
-    bench.mean_new_tokens = 0  # of geometric lengths, cut at max_new_tokens; 0: all have that
+    bench.mean_new_tokens = 0  # of geometric lengths, cut at max_new_tokens; 0: all are that long
     config.policy.update(num_layers=4, embed_dim=256, head_dim=64, mlp_dim=1024)
     config.compute.remat = False
-    config.data.max_prompt_tokens = 64  # every prompt has that many
+    config.data.max_prompt_tokens = 64  # the length of every prompt
     config.batch.update(prompts=8, group=8, minibatch_prompts=8, microbatch=(8, 8))
     config.rollout.max_new_tokens = 128
     config.mesh.data = -1

@@ -1,8 +1,8 @@
 """Every knob of a run, with its unit and meaning. The other experiments start from this tree.
 
-An experiment is a file with `get_config(presets)` and `PRESETS`: name -> function that changes the
-config. It imports ml_collections and this package only: a config is data. The presets of published
-methods, which every experiment has, stand at the end of this file.
+An experiment is a file with `get_config(presets)` and `PRESETS`, a dict from a name to a function
+that changes the config. It imports only ml_collections and this package, because a config is data.
+The end of this file has the presets of published methods, which every experiment has.
 
 An experiment of your own is such a file, in a clone or, after `pip install`, in any directory:
 
@@ -21,34 +21,34 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the whole tree with its defaults: the paper's where it names them."""
+    """Returns the whole tree with its defaults: the paper's values if the paper gives them."""
     config = ConfigDict()
-    config.seed = 0  # of parameters, data order and draws
+    config.seed = 0  # decides parameters, data order and draws
     config.steps = 100  # rollout batches of RL; 0: the warm-up only
 
     config.task = task = ConfigDict()
     task.name = "arithmetic"  # an entry of mapo_jax/tasks/registry.py
-    task.reward = ""  # the task's own, or file.py:function
-    task.reward_timeout = 10.0  # seconds for one response; then its worker is killed
+    task.reward = ""  # "": the task's own; or file.py:function
+    task.reward_timeout = 10.0  # seconds for one response, after which the worker is killed
     task.reward_memory = 4.0  # GiB of address space of each worker; macOS sets no limit
     task.reward_workers = 2  # processes that run file.py:function
-    task.shuffle_rewards = False  # permute rewards within each group: a control that must not learn
+    task.shuffle_rewards = False  # permute rewards within each group, a control that must not learn
     task.options = ConfigDict()  # open: whatever the task takes
 
     config.data = data = ConfigDict()
-    data.path = ""  # directory of the task's files; "": made or downloaded by the task
-    data.max_prompt_tokens = 256  # tokens, the chat template's included
-    data.too_long = "drop"  # longer prompts; or "truncate": their last tokens are kept
+    data.path = ""  # directory of the task's files; "": the task makes or downloads them
+    data.max_prompt_tokens = 256  # tokens, with those of the chat template
+    data.too_long = "drop"  # longer prompts; or "truncate", which keeps their last tokens
 
     config.tokenizer = tokenizer = ConfigDict()
-    # SentencePiece model, tokenizer.json or folder; "": that of policy.init. mapo_jax/... may be a
-    # file of the installed package.
+    # SentencePiece model, tokenizer.json or folder; "": the tokenizer of policy.init. A path that
+    # begins with mapo_jax/ may be a file of the installed package.
     tokenizer.path = ""
-    tokenizer.template = ""  # "chat": prompts as a user's turn in its chat template; or FILE.jinja
+    tokenizer.template = ""  # "chat": a user's turn in the tokenizer's template; or FILE.jinja
 
     config.policy = policy = ConfigDict()
-    # A work directory (its newest parameters), a Hugging Face folder or hub id to start from, with
-    # its architecture; "": random parameters, of the architecture that follows.
+    # A work directory (its newest parameters), a Hugging Face folder or a hub id to start from; it
+    # brings its architecture. "": random parameters of the architecture below.
     policy.init = ""
     policy.num_layers = 2
     policy.embed_dim = 128  # width of the residual stream
@@ -59,18 +59,18 @@ def get_config() -> ConfigDict:
     policy.rope_theta = 10_000.0  # base of the RoPE wavelengths
     policy.norm_eps = 1e-6  # of RMSNorm
     policy.tie_embeddings = True  # the LM head is the embedding
-    policy.qkv_bias = False  # as Qwen2 and Qwen2.5
-    policy.qk_norm = False  # as Qwen3
+    policy.qkv_bias = False  # True in Qwen2 and Qwen2.5
+    policy.qk_norm = False  # True in Qwen3
 
     config.lora = lora = ConfigDict()  # train low-rank adapters beside frozen weights
     lora.rank = 0  # of the adapters; 0: all weights are trained
     lora.alpha = 32.0  # adapters are multiplied by alpha / rank
-    lora.targets = "q,k,v,o,gate,up,down"  # matrices of each layer that have one
+    lora.targets = "q,k,v,o,gate,up,down"  # matrices of each layer that get an adapter
 
     config.compute = compute = ConfigDict()
     compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
     compute.matmul_precision = "highest"  # "default", "high" or "highest"
-    compute.remat = True  # recompute each layer in the backward pass: less memory, more time
+    compute.remat = True  # recompute each layer in the backward pass; less memory, more time
     compute.head_chunk = 1024  # tokens of a batch shard whose logits exist at once in scoring
     compute.attention_chunk = 256  # query positions whose scores exist at once in training
     compute.attention = "auto"  # in training: "plain", "splash" (TPU), "cudnn" (GPU), or by device
@@ -85,13 +85,13 @@ def get_config() -> ConfigDict:
     batch.prompts = 512  # per rollout batch
     batch.group = 12  # rollouts per prompt
     batch.minibatch_prompts = 128  # prompts per optimizer step
-    batch.microbatch = (8, 12)  # prompts, rollouts of each that a batch shard trains on at once
+    batch.microbatch = (8, 12)  # prompts, and rollouts of each, that a shard trains on at once
     batch.epochs = 1  # passes over a rollout batch
 
     config.rollout = rollout = ConfigDict()
     rollout.temperature = 1.0  # of sampling, and of the log-probs that are trained
-    rollout.top_p = 1.0  # mass of the nucleus drawn from; 1: everything
-    rollout.top_k = 0  # likeliest tokens drawn from; 0: all
+    rollout.top_p = 1.0  # draw from the likeliest tokens of this mass; 1: from all
+    rollout.top_k = 0  # draw from this many likeliest tokens; 0: from all
     rollout.max_new_tokens = 1024  # per response, the end-of-sequence token included
     rollout.chunks = 1  # calls of the sampler per rollout batch; rewards overlap with the next one
     rollout.lanes = 0  # prompts decoded at once per call; 0: all
@@ -103,62 +103,62 @@ def get_config() -> ConfigDict:
     algorithm.surrogate = "clipped"  # or "gspo", "cispo", or file.py:function
     algorithm.surrogate_options = ConfigDict()  # open: further keyword arguments of the surrogate
     algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low; 1: no bound
-    algorithm.clip_high = 0.3  # and above at 1 + clip_high
-    algorithm.clip_dual = 3.0  # bound of the ratio where the advantage is negative; 0: none
+    algorithm.clip_high = 0.3  # the ratio is clipped above at 1 + clip_high
+    algorithm.clip_dual = 3.0  # bound of the ratio if the advantage is negative; 0: none
     algorithm.aggregation = "token_mean"  # or "sequence_mean", "constant"
     algorithm.beta = 0.0  # weight of the KL to the reference policy; 0: no reference is kept
     algorithm.kl = "k3"  # its estimator: "k1", "k2" or "k3"
     algorithm.entropy = 0.0  # weight of the entropy bonus
     algorithm.old_logps = "sampler"  # what the ratio divides by; or "rescored", by the trainer
-    algorithm.truncated = "fail"  # cut responses: no success, accuracy 0; or "mask": left out
-    algorithm.overlong_penalty = 0.0  # taken off the reward of a response of full length; 0: none
+    algorithm.truncated = "fail"  # cut responses get no success and accuracy 0; or "mask": left out
+    algorithm.overlong_penalty = 0.0  # taken off a full-length response's reward; 0: none
     algorithm.overlong_buffer = 0.2  # last share of max_new_tokens, over which the penalty rises
 
     config.dynamic = dynamic = ConfigDict()  # dynamic sampling: drop groups, sample more prompts
-    dynamic.max_tries = 0  # rollout batches sampled per step, at most, until one is full; 0: off
-    dynamic.low = 0.0  # groups are kept whose mean accuracy is strictly above this
+    dynamic.max_tries = 0  # at most this many rollout batches sampled to fill one; 0: off
+    dynamic.low = 0.0  # a group is kept if its mean accuracy is strictly above this
     dynamic.high = 1.0  # and strictly below this
 
     config.optimizer = optimizer = ConfigDict()  # AdamW, the same in warm-up and RL
-    optimizer.learning_rate = 1e-6  # of RL, constant after its rise
+    optimizer.learning_rate = 1e-6  # of RL; constant after it has risen
     optimizer.schedule_steps = 0  # optimizer steps over which it rises from 0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
     optimizer.weight_decay = 0.01
-    optimizer.max_grad_norm = 1.0  # gradients of larger global norm are scaled down to it
+    optimizer.max_grad_norm = 1.0  # a larger global norm of the gradient is scaled down to it
 
-    config.mesh = mesh = ConfigDict()  # devices per axis; one may be -1: the rest
+    config.mesh = mesh = ConfigDict()  # devices per axis; one may be -1, the rest
     mesh.data = -1  # copies of the parameters
     mesh.fsdp = 1  # shards of parameters, with a batch shard each
     mesh.tensor = 1  # shards of heads and MLP
 
     config.guard = guard = ConfigDict()  # ends a run that goes nowhere
-    guard.max_skipped = 10  # updates in a row, at most, that are skipped as not finite; 0: any
+    guard.max_skipped = 10  # at most this many skipped updates in a row; 0: no limit
 
-    config.processes = processes = ConfigDict()  # where a run is several
-    processes.start = 300  # seconds that one waits at its start for the others
-    processes.heartbeat = 60  # seconds until one that is silent is taken for dead; ends the others
-    processes.shutdown = 300  # seconds that one waits at its end for the others
+    config.processes = processes = ConfigDict()  # if a run has several
+    processes.start = 300  # seconds that a process waits for the others at its start
+    processes.heartbeat = 60  # seconds of silence until a process counts as dead and the others end
+    processes.shutdown = 300  # seconds that a process waits for the others at its end
 
     config.eval = evaluation = ConfigDict()
-    evaluation.every = 10  # RL steps; also before the first and after the last
-    evaluation.problems = 512  # at most, of each set
+    evaluation.every = 10  # RL steps between evaluations; also before the first and after the last
+    evaluation.problems = 512  # of each set, at most
     evaluation.batch = 512  # problems per call
     evaluation.samples = 1  # sampled answers per problem; more give pass@k, maj@k and mean@k
-    evaluation.temperature = 1.0  # of these
-    evaluation.top_p = 1.0  # of these
+    evaluation.temperature = 1.0  # of the sampled answers
+    evaluation.top_p = 1.0  # of the sampled answers
     evaluation.sets = ""  # further sets, out of domain: "svamp=svamp.json,multiarith=DIR"
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 10  # steps of either phase; also after the last of each
-    checkpoint.keep = 2  # newest; the best is kept as well
+    checkpoint.every = 10  # steps of either phase between checkpoints; also after the last of each
+    checkpoint.keep = 2  # newest checkpoints; the best is kept as well
 
     config.log = log = ConfigDict()
     log.rollouts_every = 10  # RL steps between entries of rollouts.jsonl; 0: none; also first, last
     log.rollouts_prompts = 2  # prompts, with their whole group, per entry
     log.tensorboard = True
-    log.wandb = ""  # project of Weights & Biases to write to as well (pip install wandb); "": none
+    log.wandb = ""  # also write to this project of Weights & Biases (pip install wandb); "": none
     log.console = "auto"  # "rich", "plain", "quiet", "json", or "auto": rich on a terminal
 
     config.profile = profile = ConfigDict()
@@ -173,9 +173,9 @@ def apply(config: ConfigDict, presets: str, functions: Mapping[str, Callable]) -
     return config.lock()
 
 
-# Presets of published methods. NAME sets the method: all of `algorithm` and `dynamic`, whatever was
-# set before. NAME_paper sets the sizes of its paper as well: batch, rollout and optimizer; lengths
-# and batches of that size want many accelerators. Policy and task stay those of the experiment.
+# Presets of published methods. NAME sets the method: every value of `algorithm` and `dynamic`, also
+# those that were set before. NAME_paper also sets batch, rollout and optimizer as in its paper;
+# lengths and batches of that size need many accelerators. Neither changes the policy or the task.
 
 _METHOD = {
     "algorithm.advantage": "grpo",
@@ -197,8 +197,8 @@ _METHOD = {
     "dynamic.low": 0.0,
     "dynamic.high": 1.0,
 }
-# Drops groups that are all right or all wrong; the penalty is DAPO's 1 beside rewards of -1 and 1,
-# which is 0.5 beside 0 and 1; its buffer 4,096 of 20,480 tokens.
+# Drops groups that are all right or all wrong. DAPO's penalty is 1 for rewards of -1 and 1, which
+# is 0.5 for rewards of 0 and 1; its buffer is 4,096 of 20,480 tokens.
 _DAPO_SAMPLING = {"algorithm.overlong_penalty": 0.5, "dynamic.max_tries": 20}
 
 _ADAMW = {
@@ -230,12 +230,12 @@ def _sizes(prompts: int, group: int, minibatch: int, prompt: int, response: int)
 
 class _Paper(NamedTuple):
     title: str
-    method: dict[str, Any]  # over _METHOD
-    sizes: dict[str, Any]  # over _ADAMW
+    method: dict[str, Any]  # what differs from _METHOD
+    sizes: dict[str, Any]  # added to _ADAMW, or different from it
 
 
 _PAPERS = {
-    # Sec. 4.1, app. B.2; clip and dual clip from its released configuration.
+    # Sec. 4.1, app. B.2. Clip and dual clip are those of its released configuration.
     "mapo": _Paper(
         "MAPO, arXiv 2509.18849",
         {
@@ -246,23 +246,23 @@ _PAPERS = {
         },
         _sizes(512, 12, 128, 2048, 2048) | {"rollout.top_p": 0.99},
     ),
-    # DeepSeekMath, sec. 4.2: 1,024 rollouts, one update. It gives no clip: 0.2 is what libraries
-    # default to, and never acts. The length of prompts is ours.
+    # DeepSeekMath, sec. 4.2: 1,024 rollouts, one update. It gives no clip; 0.2 is the default of
+    # libraries, and with one update it never acts. The length of prompts is ours.
     "grpo": _Paper(
         "GRPO, arXiv 2402.03300",
         {"algorithm.aggregation": "sequence_mean", "algorithm.beta": 0.04},
         _sizes(16, 64, 16, 1024, 1024),
     ),
-    # Sec. 3, 4.1: 16 updates per batch, the rate rises over 20 batches; the dual clip from its
-    # released script; at most 20 tries as in the MAPO paper's runs of it.
+    # Sec. 3, 4.1: 16 updates per batch; the rate rises over 20 batches. The dual clip is from its
+    # released script. At most 20 tries, as in the MAPO paper's runs of DAPO.
     "dapo": _Paper(
         "DAPO, arXiv 2503.14476",
         {"algorithm.clip_high": 0.28, "algorithm.clip_dual": 10.0} | _DAPO_SAMPLING,
         _sizes(512, 16, 32, 2048, 20_480)
         | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1},
     ),
-    # Sec. 5.1: four updates per batch; the rest is verl's script for it, whose rate rises over 5%
-    # of 500 batches.
+    # Sec. 5.1: four updates per batch. All else is from verl's script for it, whose rate rises over
+    # 5% of 500 batches.
     "gspo": _Paper(
         "GSPO, arXiv 2507.18071",
         {
@@ -275,8 +275,8 @@ _PAPERS = {
         | {"optimizer.schedule_steps": 100, "optimizer.weight_decay": 0.1},
     ),
     # MiniMax-M1, sec. 3: no lower bound, DAPO's sampling, 16 updates per batch, betas and eps. It
-    # does not give its upper bound: a cap of 5 on the weight is ScaleRL's, arXiv 2510.13786. Nor
-    # rate, decay, batch and group: DAPO's, whose data its ablation uses.
+    # does not give its upper bound; the weight's cap of 5 is ScaleRL's, arXiv 2510.13786. It does
+    # not give rate, decay, batch and group either; they are DAPO's, whose data its ablation uses.
     "cispo": _Paper(
         "CISPO, arXiv 2506.13585",
         {
@@ -289,13 +289,13 @@ _PAPERS = {
         | {"optimizer.schedule_steps": 320, "optimizer.weight_decay": 0.1}
         | {"optimizer.b2": 0.95, "optimizer.eps": 1e-15},
     ),
-    # Table 6 and its released scripts.
+    # From table 6 and its released scripts.
     "dr_grpo": _Paper(
         "Dr. GRPO, arXiv 2503.20783",
         {"algorithm.advantage": "dr_grpo", "algorithm.aggregation": "constant"},
         _sizes(128, 8, 16, 1024, 3000) | {"optimizer.b2": 0.95, "optimizer.weight_decay": 0.0},
     ),
-    # Its released script for 1.7 billion parameters.
+    # From its released script for 1.7 billion parameters.
     "maxrl": _Paper(
         "MaxRL, arXiv 2602.02710",
         {"algorithm.advantage": "maxrl"},

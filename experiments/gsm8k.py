@@ -3,11 +3,12 @@
     python launch/run.py --config experiments/gsm8k.py [--config.policy.init=DIR]
         [--config.data.path=DIR]
 
-`policy.init` is a Hugging Face folder or an id of its hub. `data.path` holds train.jsonl and
-test.jsonl; without it the rows come through tensorflow-datasets. The experiment as it stands trains
-all of Qwen2.5-0.5B-Instruct, about 32 GB. Presets for other machines; memory is in GB (10^9 bytes)
-and, as the seconds of a step, computed from shapes, not measured: responses of 40% of the full
-length, half of an accelerator's nominal bandwidth and a third of its nominal FLOP/s.
+`policy.init` is a Hugging Face folder or an id on its hub. `data.path` holds train.jsonl and
+test.jsonl; without it the rows come through tensorflow-datasets. Without a preset the experiment
+trains all of Qwen2.5-0.5B-Instruct, in about 32 GB. The presets are for other machines. Memory (in
+GB, 10^9 bytes) and the seconds of a step are computed from shapes, not measured: for responses of
+40% of the full length, and for half of an accelerator's nominal bandwidth and a third of its
+nominal FLOP/s.
 
 | preset | policy | memory | a step |
 | --- | --- | --- | --- |
@@ -18,12 +19,12 @@ length, half of an accelerator's nominal bandwidth and a third of its nominal FL
 | smollm2 | SmolLM2-135M-Instruct, 4 prompts x 4 | 4 | 43 s (2 CPU cores; measured) |
 | tiny | a small policy from scratch | 1 | 1 s (2 CPU cores) |
 
-The curve to expect, which nobody has run here: Qwen's report gives these policies 0.50 (0.5B), 0.73
-(1.5B) and 0.87 (3B) on GSM8K by its own prompts (arXiv 2412.15115). With this reward, which wants a
-<think> block and a box, accuracy starts lower, rises steeply while the format is learnt and then
-slowly. `smollm2` is a test of the whole way with real weights, not of learning: 12 steps on worked
-rows teach it the format, then 3 steps of MAPO follow, six minutes in all. `tiny` learns the format
-of the text, not arithmetic.
+Nobody has run the Qwen presets here. Qwen's report gives these policies 0.50 (0.5B), 0.73 (1.5B)
+and 0.87 (3B) on GSM8K with its own prompts (arXiv 2412.15115). This reward asks for a <think> block
+and a box, so expect accuracy to start lower, to rise steeply while the format is learnt, and then
+slowly. `smollm2` tests every stage with real weights, not learning: 12 steps on worked rows teach
+it the format and 3 steps of MAPO follow, in six minutes. `tiny` learns the format of the text, not
+arithmetic.
 
 Differs from the paper: GSM8K and a text-only policy in place of Geometry3K and Qwen2.5-VL-7B; top-p
 1 in place of 0.99, so that the sampled and the trained distribution are the same.
@@ -35,7 +36,7 @@ from experiments import common
 
 
 def tiny(config: ConfigDict) -> None:
-    """A small policy from scratch: several minibatches, a reference, about a minute."""
+    """A small policy from scratch, with several minibatches and a reference, in about a minute."""
     config.steps = 2
     config.data.max_prompt_tokens = 128
     config.tokenizer.template = ""
@@ -79,7 +80,7 @@ def smollm2(config: ConfigDict) -> None:
     config.rollout.max_new_tokens = 128
     config.eval.problems = 4
     config.eval.batch = 4
-    config.checkpoint.every = 100  # after the last step as well
+    config.checkpoint.every = 100  # a checkpoint is written after the last step as well
     config.log.rollouts_every = 1
 
 
@@ -87,7 +88,7 @@ def _adapters(config: ConfigDict, init: str) -> None:
     config.policy.init = init
     config.lora.rank = 32
     config.lora.alpha = 64.0
-    config.optimizer.learning_rate = 2e-5  # adapters want a larger one
+    config.optimizer.learning_rate = 2e-5  # adapters need a larger rate
     _sizes(config, 64, 8, 512, lanes=16, microbatch=(2, 8))
 
 
@@ -119,7 +120,7 @@ def v5e_1(config: ConfigDict) -> None:
 
 
 def v5e_8(config: ConfigDict) -> None:
-    """Eight TPU v5e chips: all of Qwen2.5-1.5B-Instruct, split over them, 128 prompts x 12."""
+    """Eight TPU v5e chips: all of Qwen2.5-1.5B-Instruct, cut over the chips, 128 prompts x 12."""
     config.policy.init = "Qwen/Qwen2.5-1.5B-Instruct"
     config.mesh.data = 1
     config.mesh.fsdp = 8

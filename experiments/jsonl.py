@@ -4,8 +4,8 @@
         --config.tokenizer.path=tokenizer.model --config.task.options.demonstration=TEMPLATE
 
 `data.path` is a directory with train.jsonl and one or more other *.jsonl files for evaluation, or
-one file, of which a tenth is held out. docs/own.md makes such data and its tokenizer from nothing.
-Hardware: a few CPU cores, minutes; how far accuracy rises depends on the data. The preset `tiny`
+one file; a tenth of that file is held out. docs/own.md makes such data and a tokenizer for it.
+Hardware: a few CPU cores, minutes. How far accuracy rises depends on the data. The preset `tiny`
 runs the same code in about a minute and learns next to nothing.
 """
 
@@ -42,7 +42,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.task.name = "jsonl"
     options = config.task.options
     options.template = "{question}\n"  # the prompt; {field} stands for a row's field
-    options.answer = "answer"  # field with the right answer
+    options.answer = "answer"  # name of the field with the right answer
     options.demonstration = ""  # template of a response for the warm-up; "": none
     options.held_out = 10  # if data.path is one file, every 10th prompt is for evaluation
     config.data.max_prompt_tokens = 64

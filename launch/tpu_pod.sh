@@ -10,9 +10,9 @@ launch/tpu_pod.sh COMMAND [SETTING ...]
   create                     makes the slice
   install                    copies the last commit to every worker, installs it and JAX for TPUs
   run -- ARGUMENT ...        starts `python launch/run.py --distributed ARGUMENT ...` on every worker,
-                             and again where a process of the run has died (launch/again.sh)
-  stop                       has the run save a checkpoint and end; the same `run` continues
-  logs                       follows what the first worker prints; Ctrl-C leaves the run alone
+                             and again after a process of the run has died (launch/again.sh)
+  stop                       makes the run save a checkpoint and end; the same `run` continues it
+  logs                       follows the first worker's output; Ctrl-C does not stop the run
   fetch gs://WORKDIR DIR     copies the records of a run, without checkpoints, into DIR
   delete                     deletes the slice
 
@@ -37,7 +37,7 @@ stop_if_mistaken() {
   }
 }
 
-# One word as a shell reads it back, whatever is in it.
+# Prints one word so that a shell reads it back, whatever is in it.
 quote() {
   local LC_ALL=C mark="'\\''"
   if [[ $1 =~ ^[A-Za-z0-9_./:@%+,=-]+$ ]]; then
@@ -137,7 +137,7 @@ case $command in
       printf 'install: the last commit is copied, without the changes after it\n' >&2
     fi
     archive=${TMPDIR:-/tmp}/mapo_jax.tar.gz
-    # The images have Python 3.10, which JAX has left behind; uv brings its own.
+    # The images have Python 3.10, which JAX no longer supports; uv brings its own.
     remote='rm -rf mapo_jax && mkdir mapo_jax && tar -xzf mapo_jax.tar.gz -C mapo_jax'
     remote+=' && cd mapo_jax && python3 -m pip install --quiet --user --upgrade uv'
     remote+=' && python3 -m uv venv --quiet --python 3.12 venv'
@@ -153,8 +153,8 @@ case $command in
       *) mistake 'run: give -- ... --workdir gs://BUCKET/NAME (or a directory that all workers mount)' ;;
     esac
     stop_if_mistaken
-    # In the background, so that the run outlives the connection. gcloud repeats a command whose
-    # connection broke: the lock, which the run keeps open, stops it from being started twice.
+    # The run is in the background, so that it outlives the connection. gcloud repeats a command if
+    # its connection broke; the lock, which the run keeps open, prevents a second start.
     remote='cd mapo_jax && exec 9>run.lock && { flock --nonblock 9 || { echo a run is going on;'
     remote+=' exit 1; }; } && { nohup bash launch/again.sh venv/bin/python launch/run.py --distributed '
     remote+="$(quote_all "$@") >run.log 2>&1 </dev/null & }"
@@ -162,7 +162,8 @@ case $command in
     ;;
   stop)
     stop_if_mistaken
-    # Python, and what would start it again; the brackets keep this command from finding itself.
+    # Stops Python and the script that would start it again. The brackets keep this command from
+    # finding itself.
     pattern='^(bash launch/again[.]sh|venv/bin/python launch/run[.]py)'
     tpu ssh "$name" --worker=all "--command=pkill -TERM -f '$pattern'"
     ;;
