@@ -1,12 +1,13 @@
-"""Advantages: what one rollout's reward says against the rewards of its group.
+"""Advantages compare the reward of each rollout with the rewards of its group.
 
-Between rewards and update in the life of a batch: rewards[P, G] -> advantages[P, G]. Each
-advantage is a function of one group, `fn(rewards_G, success_G, mask_G, **options) -> [G]`, listed
-in `ADVANTAGES`; `group_advantages` runs it on all groups. In it groups never meet, so arrays that
-are sharded over P need no communication; the few entries that compare groups have a second stage,
-a function of the whole batch.
+They come between rewards and update in the life of a batch: rewards[P, G] -> advantages[P, G].
+Each advantage is a function of one group, `fn(rewards_G, success_G, mask_G, **options) -> [G]`,
+listed in `ADVANTAGES`. `group_advantages` runs it on all groups. The function never sees another
+group, so arrays that are sharded over P need no communication. A few entries do compare groups:
+they have a second stage, a function of the whole batch.
 
-To add one: write the function in `paper.py` or `family.py`, add its line to `registry.py`.
+To add an advantage, write its function in `paper.py` or `family.py` and add its line to
+`registry.py`.
 """
 
 from mapo_jax.advantages.checks import check

@@ -1,4 +1,4 @@
-"""What can be wrong with a configured advantage: every mistake, a line each, nothing compiled."""
+"""Finds every mistake in a configured advantage, one line each, before anything is compiled."""
 
 import functools
 import inspect
@@ -25,7 +25,7 @@ OPTION_RANGES = {
     "ddof": (0, 1),
     "k": (1, math.inf),
     "K": (0.01, 0.99),
-    "a": (0.1, 10.0),  # beyond, 1 / density leaves float32
+    "a": (0.1, 10.0),  # outside this range float32 cannot hold 1 / density
     "b": (0.1, 10.0),
     "alpha": (0.0, 100.0),
     "threshold": (0.0, 1.0),
@@ -46,15 +46,15 @@ def check(
     group: int | None = None,
     parts: Sequence[str] | None = None,
 ) -> list[str]:
-    """The mistakes in a configured advantage, one line each; nothing is compiled.
+    """Lists the mistakes in a configured advantage, one line each; nothing is compiled.
 
     Args:
         advantage: `algorithm.advantage`, its name or the function loaded from the user's file.
         options: `algorithm.advantage_options`.
         reward_range: (low, high) that the reward declares.
-        penalty: `algorithm.overlong_penalty`, which comes off the reward.
-        group: rollouts per prompt; None: not looked at.
-        parts: the names of the reward's parts; None: not looked at.
+        penalty: `algorithm.overlong_penalty`, which is taken off the reward.
+        group: rollouts per prompt; None leaves out the checks that need it.
+        parts: the names of the reward's parts; None leaves out the checks that need them.
     """
     try:
         entry = entry_of(advantage)
@@ -80,7 +80,7 @@ def check(
             lines.append(f"{where}: the name of an input, not of an option; rename it")
         elif option in known:
             if isinstance(advantage, str):
-                # With k = G every mixed group holds a success among its only k-subset.
+                # With k = G the only k-subset is the group, and a mixed group holds a success.
                 largest_k = group and group - (entry.fn is family.passk)
                 lines += _check_value(where, option, value, known[option], largest_k, parts)
             else:
@@ -104,7 +104,7 @@ def check(
 
 
 def _options(entry: Advantage) -> dict[str, inspect.Parameter]:
-    """The options of an entry: of its function and of its stage."""
+    """Returns the options that an entry's function and its stage take."""
     of_function = {
         name: parameter
         for name, parameter in entry.parameters.items()
@@ -114,7 +114,7 @@ def _options(entry: Advantage) -> dict[str, inspect.Parameter]:
 
 
 def _base(name: object, options: Mapping[str, Any]) -> tuple[str | None, list[str]]:
-    """A combinator's base, or the line that says what is wrong with it."""
+    """Returns a combinator's base, or None and a line that explains the mistake."""
     bases = [base for base, entry in ADVANTAGES.items() if "base_G" not in entry.parameters]
     where = "algorithm.advantage_options.base"
     if "base" not in options:
@@ -202,7 +202,7 @@ def _check_traces(fn: Callable[..., Array], name: object, options: Mapping[str, 
             lengths_PG=int_PG,
             components_PGC=jax.ShapeDtypeStruct((2, 4, 3), "f4"),
         )
-    except Exception as error:  # whatever the user's code raises is the user's to mend
+    except Exception as error:  # the user's code may raise anything; the user mends it
         reason = next(iter(str(error).splitlines()), "")
         return [
             f"algorithm.advantage={name}: fails on a group of 4 with {type(error).__name__}: "

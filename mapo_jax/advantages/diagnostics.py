@@ -1,14 +1,14 @@
-"""Two faults of group advantages, measured: reversion and mirror; and what an advantage climbs.
+"""Measures two faults of an advantage, reversion and mirror, and the objective that it climbs.
 
-Outside the life of a batch: every function here asks its questions of an entry of
-`advantages.ADVANTAGES` or of a user's function. The faults are those that MAPO (arXiv 2509.18849,
-sec. 3.2) sets out to mend. The paper shows them on examples and does not define them, so each
-docstring says which reading it takes. `docs/method.md` shows the results.
+No batch of a run passes through here: the functions measure an entry of `advantages.ADVANTAGES` or
+a user's function. MAPO (arXiv 2509.18849, sec. 3.2) sets out to mend the two faults. The paper
+shows them on examples and does not define them, so each docstring says which reading it takes.
+`docs/method.md` shows the results.
 
 In all groups here a success is a reward of exactly 1, lengths are equal and the reward is its only
-part. Only the function of one group is asked: a second stage sees groups of a real batch, and a
-scale and a shift of the whole batch (`gpg`, whitening) are no matter of one group. Denominators
-have eps=0 unless the option is given.
+part. Only the function of one group is measured. A second stage needs the groups of a real batch,
+and it scales or shifts all of them together (`gpg`, whitening), which no single group can show.
+Denominators have eps=0 unless the option is given.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from jax import Array
 
 from mapo_jax.advantages import group_advantages, registry
 
-LEVELS = (0.0, 0.1, 0.9, 1.0)  # all rewards that there are in the paper's runs
+LEVELS = (0.0, 0.1, 0.9, 1.0)  # all rewards that occur in the paper's runs
 # The paper's groups: a hard one, an easy one, and two uncertain ones (sec. 3.2, introduction).
 EXAMPLES = ((0.0, 0.1, 0.1, 0.1), (0.9, 1.0, 1.0, 1.0), (0.1, 0.1, 1.0, 1.0), (0.1, 0.9, 1.0, 1.0))
 
@@ -32,12 +32,12 @@ Advantage = str | Callable[..., Array]
 
 
 def values(advantage: Advantage, rewards_PG: Any, /, **options: Any) -> np.ndarray:
-    """The advantages of groups, float[P, G].
+    """Returns the advantages of groups, float[P, G].
 
     Args:
         advantage: a name in `ADVANTAGES`, or a function as in `group_advantages`.
         rewards_PG: float[P, G].
-        **options: of the advantage; also `key` or `baseline_P` where it takes such an input.
+        **options: the advantage's options; also `key` or `baseline_P` if it takes such an input.
     """
     rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
     if registry.takes(advantage, options, "eps"):
@@ -58,30 +58,32 @@ def values(advantage: Advantage, rewards_PG: Any, /, **options: Any) -> np.ndarr
 def reversion(
     advantage: Advantage, G: int, /, *, levels: Sequence[float] = LEVELS, **options: Any
 ) -> dict[str, bool | float]:
-    """Whether a more certain group punishes its worst response harder than a less certain one.
+    """Measures whether a more certain group punishes its worst response harder than a less certain.
 
     Args:
         advantage: as in `values`.
         G: responses in a group.
         levels: the rewards that a response can have; 1, a success, is the highest.
-        **options: of the advantage.
+        **options: the advantage's options.
 
     Returns:
-        paper: min A of [.9, 1, 1, 1] is below that of [.1, .1, 1, 1], the example of sec. 3.2.
+        paper: true if min A of [.9, 1, 1, 1] is below min A of [.1, .1, 1, 1] (example of
+            sec. 3.2).
         intro: the same against [.1, .9, 1, 1], the other uncertain group of the paper.
-        binary: with 0/1 rewards A of a failure at p = 1 - 1/G is below that at p = 1/2 (at the
-            k/G next below 1/2 where G is odd).
-        share: of all groups of size G with rewards from `levels`, each multiset once, that are not
-            constant and have p - 1/G >= 1/2: those whose min A is below that of the same group with
-            one success turned into a copy of its worst response, whose lambda is lower.
-        size: mean min A of those groups over the mean min A of the less certain ones: 1.2 punishes
-            20% harder. NaN or inf where the latter is 0.
+        binary: true if, with 0/1 rewards, a failure's A at p = 1 - 1/G is below a failure's A at
+            p = 1/2. If G is odd, the next k/G below 1/2 replaces 1/2.
+        share: takes all groups of size G with rewards from `levels`, each multiset once, that are
+            not constant and have p - 1/G >= 1/2. Each is compared with a less certain group: one
+            success becomes a copy of the group's worst response, which lowers lambda. The share is
+            the part of these groups whose min A is below min A of the less certain one.
+        size: mean min A of those groups over mean min A of the less certain ones; 1.2 punishes 20%
+            harder. NaN or inf if the latter is 0.
     """
     _, easy, uncertain, intro = values(advantage, EXAMPLES, **options).min(1)
     wrong_K = binary(advantage, G, **options)["wrong"]
     groups = _groups(levels, G)
     less = groups.copy()
-    less[:, -1] = less[:, 0]  # ascending: a success becomes the worst
+    less[:, -1] = less[:, 0]  # rows ascend, so a success becomes the worst
     k = np.sum(groups == 1, axis=1)
     compared = (k < G) & (2 * (k - 1) >= G)
     worst, worst_less = (values(advantage, x, **options).min(1)[compared] for x in (groups, less))
@@ -99,23 +101,25 @@ def reversion(
 def mirror(
     advantage: Advantage, G: int, /, *, levels: Sequence[float] = LEVELS, **options: Any
 ) -> dict[str, bool | float]:
-    """Whether a hard and an easy group look alike.
+    """Measures whether a hard and an easy group look alike.
 
     Args:
         advantage: as in `values`.
         G: responses in a group.
-        levels: the rewards that a response can have; 1 is a success, so is 1 - 0 when reflected.
-        **options: of the advantage.
+        levels: the rewards that a response can have. A reward of 1 is a success, and so is the
+            reflection 1 - 0 of a reward of 0.
+        **options: the advantage's options.
 
     Returns:
-        paper: [0, .1, .1, .1] and [.9, 1, 1, 1] get the same advantages, the example of sec. 3.2.
-            The two are shifted, not reflected.
-        binary: with 0/1 rewards A of a success at p is minus A of a failure at 1 - p, for all
-            p = k/G, 0 < k < G.
-        share: of all groups of size G with rewards from `levels`, each multiset once, that are not
-            constant: those whose reflection 1 - r gets exactly -A.
-        distance: mean over these groups of max |A(r) + A(1 - r)| over the larger of max |A(r)| and
-            max |A(1 - r)|: 0 is a perfect mirror; two groups of zeros count 0.
+        paper: true if [0, .1, .1, .1] and [.9, 1, 1, 1] get the same advantages (example of
+            sec. 3.2). The two are shifted, not reflected.
+        binary: true if, with 0/1 rewards, a success at p gets minus the A of a failure at 1 - p,
+            for all p = k/G, 0 < k < G.
+        share: takes all groups of size G with rewards from `levels`, each multiset once, that are
+            not constant. The share is the part of these groups whose reflection 1 - r gets
+            exactly -A.
+        distance: divides max |A(r) + A(1 - r)| by the larger of max |A(r)| and max |A(1 - r)|, and
+            takes the mean over these groups; 0 is a perfect mirror. Two groups of zeros count 0.
     """
     hard, easy = values(advantage, EXAMPLES, **options)[:2]
     right_K, wrong_K = (binary(advantage, G, **options)[side][1:G] for side in ("right", "wrong"))
@@ -133,15 +137,16 @@ def mirror(
 
 
 def binary(advantage: Advantage, G: int, /, **options: Any) -> dict[str, np.ndarray]:
-    """The advantages of 0/1 rewards, at k = 0 ... G successes of G; arrays float[G + 1].
+    """Returns the advantages of 0/1 rewards, at k = 0 ... G successes of G; arrays float[G + 1].
 
     Returns:
         p: k / G.
-        right: A+, of a success; NaN at k = 0.
-        wrong: A-, of a failure; NaN at k = G.
-        w: A+ - A-; NaN at both ends. All that are centred on the group's mean are w(p) (r - p).
+        right: A+, the advantage of a success; NaN at k = 0.
+        wrong: A-, the advantage of a failure; NaN at k = G.
+        w: A+ - A-; NaN at both ends. An advantage centred on the group's mean is w(p) (r - p).
         mass_right: p A+, the weight that the group puts on its right answers.
-        mass_wrong: -(1 - p) A-, and on its wrong ones; the same where A is centred.
+        mass_wrong: -(1 - p) A-, the weight on its wrong answers; equal to mass_right if A is
+            centred.
     """
     k = np.arange(G + 1)
     p = k / G
@@ -160,23 +165,23 @@ def binary(advantage: Advantage, G: int, /, **options: Any) -> dict[str, np.ndar
 def slope(advantage: Advantage, G: int, p_N: Any, /, **options: Any) -> np.ndarray:
     """F'(p), float[N], of the objective F that the expected update climbs with 0/1 rewards.
 
-    The update is the mean over G responses of A_i grad log pi(o_i). Over right responses the mean
-    of grad log pi is grad p / p, over wrong ones -grad p / (1 - p), so the expected update is
-    F'(p) grad p with, k ~ Binomial(G, p),
+    The update is the mean over G responses of A_i grad log pi(o_i). The mean of grad log pi is
+    grad p / p over right responses and -grad p / (1 - p) over wrong ones. So the expected update is
+    F'(p) grad p; with k ~ Binomial(G, p),
 
-        F'(p) = E [k A+(k) / p - (G - k) A-(k) / (1 - p)] / G = E_j [A+(j + 1) - A-(j)],
+        F'(p) = E [k A+(k) / p - (G - k) A-(k) / (1 - p)] / G = E_j [A+(j + 1) - A-(j)].
 
-    where j ~ Binomial(G - 1, p) counts the successes of the others: a response's advantage if it is
-    right minus that if it is wrong. For large G it is w(p). No clipping, no KL.
+    Here j ~ Binomial(G - 1, p) counts the successes of the others. The difference is the
+    gain of a response from being right. For large G it is w(p). There is no clipping and no KL.
     """
     return _binomial(G - 1, p_N) @ _steps(advantage, G, options)
 
 
 def objective(advantage: Advantage, G: int, p_N: Any, /, **options: Any) -> np.ndarray:
-    """F(p), float[N], with F(0) = 0: the integral of `slope`.
+    """F(p), float[N], the integral of `slope` from 0 to p.
 
-    F(p) = E_k [sum_{j<k} A+(j + 1) - A-(j)] / G, k ~ Binomial(G, p), exactly: the integral of a
-    term of Binomial(G - 1, p) from 0 to p is a tail of Binomial(G, p), over G.
+    F(p) = E_k [sum_{j<k} A+(j + 1) - A-(j)] / G, k ~ Binomial(G, p). This is exact, because the
+    integral of a term of Binomial(G - 1, p) from 0 to p is a tail of Binomial(G, p) divided by G.
     """
     sums = np.concatenate([[0.0], np.cumsum(_steps(advantage, G, options))])
     return _binomial(G, p_N) @ sums / G
@@ -194,7 +199,7 @@ def mapo_objective(p_N: Any) -> np.ndarray:
 
 
 def _steps(advantage: Advantage, G: int, options: dict[str, Any]) -> np.ndarray:
-    """A+(j + 1) - A-(j), float[G]: what a response gains by being right, j others being so."""
+    """A+(j + 1) - A-(j), float[G], a response's gain from being right if j others are right."""
     found = binary(advantage, G, **options)
     return found["right"][1:] - found["wrong"][:-1]
 
@@ -207,7 +212,7 @@ def _binomial(n: int, p_N: Any) -> np.ndarray:
 
 
 def _groups(levels: Sequence[float], G: int) -> np.ndarray:
-    """Every multiset of G rewards, each ascending, float[M, G]."""
+    """Returns every multiset of G rewards, each in ascending order, float[M, G]."""
     return np.array(list(itertools.combinations_with_replacement(sorted(levels), G)))
 
 

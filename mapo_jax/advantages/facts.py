@@ -1,4 +1,4 @@
-"""Facts about the groups of a batch and their advantages: a run's metrics, as (sum, number)."""
+"""A run's metrics of the groups of a batch and of their advantages, each as (sum, number)."""
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ def trajectory_certainty(success_PG: Array, mask_PG: Array) -> Array:
 def group_metrics(
     rewards_PG: Array, success_PG: Array, mask_PG: Array | None = None
 ) -> dict[str, tuple[Array, Array]]:
-    """Facts about the groups with at least one valid rollout, each as (sum, number of groups).
+    """Metrics of the groups with at least one valid rollout, each as (sum, number of groups).
 
-    `advantage/certainty`: lambda(p). `groups/degenerate`: share of groups whose valid rewards are
-    all equal, which teach nothing. `groups/successes`: successes in a group.
+    `advantage/certainty` is lambda(p). `groups/degenerate` is the share of groups whose valid
+    rewards are all equal; these teach nothing. `groups/successes` is the successes in a group.
     """
     mask_PG = valid_rewards(rewards_PG, mask_PG)
     present_P = jnp.any(mask_PG, axis=1)
@@ -36,12 +36,13 @@ def group_metrics(
 def success_count_metrics(
     advantages_PG: Array, success_PG: Array, mask_PG: Array
 ) -> dict[str, tuple[Array, Array]]:
-    """Facts by the number K of successes in a group, K = 0 ... G, each as (sum [G + 1], number).
+    """Metrics by the number K of successes in a group, K = 0 ... G, each as (sum [G + 1], number).
 
-    `success_count`: share of the groups with a valid rollout that have K successes (MAPO fig. 1).
-    `advantage_of_success`, `advantage_of_failure`: mean advantage of such rollouts in such groups.
-    `advantage_magnitude`: mean |advantage| of all their rollouts; times `success_count` a cheap
-    stand-in for the share of the gradient that comes from such groups.
+    `success_count` is the share of groups that have K successes, among the groups with a valid
+    rollout (MAPO fig. 1). `advantage_of_success` and `advantage_of_failure` are the mean advantages
+    of a success and of a failure in groups with K successes. `advantage_magnitude` is the mean
+    |advantage| of all rollouts in these groups. Times `success_count` it is a cheap estimate of
+    the share of the gradient that comes from them.
     """
     success_PG = success_PG & mask_PG
     failure_PG = ~success_PG & mask_PG
@@ -50,7 +51,7 @@ def success_count_metrics(
     at_PK = (at_PK & jnp.any(mask_PG, axis=1, keepdims=True)).astype(jnp.float32)
 
     def by_count(x_PG, who_PG):
-        """Sums of x over `who` by count, and how many they are."""
+        """Returns the sums of x over `who` by count, and the number of summands."""
         return (
             jnp.sum(masked.sum(x_PG, who_PG, 1, keepdims=True) * at_PK, axis=0),
             jnp.sum(jnp.sum(who_PG, axis=1, keepdims=True) * at_PK, axis=0),

@@ -1,12 +1,13 @@
 """MAPO, and the advantages that its paper compares it with or its released code holds.
 
-arXiv 2509.18849, sec. 3, fig. 3 and table 2. Every function takes rewards_G float[G], success_G
-bool[G] and mask_G bool[G] of one group and returns float[G]; what is off the mask is not looked at
-and may come back as anything: `registry.group_advantages` sets it to 0. With 0/1 rewards and p the
-share of successes, A_i = w(p) (r_i - p) for all that are centred on the group's mean.
+They come from arXiv 2509.18849, sec. 3, fig. 3 and table 2. Every function takes rewards_G
+float[G], success_G bool[G] and mask_G bool[G] of one group and returns float[G]. It ignores
+rollouts off the mask and may return anything for them; `registry.group_advantages` sets them to 0.
+With 0/1 rewards and a share p of successes, A_i = w(p) (r_i - p) for every advantage that is
+centred on the group's mean.
 
-Options that recur: `eps` is added to each denominator, as in the released code (the papers have
-none; eps=0 is as printed), `ddof` 0 is the paper's population sigma and 1 the sample sigma of the
+Two options recur. `eps` is added to each denominator, as in the released code; the papers print
+none, which is eps=0. `ddof` is 0 for the paper's population sigma and 1 for the sample sigma of the
 released code.
 """
 
@@ -23,8 +24,9 @@ def grpo(
 ) -> Array:
     """A_i = (r_i - mu) / (sigma + eps). arXiv 2402.03300; MAPO (arXiv 2509.18849) eq. 2.
 
-    w(p) = 1 / sqrt(p (1 - p)). Sums to 0, is 0 for a constant group, at most sqrt(G - 1) in size,
-    and the same for a r + b, a > 0 (eps=0). `success_G` is not used.
+    w(p) = 1 / sqrt(p (1 - p)). Advantages sum to 0, are 0 for a constant group and at most
+    sqrt(G - 1) in size. Rewards a r + b with a > 0 give the same advantages (eps=0). `success_G` is
+    not used.
     """
     deviations_G = deviations(rewards_G, mask_G)
     return divide(deviations_G, masked.std(deviations_G, mask_G, ddof=ddof), eps)
@@ -33,8 +35,8 @@ def grpo(
 def dr_grpo(rewards_G: Array, success_G: Array, mask_G: Array) -> Array:
     """A_i = r_i - mu. arXiv 2503.20783.
 
-    w(p) = 1. Sums to 0, is 0 for a constant group; the same for r + b, a times it for a r.
-    `success_G` is not used.
+    w(p) = 1. Advantages sum to 0 and are 0 for a constant group. Rewards r + b give the same
+    advantages, rewards a r give a times them. `success_G` is not used.
     """
     return deviations(rewards_G, mask_G)
 
@@ -42,10 +44,10 @@ def dr_grpo(rewards_G: Array, success_G: Array, mask_G: Array) -> Array:
 def apd(rewards_G: Array, success_G: Array, mask_G: Array, *, eps: float = 1e-6) -> Array:
     """Advantage percent deviation, A_i = (r_i - mu) / (mu + eps). arXiv 2509.18849 eq. 4.
 
-    The same as MaxRL (arXiv 2602.02710). w(p) = 1 / p. Sums to 0, is 0 for a constant group, the
-    same for a r, a > 0 (eps=0). Needs rewards >= 0, and is then in [-1, G - 1]; a lone small reward
-    reaches the end, [0.1, 0, 0, 0] -> [3, -1, -1, -1]. A group with mu <= 0 gives 0. `success_G` is
-    not used.
+    It is the same as MaxRL (arXiv 2602.02710). w(p) = 1 / p. Advantages sum to 0 and are 0 for a
+    constant group. Rewards a r with a > 0 give the same advantages (eps=0). Rewards must be >= 0;
+    then advantages are in [-1, G - 1]. A lone small reward reaches the upper end:
+    [0.1, 0, 0, 0] -> [3, -1, -1, -1]. A group with mu <= 0 gives 0. `success_G` is not used.
     """
     return divide(deviations(rewards_G, mask_G), masked.mean(rewards_G, mask_G), eps)
 
@@ -55,16 +57,17 @@ def mapo(
 ) -> Array:
     """A_i* = (1 - lambda) (r_i - mu) / sigma + lambda (r_i - mu) / mu. arXiv 2509.18849 eq. 6.
 
-    lambda = 1 - 4 p (1 - p), p the share of successes (eq. 3, 5): success_G is right on every
-    reward metric, and p comes from it, not from the rewards. Needs rewards >= 0 (see `apd`).
-    w(p) = 4 sqrt(p (1 - p)) + (1 - 2 p)^2 / p. It equals `grpo` at p = 1/2 and `apd` at p = 0 and 1
-    (eps=0), sums to 0, is 0 for a constant group, the same for a r, a > 0 (eps=0), and lies between
-    -max(1, sqrt(G - 1)) and G - 1.
+    lambda = 1 - 4 p (1 - p), with the share p of successes (eq. 3, 5). success_G marks responses
+    that are right on every reward metric, and p comes from it, not from the rewards. Rewards must
+    be >= 0 (see `apd`). w(p) = 4 sqrt(p (1 - p)) + (1 - 2 p)^2 / p. It equals `grpo` at p = 1/2 and
+    `apd` at p = 0 and 1 (eps=0). Advantages sum to 0, are 0 for a constant group and lie between
+    -max(1, sqrt(G - 1)) and G - 1. Rewards a r with a > 0 give the same advantages (eps=0).
 
     Figure 3 of the paper has the two weights the wrong way round; eq. 6, algorithm 1, appendix C
-    and the released trainer agree on the above.
+    and the released trainer agree with the formula above.
 
-    Differs from the paper: `eps` in both denominators, as in the released code (eps=0: as printed).
+    Differs from the paper: both denominators have `eps`, as in the released code; eps=0 is as
+    printed.
     """
     return _mix(certainty(success_G, mask_G), rewards_G, success_G, mask_G, eps, ddof)
 
@@ -80,7 +83,8 @@ def mapo_random(
 ) -> Array:
     """`mapo` with lambda ~ U(0, 1), one draw for the group. arXiv 2509.18849 table 2, "APD + rand".
 
-    Needs rewards >= 0. Sums to 0 and is 0 for a constant group; `success_G` is not used.
+    Rewards must be >= 0. Advantages sum to 0 and are 0 for a constant group. `success_G` is not
+    used.
     """
     return _mix(jax.random.uniform(key), rewards_G, success_G, mask_G, eps, ddof)
 
@@ -88,9 +92,9 @@ def mapo_random(
 def mapo_linear(
     rewards_G: Array, success_G: Array, mask_G: Array, *, eps: float = 1e-6, ddof: int = 0
 ) -> Array:
-    """`mapo` with lambda = 1 - 2 min(p, 1 - p). In the released code of arXiv 2509.18849 only.
+    """`mapo` with lambda = 1 - 2 min(p, 1 - p), in the released code only. arXiv 2509.18849.
 
-    w(p) = 2 min(p, 1 - p) / sqrt(p (1 - p)) + |1 - 2 p| / p. Invariants as those of `mapo`.
+    w(p) = 2 min(p, 1 - p) / sqrt(p (1 - p)) + |1 - 2 p| / p. It has the invariants of `mapo`.
     """
     p = masked.mean(success_G, mask_G)
     weight = 1 - 2 * jnp.minimum(p, 1 - p)
@@ -111,8 +115,9 @@ def _mix(weight, rewards_G, success_G, mask_G, eps, ddof):
 def tree_rpo(rewards_G: Array, success_G: Array, mask_G: Array, *, eps: float = 1e-6) -> Array:
     """A_i = (r_i - mu) / (mu (1 - mu) + eps). arXiv 2506.05183, as MAPO's fig. 3 prints it.
 
-    w(p) = 1 / (p (1 - p)): it climbs the log-odds of p. Sums to 0, is 0 for a constant group.
-    Needs rewards in [0, 1], and is then at most G in size. `success_G` is not used.
+    w(p) = 1 / (p (1 - p)), so it climbs the log-odds of p. Advantages sum to 0 and are 0 for a
+    constant group. Rewards must be in [0, 1]; then advantages are at most G in size. `success_G` is
+    not used.
     """
     mu = masked.mean(rewards_G, mask_G)
     return divide(deviations(rewards_G, mask_G), mu * (1 - mu), eps)
@@ -121,8 +126,9 @@ def tree_rpo(rewards_G: Array, success_G: Array, mask_G: Array, *, eps: float = 
 def rloo(rewards_G: Array, success_G: Array, mask_G: Array) -> Array:
     """A_i = r_i - mean of the others = G / (G - 1) (r_i - mu). arXiv 2402.14740.
 
-    G counts the valid rollouts. w(p) = G / (G - 1). Sums to 0, is 0 for a constant group; the same
-    for r + b, a times it for a r. `success_G` is not used.
+    G counts the valid rollouts. w(p) = G / (G - 1). Advantages sum to 0 and are 0 for a constant
+    group. Rewards r + b give the same advantages, rewards a r give a times them. `success_G` is not
+    used.
     """
     n = jnp.sum(mask_G)
     return deviations(rewards_G, mask_G) * n / jnp.maximum(n - 1, 1)
@@ -131,19 +137,19 @@ def rloo(rewards_G: Array, success_G: Array, mask_G: Array) -> Array:
 def remax(rewards_G: Array, success_G: Array, mask_G: Array, *, baseline: Array) -> Array:
     """A_i = r_i - baseline, the reward of the greedy response. arXiv 2310.10505.
 
-    `baseline` is float[]; a run samples it. Does not sum to 0; a constant group gives 0 only where
-    the greedy response has the same reward, and one valid rollout is enough. The same where rewards
-    and baseline are shifted together. `success_G` is not used.
+    `baseline` is float[]; a run samples it. Advantages need not sum to 0. A constant group gives 0
+    only if the greedy response has the same reward. One valid rollout is enough. Advantages stay
+    the same if rewards and baseline are shifted together. `success_G` is not used.
     """
     return rewards_G - baseline
 
 
 def rewards(rewards_G: Array, success_G: Array, mask_G: Array) -> Array:
-    """A_i = r_i: REINFORCE++ before `stages.whiten_tokens`. arXiv 2501.03262.
+    """A_i = r_i, for REINFORCE++ before `stages.whiten_tokens`. arXiv 2501.03262.
 
-    One valid rollout is enough; a constant group is compared with the others of the batch.
+    One valid rollout is enough. A constant group is compared with the others of the batch.
     `success_G` is not used.
 
-    Differs from the paper: the KL to the reference stands in the loss, not in the reward.
+    Differs from the paper: the KL to the reference is in the loss, not in the reward.
     """
     return rewards_G

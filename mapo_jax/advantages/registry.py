@@ -1,14 +1,14 @@
 """The registry of advantages, and `group_advantages`, which runs one of them on all groups.
 
-Around every function, a user's own too, it sees to it that
+For every function, a user's own too, it ensures that
 - a rollout that is masked off, or whose reward is not finite, gets 0 and counts in nothing;
-- a group with too few valid rollouts (two, for most) gives 0;
-- the arithmetic is float32 (at least) and the result has the dtype of the rewards;
-- no gradient flows through advantages: they are constants of the loss.
-So a function gets finite rewards, 0 behind the mask, and only has to look at `mask_G`.
+- a group with too few valid rollouts (fewer than two, for most) gives 0;
+- the arithmetic is at least float32 and the result has the dtype of the rewards;
+- no gradient flows through advantages, which are constants of the loss.
+So a function gets finite rewards, 0 behind the mask, and only has to respect `mask_G`.
 
-Beyond the first three arguments a parameter is an option, unless it has one of the names in
-`INPUTS`: then it is that input.
+Every parameter after the first three is an option, unless its name is in `INPUTS`; then it is that
+input.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jax import Array
 from mapo_jax import errors
 from mapo_jax.advantages import family, paper, stages
 
-# Further inputs that a function may name as a parameter, and where they come from.
+# A function may take these further inputs as parameters; the values name their sources.
 INPUTS = {
     "key": "key",
     "baseline": "baseline_P",
@@ -37,21 +37,21 @@ INPUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-    """An entry of the registry: the function of one group, and what it asks for."""
+    """An entry of the registry: the function of one group, and its requirements."""
 
     fn: Callable[..., Array]
-    stage: Callable[..., Array] | None = None  # then the whole batch at once: see `stages.py`
-    rewards: tuple[float, float] = (-math.inf, math.inf)  # refused where they may lie beyond
-    fewest: int = 2  # valid rollouts without which a group gives 0
+    stage: Callable[..., Array] | None = None  # runs next, on the whole batch; see `stages.py`
+    rewards: tuple[float, float] = (-math.inf, math.inf)  # `check` refuses a wider range
+    fewest: int = 2  # a group with fewer valid rollouts gives 0
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The inputs and options of `fn`: its parameters beyond rewards_G, success_G, mask_G."""
+        """The inputs and options of `fn`, its parameters after rewards_G, success_G, mask_G."""
         return dict(list(inspect.signature(self.fn).parameters.items())[3:])
 
     @property
     def stage_options(self) -> dict[str, inspect.Parameter]:
-        """The options of `stage`: its keyword-only parameters."""
+        """The options of `stage`, which are its keyword-only parameters."""
         parameters = inspect.signature(self.stage).parameters if self.stage else {}
         return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
@@ -87,7 +87,7 @@ ADVANTAGES: dict[str, Advantage] = {
 
 
 def entry_of(advantage: str | Callable[..., Array]) -> Advantage:
-    """The entry of a name, or one around a user's own function."""
+    """Returns the entry of a name, or a new entry for a user's own function."""
     if not isinstance(advantage, str):
         return Advantage(advantage)
     if advantage not in ADVANTAGES:
@@ -100,7 +100,7 @@ def entry_of(advantage: str | Callable[..., Array]) -> Advantage:
 
 
 def takes(advantage: str | Callable[..., Array], options: dict[str, Any], name: str) -> bool:
-    """Whether an advantage, or the base that it changes, has the input `name` of `INPUTS`."""
+    """Returns whether an advantage, or the base that it changes, has the parameter `name`."""
     parameters = entry_of(advantage).parameters
     through_base = "base_G" in parameters and takes(options["base"], {}, name)
     return name in parameters or through_base
@@ -118,33 +118,33 @@ def group_advantages(
     components_PGC: Array | None = None,
     **options: Any,
 ) -> Array:
-    """The advantages of every rollout within its group.
+    """Returns the advantage of every rollout within its group.
 
-    The four further inputs reach a function that names them among its parameters (`INPUTS`) and
-    are ignored by the others; a rollout whose baseline or component is not finite is not valid for
-    a function that takes them. A function's `key` is `fold_in(key, index of the group)`.
+    A function gets those of the four further inputs that it names among its parameters (`INPUTS`).
+    A rollout whose baseline or component is not finite is not valid for a function that takes them.
+    A function's `key` is `fold_in(key, index of the group)`.
 
-    A combinator (`focal`, `signed`) takes the option `base`, another entry's name or a function;
-    options that are not its own go to the base.
+    A combinator (`focal`, `signed`) takes the option `base`, another entry's name or a function.
+    Options that are not its own go to the base.
 
     Args:
         advantage: a name in `ADVANTAGES`, or a function `fn(rewards_G, success_G, mask_G,
             **options) -> float[G]` of one group.
         rewards_PG: float[P, G].
         success_PG: bool[P, G], right on every reward metric.
-        mask_PG: bool[P, G], the valid rollouts; None: all.
+        mask_PG: bool[P, G], the valid rollouts; None means all.
         key: a PRNG key.
         baseline_P: float[P], a reward to compare each group with.
         lengths_PG: int[P, G], response lengths in tokens.
         components_PGC: float[P, G, C], the parts of the rewards.
-        **options: handed to the function and to its stage.
+        **options: passed to the function and to its stage.
 
     Returns:
         [P, G] in the dtype of `rewards_PG` (float32 if that is not floating); no gradient flows
         through it.
 
     Raises:
-        errors.UserError: unknown name.
+        errors.UserError: the name is unknown.
         TypeError: the function takes an input that was not given, or has no such option.
         ValueError: the function returns another shape.
     """
@@ -201,12 +201,12 @@ def group_advantages(
 
 
 def _split(options: dict[str, Any], names: Container[str]) -> tuple[dict, dict]:
-    """The options with these names, and the others."""
+    """Splits the options into those with these names and the others."""
     own = {name: value for name, value in options.items() if name in names}
     return own, {name: value for name, value in options.items() if name not in names}
 
 
 def valid_rewards(rewards_PG: Array, mask_PG: Array | None = None) -> Array:
-    """bool[P, G]: the rollouts that count: in the mask and with a finite reward."""
+    """bool[P, G], true for rollouts that count: they are in the mask and have a finite reward."""
     finite_PG = jnp.isfinite(rewards_PG)
     return finite_PG if mask_PG is None else jnp.asarray(mask_PG, bool) & finite_PG

@@ -1,9 +1,9 @@
-"""Second stages of an advantage: functions of the whole batch, where groups do meet.
+"""Second stages of an advantage: functions of the whole batch, which compare groups.
 
-`stage(advantages_PG, rewards_PG, mask_PG, lengths_PG, **options) -> float[P, G]` follows the
-function of one group where an entry of the registry names it; lengths_PG may be None. `mask_PG` is
-False for what counts in nothing, groups with too few valid rollouts included. Sums over P are sums
-over all shards and processes: the compiler adds the communication.
+An entry of the registry may name a stage, which runs after the function of one group:
+`stage(advantages_PG, rewards_PG, mask_PG, lengths_PG, **options) -> float[P, G]`. lengths_PG may be
+None. `mask_PG` is False for rollouts that count in nothing, and for whole groups with too few valid
+rollouts. Sums over P are sums over all shards and processes; the compiler adds the communication.
 """
 
 import jax
@@ -25,17 +25,17 @@ def gpg_alpha(
 ) -> Array:
     """alpha A_i, alpha = rollouts / rollouts in groups that are not constant. arXiv 2504.02546.
 
-    So groups that teach nothing do not shrink the step. Every other property is that of `dr_grpo`.
-    verl's alpha of that name (rollouts / rollouts with a reward that is not 0) is another quantity.
+    So groups that teach nothing do not shrink the step. Every other property is as in `dr_grpo`.
+    verl uses the name alpha for another quantity, rollouts / rollouts with a reward that is not 0.
 
-    Differs from the paper: where the share of rollouts in such groups is below the threshold (its
-    beta_th, 0.6), the authors' code samples more prompts until it is not, which `dynamic.max_tries`
-    does here; without it the threshold bounds alpha to 1 / threshold, the most that they reach.
-    MAPO's fig. 3 takes 0.6 for alpha itself.
+    Differs from the paper: if the share of rollouts in groups that are not constant is below the
+    threshold (its beta_th, 0.6), the authors' code samples more prompts until it is not. Here
+    `dynamic.max_tries` does this; without it the threshold bounds alpha to 1 / threshold, the
+    largest value that they reach. MAPO's fig. 3 takes 0.6 for alpha itself.
 
     Args:
-        alpha: the factor; 0: that of the batch.
-        threshold: in [0, 1]; 0: no bound.
+        alpha: the factor; 0 computes it from the batch.
+        threshold: in [0, 1]; 0 sets no bound.
     """
     if alpha:
         return alpha * advantages_PG
@@ -53,9 +53,10 @@ def whiten(
 ) -> Array:
     """(A_i - mean) / sqrt(variance + eps^2) over all valid rollouts. GDPO, arXiv 2601.05242.
 
-    A batch of one value gives 0. The batch sums to 0 and has variance 1 (eps=0); a group need not,
-    and a constant group is not 0: it is compared with the others. The eps of verl and OpenRLHF also
-    sees to it that advantages that cancel up to rounding are not blown up to size 1.
+    A batch whose advantages are all equal gives 0. The batch sums to 0 and has variance 1 (eps=0);
+    a group need not. A constant group is not 0, because it is compared with the others. The eps is
+    the one of verl and OpenRLHF. It also keeps advantages that cancel up to rounding from being
+    blown up to size 1.
     """
     return _whiten(advantages_PG, mask_PG, mask_PG.astype(advantages_PG.dtype), eps)
 
@@ -70,8 +71,8 @@ def whiten_tokens(
 ) -> Array:
     """`whiten` over the tokens of all valid rollouts. REINFORCE++, arXiv 2501.03262.
 
-    A rollout counts with its length, since each of its tokens has its advantage: so do OpenRLHF,
-    verl and NeMo-RL. Where no lengths are given, all are taken to be equal.
+    Each token has its rollout's advantage, so a rollout counts with its length, as in OpenRLHF,
+    verl and NeMo-RL. If no lengths are given, all are taken to be equal.
     """
     lengths_PG = mask_PG if lengths_PG is None else lengths_PG
     weights_PG = jnp.where(mask_PG, lengths_PG, 0).astype(advantages_PG.dtype)
@@ -96,13 +97,13 @@ def question_weights(
 ) -> Array:
     """n softmax(-mu / temperature) A over the n groups that are not constant. arXiv 2601.20614.
 
-    Difficult questions count more; the weights' mean is 1.
+    Difficult questions count more; the mean weight is 1.
 
-    Differs from the authors' code: mu is the mean reward, not that of its accuracy part, and the
+    Differs from the authors' code: mu is the mean of the reward, not of its accuracy part. The
     factor (tokens / tokens of these groups) is left to `gpg` or to dynamic sampling.
 
     Args:
-        temperature: 2 in the paper; 0: no weights.
+        temperature: 2 in the paper; 0 means no weights.
     """
     if not temperature:
         return advantages_PG
@@ -113,5 +114,5 @@ def question_weights(
 
 
 def _mixed(rewards_PG: Array, mask_PG: Array) -> Array:
-    """bool[P, G]: valid rollouts of groups whose rewards are not all equal."""
+    """bool[P, G], true for valid rollouts of groups whose rewards are not all equal."""
     return mask_PG & ~jax.vmap(is_constant)(rewards_PG, mask_PG)[:, None]

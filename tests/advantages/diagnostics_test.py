@@ -1,4 +1,4 @@
-"""The faults of an advantage against what is known of them, and against brute force."""
+"""Compares the measured faults of an advantage with known results and with brute force."""
 
 import itertools
 
@@ -88,7 +88,7 @@ def test_share_and_size_by_brute_force(name, options, G):
             reversed_ += worst[-1] < worst_less[-1] - 1e-5
     found = diagnostics.reversion(name, G, **options), diagnostics.mirror(name, G, **options)
     np.testing.assert_allclose(found[0]["share"], reversed_ / len(worst))
-    with np.errstate(divide="ignore"):  # quantile at G = 5: infinitely harder
+    with np.errstate(divide="ignore"):  # quantile at G = 5 punishes infinitely harder
         size = np.divide(sum(worst), sum(worst_less))
     np.testing.assert_allclose(found[0]["size"], size, rtol=1e-4)
     np.testing.assert_allclose(found[1]["share"], same / len(distances))
@@ -127,7 +127,7 @@ def test_masses_of_what_is_not_centred():
     assert np.all((found["mass_wrong"][1:10] > 0) == (np.arange(1, 10) > 6))
 
 
-# What is climbed
+# The objective
 
 CLIMBERS = [
     ("mapo", {}),
@@ -139,7 +139,7 @@ CLIMBERS = [
 
 
 def expected_update(name, options, G, p):
-    """d/d theta of a policy that is right with p = sigmoid(theta), over all 2^G outcomes."""
+    """Returns the expected update of theta over all 2^G outcomes; right with p = sigmoid(theta)."""
     total = 0.0
     for outcome in itertools.product([0.0, 1.0], repeat=G):
         chance = np.prod([p if r else 1 - p for r in outcome])
@@ -194,7 +194,7 @@ def test_objective_of_mapo_for_large_groups():
     np.testing.assert_allclose(gained, closed, atol=4e-3)
 
 
-# What goes in
+# Inputs
 
 
 def test_eps_is_zero_unless_given():

@@ -1,4 +1,4 @@
-"""Every entry of the registry: its oracle, and the invariants that its docstring states."""
+"""Tests every entry of the registry against its oracle and the invariants in its docstring."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ import pytest
 from mapo_jax import advantages
 from tests.advantages import oracles
 
-P, G = 3, 6  # one shape for all examples: one compilation for each case
+P, G = 3, 6  # all examples have one shape, so each case compiles once
 CASES = {
     "mapo": ("mapo", {}),
     "mapo, ddof=1": ("mapo", {"ddof": 1}),
@@ -75,7 +75,7 @@ def jitted(case):
 
 
 def compute(case, groups):
-    """Through one compiled function of everything that there is."""
+    """Calls the compiled function of a case with every input that there is."""
     rewards = jnp.asarray(groups["rewards_PG"], jnp.float32)
     others = {name: jnp.asarray(x) for name, x in groups.items() if name != "rewards_PG"}
     return np.asarray(jitted(case)(rewards, **others, key=KEY))
@@ -122,7 +122,7 @@ BINARY = GROUPS.map(
 def test_equals_oracle(case, groups, lost):
     lost &= ~groups["success_PG"]
     groups = groups | {"rewards_PG": np.where(lost, np.nan, groups["rewards_PG"])}
-    # Whitening divides rounding errors by what may be as small as its eps, 1e-4.
+    # Whitening divides rounding errors by a number that may be as small as its eps, 1e-4.
     close = {"rtol": 2e-3, "atol": 2e-3} if CASES[case][0] in WHITENED else CLOSE
     np.testing.assert_allclose(compute(case, groups), oracle(case, groups), **close)
 
@@ -146,7 +146,7 @@ ROUGH = {
 
 @pytest.mark.parametrize("name", ROUGH)
 def test_eps_and_ddof_stand_where_they_should(name):
-    """With an eps that shows: 1e-6 is below every tolerance."""
+    """Takes an eps large enough to show; 1e-6 is below every tolerance."""
     rng = np.random.default_rng(0)
     rewards = rng.choice([0, 0.1, 0.9, 1], (5, G)).astype(np.float32)
     success = rewards == 1
@@ -238,7 +238,7 @@ def test_opo_sums_to_zero_over_tokens(groups):
     np.testing.assert_allclose((groups["lengths_PG"] * result).sum(1), 0, atol=2e-4)
 
 
-# What becomes of the advantages of a r + b: of a shift b, and of a scale a > 0.
+# The effect on the advantages of rewards a r + b, for a shift b and for a scale a > 0.
 SHIFTED = dict.fromkeys(["grpo", "dr_grpo", "gpg", "rloo", "opo", "quantile", "dgpo"], "same")
 SCALED = dict.fromkeys(["mapo", "mapo_random", "mapo_linear", "grpo", "apd"], "same")
 SCALED |= dict.fromkeys(["maxrl", "quantile", "dgpo"], "same")
@@ -251,7 +251,7 @@ SCALED |= dict.fromkeys(["dr_grpo", "gpg", "rloo", "opo"], "times")
 def test_shift_and_scale(case, groups, shift, scale):
     name, options = CASES[case]
     plain = compute(case, groups)
-    # A hundredth at a size of 6 leaves float32 five digits of the deviation.
+    # Rewards of size 6 that differ by a hundredth leave float32 five digits of the deviation.
     close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-3)
     if name in SHIFTED:
         close(compute(case, groups | {"rewards_PG": groups["rewards_PG"] + shift}), plain)
@@ -261,7 +261,7 @@ def test_shift_and_scale(case, groups, shift, scale):
 
 
 def bounds(name, options, n):
-    """(lowest, highest) advantage in a group of n; +-inf where nothing is claimed."""
+    """Returns (lowest, highest) advantage in a group of n; +-inf if no bound is claimed."""
     root, top = np.sqrt(n - 1), {"apd": n - 1, "grpo": np.sqrt(n - 1)}
     table = {
         "mapo": (-max(1, root), n - 1),
@@ -339,7 +339,7 @@ def test_no_gradient_flows(case):
 
 @every
 def test_sharded_over_prompts(case):
-    """The same as on one device; groups meet only where the entry has a second stage."""
+    """Gives the same as one device; only an entry with a second stage compares groups."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     rng = np.random.default_rng(0)
@@ -441,7 +441,7 @@ def test_quantile_is_a_gate():
 
 @pytest.mark.parametrize("tenths", range(1, 10))
 def test_the_quantile_of_whole_numbers_is_exact(tenths):
-    """K n may round to just above a whole number, as 0.7 * 10 does in float32."""
+    """K n may round up from a whole number, as 0.7 * 10 does in float32."""
     sizes = np.arange(2, 41)
     rewards = np.tile(np.arange(40.0, dtype=np.float32), (len(sizes), 1))
     mask = np.arange(40) < sizes[:, None]
@@ -476,7 +476,7 @@ def test_mapo_random_draws_once_for_each_group():
     )
     drawn = np.asarray((mixed - grpo) / (apd - grpo))
     np.testing.assert_allclose(drawn, np.tile(drawn[:, :1], 4), atol=1e-3)
-    ordered = np.sort(drawn[:, 0])  # uniform: the largest distance from the diagonal is small
+    ordered = np.sort(drawn[:, 0])  # if uniform, these stay close to the diagonal
     assert np.abs(ordered - np.linspace(0, 1, 400)).max() < 0.1
 
 
@@ -488,7 +488,7 @@ def test_mapo_random_draws_once_for_each_group():
     ],
 )
 def test_released_code_of_mapo(rewards, expected):
-    """Its semantics: ddof 1, eps 1e-6, a success is a reward of exactly 1."""
+    """The released code has ddof 1 and eps 1e-6; a success is a reward of exactly 1."""
     rewards = jnp.array([rewards], jnp.float32)
     result = advantages.group_advantages("mapo", rewards, rewards == 1, ddof=1, eps=1e-6)
     np.testing.assert_allclose(result[0], expected, atol=5e-5)

@@ -1,7 +1,8 @@
-"""Every advantage again, in plain Python float64 from the papers; shares no code with the package.
+"""Computes every advantage again, from the papers in plain Python float64.
 
-Each formula takes the valid rollouts of one group only: what is invalid is deleted, not masked.
-Shares of subsets are counted, quantiles and densities are NumPy's and SciPy's.
+No code is shared with the package. Each formula takes only the valid rollouts of one group; invalid
+ones are deleted, not masked. Shares of subsets are counted. Quantiles and densities are those of
+NumPy and SciPy.
 """
 
 import itertools
@@ -23,7 +24,7 @@ def advantages(
     components_PGC=None,
     **options,
 ):
-    """[P, G] float64; `lambda_P` is what mapo_random has drawn."""
+    """Returns float64 [P, G]; `lambda_P` holds the draws of mapo_random."""
     rewards_PG = np.asarray(rewards_PG, np.float64)
     P, G = rewards_PG.shape
     inputs = {
@@ -221,11 +222,11 @@ FORMULAS = {
 }
 
 
-# Second stages: they change out_PG in place; `counted` are the places of what counts.
+# Second stages change out_PG in place; `counted` lists the places of the rollouts that count.
 
 
 def _mixed(rewards_PG, counted):
-    """The places in groups whose counted rewards are not all equal."""
+    """Returns the places in groups whose counted rewards are not all equal."""
     rows = {p: [rewards_PG[q, g] for q, g in counted if q == p] for p, _ in counted}
     return [(p, g) for p, g in counted if not _constant(rows[p])]
 
@@ -243,7 +244,7 @@ def _whiten(out_PG, counted, rewards_PG, lengths_PG, o):
     if not counted:
         return
     weights = [1 if lengths_PG is None else int(lengths_PG[place]) for place in counted]
-    values = np.repeat([out_PG[place] for place in counted], weights)  # each token carries it
+    values = np.repeat([out_PG[place] for place in counted], weights)  # one value for each token
     for place in counted:
         if values.min() == values.max():
             out_PG[place] = 0

@@ -23,7 +23,7 @@ SAMPLE_STD = {
     name: jax.jit(functools.partial(advantages.group_advantages, name, ddof=1, eps=0.01))
     for name in ["mapo", "grpo"]
 }
-P, G = 3, 6  # one shape for all examples: one compilation
+P, G = 3, 6  # all examples have one shape, so each function compiles once
 
 
 def compute(name, rewards_PG, success_PG, mask_PG=None, eps=1e-6):
@@ -45,7 +45,7 @@ def grids(values):
     return st.lists(st.lists(values, min_size=G, max_size=G), min_size=P, max_size=P).map(np.array)
 
 
-# What rewards look like (parts that add up), and any hundredth from 0 to 1.
+# Rewards of a run, which are sums of parts, and any hundredth from 0 to 1.
 REWARDS = grids(st.sampled_from([0.0, 0.1, 0.9, 1.0]) | st.integers(0, 100).map(lambda n: n / 100))
 FLAGS = grids(st.booleans())
 examples = hypothesis.settings(deadline=None, max_examples=50)
@@ -99,7 +99,7 @@ def test_masked_is_deleted(name, junk, masked_off):
 @examples
 @hypothesis.given(rewards=REWARDS, success=FLAGS, shift=st.floats(0, 2), scale=st.floats(0.25, 4))
 def test_shift_and_scale(rewards, success, shift, scale):
-    # |dr| of a hundredth at a size of 6: float32 leaves five digits of the deviation.
+    # Rewards of size 6 that differ by a hundredth leave float32 five digits of the deviation.
     close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-3)
     plain = {name: compute(name, rewards, success) for name in NAMES}
     shifted = {name: compute(name, rewards + shift, success) for name in NAMES}
@@ -118,7 +118,7 @@ def test_shift_and_scale(rewards, success, shift, scale):
 def test_sums_to_zero_and_is_bounded(name, rewards, success, mask):
     result = compute(name, rewards, success, mask)
     np.testing.assert_allclose(result.sum(axis=1), 0, atol=5e-5)
-    # GRPO: the largest z-score of n values is sqrt(n - 1); APD: r_i <= n mu, and r_i >= 0.
+    # GRPO's largest z-score of n values is sqrt(n - 1); APD's bounds follow from 0 <= r_i <= n mu.
     n = mask.sum(axis=1, keepdims=True)
     top = {"dr_grpo": 1, "grpo": np.sqrt(np.maximum(n - 1, 0))}
     bottom = {"dr_grpo": -1, "apd": -1, "grpo": -top["grpo"], "mapo": -np.maximum(top["grpo"], 1)}
@@ -138,14 +138,14 @@ def test_mapo_is_grpo_at_one_half_and_apd_at_the_ends(success_count, rewards):
         np.testing.assert_array_equal(result["mapo"], result["grpo"])
     elif success_count in (0, G):
         np.testing.assert_array_equal(result["mapo"], result["apd"])
-    else:  # strictly between the two, by the weight that eq. 5 gives
+    else:  # eq. 5 gives the weight of each of the two
         p = success_count / G
         mixed = 4 * p * (1 - p) * result["grpo"] + (2 * p - 1) ** 2 * result["apd"]
         np.testing.assert_allclose(result["mapo"], mixed, rtol=1e-5, atol=1e-5)
 
 
 def test_ratio_to_grpo_for_binary_rewards():
-    # rho(p) = (1 - lambda) + lambda sqrt((1 - p) / p), eq. 7-8; at G = 8 as in the literature.
+    # rho(p) = (1 - lambda) + lambda sqrt((1 - p) / p), eq. 7-8, at G = 8 as in the literature.
     ratios = []
     for n in range(1, 8):
         rewards, p = [1.0] * n + [0.0] * (8 - n), n / 8
@@ -159,15 +159,15 @@ def test_ratio_to_grpo_for_binary_rewards():
 @pytest.mark.parametrize(
     ("name", "rewards", "expected"),
     [
-        # Reversion: a nearly certain group punishes its worst harder than an uncertain one.
+        # Reversion means that a nearly certain group punishes its worst harder than an uncertain.
         ("grpo", [0.9, 1, 1, 1], [-1.732, 0.577, 0.577, 0.577]),
         ("grpo", [0.1, 0.1, 1, 1], [-1, -1, 1, 1]),
-        # Mirror: hard and easy groups look the same.
+        # Mirror means that hard and easy groups look the same.
         ("grpo", [0, 0.1, 0.1, 0.1], [-1.732, 0.577, 0.577, 0.577]),
         # MAPO halves reversion (p = 3/4, lambda = 1/4: 3/4 * -1.732 + 1/4 * -0.077) ...
         ("mapo", [0.9, 1, 1, 1], [-1.318, 0.439, 0.439, 0.439]),
         ("mapo", [0.1, 0.1, 1, 1], [-1, -1, 1, 1]),
-        # ... and breaks the mirror (p = 0: APD, mu = 0.075).
+        # ... and breaks the mirror (at p = 0 it is APD, mu = 0.075).
         ("mapo", [0, 0.1, 0.1, 0.1], [-1, 0.333, 0.333, 0.333]),
         ("apd", [0.9, 1, 1, 1], [-0.077, 0.026, 0.026, 0.026]),
         ("apd", [0.1, 0.1, 1, 1], [-0.818, -0.818, 0.818, 0.818]),
@@ -184,7 +184,7 @@ def test_numbers_of_the_paper(name, rewards, expected):
 @pytest.mark.parametrize(
     ("name", "rewards", "expected"),
     [
-        # The sample sigma of [0.9, 1, 1, 1] is 0.05 instead of 0.0433: -0.075 / 0.05 = -1.5.
+        # The sample sigma of [0.9, 1, 1, 1] is 0.05 instead of 0.0433, and -0.075 / 0.05 = -1.5.
         ("grpo", [0.9, 1, 1, 1], [-1.5, 0.5, 0.5, 0.5]),
         # 3/4 * -1.5 + 1/4 * -0.0769
         ("mapo", [0.9, 1, 1, 1], [-1.1442, 0.3814, 0.3814, 0.3814]),
@@ -219,7 +219,7 @@ def test_constant_groups_are_exactly_zero_without_gradients(name, dtype):
         result, pull = jax.vjp(lambda rewards: function(rewards, success, mask), rewards)
         return result, pull(jnp.arange(200.0 * G, dtype=dtype).reshape(200, G))[0]
 
-    # Every size from 2 to 16 in one array, then sizes without a mask, then without the eps.
+    # One array holds every size from 2 to 16; then come full groups, then no eps.
     ragged = jnp.asarray(np.arange(16) < sizes_P[:, None])
     full = [jnp.ones((200, G), bool) for G in (2, 7, 16)]
     for mask, eps in [(ragged, 1e-6), *((mask, 1e-6) for mask in full), (ragged, 0.0)]:
@@ -260,11 +260,11 @@ def test_fewer_than_two_valid_rollouts_give_zero(name):
 
 
 def test_mean_near_zero():
-    # eps shrinks what is as small as eps: 0.75e-7 / (0.25e-7 + 1e-6); without it the bound G - 1.
+    # eps shrinks rewards as small as itself, 0.75e-7 / (0.25e-7 + 1e-6); eps=0 reaches G - 1.
     tiny = [1e-7, 0, 0, 0]
     np.testing.assert_allclose(group("apd", tiny)[0], 0.75e-7 / 1.025e-6, rtol=1e-4)
     np.testing.assert_allclose(group("apd", tiny, eps=0.0), [3, -1, -1, -1], rtol=1e-5)
-    # Not meant for negative rewards, which `check` refuses; still no sign flip and no infinity.
+    # `check` refuses negative rewards; if they come, no sign flips and nothing is infinite.
     np.testing.assert_array_equal(group("apd", [-1, -1, -1, 0.5]), 0)
     np.testing.assert_array_equal(group("apd", [-1, 1, -1, 1]), 0)
 
@@ -344,7 +344,7 @@ def test_own_function_sees_clean_groups():
     jax.effects_barrier()
     valid = [True, False, False, False, True]
     np.testing.assert_array_equal(seen[0], [[1, 0, 0, 0, 3], valid, valid])
-    np.testing.assert_array_equal(np.isnan(result[0]), valid)  # its mistakes stay visible
+    np.testing.assert_array_equal(np.isnan(result[0]), valid)  # the NaN of a function stays visible
 
 
 def test_inputs_go_to_who_names_them():
@@ -359,7 +359,7 @@ def test_inputs_go_to_who_names_them():
     }
     result = advantages.group_advantages(weighed, rewards, rewards == 1, **inputs, tau=2.0)
     np.testing.assert_allclose(result, [[1 + 1, -2 + 3], [0 + 5, 16 + 7]])
-    # The others ignore them.
+    # Other functions ignore these inputs.
     key = jax.random.key(0)
     plain = advantages.group_advantages("mapo", rewards, rewards == 1)
     extra = advantages.group_advantages("mapo", rewards, rewards == 1, key=key, **inputs)
@@ -418,9 +418,9 @@ def test_group_metrics():
         [
             [1, 1, 0, 0],  # p = 1/2
             [1, 1, 1, 1],  # constant
-            [0.1, jnp.nan, 0.1, jnp.nan],  # constant but for what is invalid
-            [1, 0, 0, 0.5],  # one left: constant; p = 1
-            [1, 0, 1, 0],  # nothing left: no group at all
+            [0.1, jnp.nan, 0.1, jnp.nan],  # the valid rewards are constant
+            [1, 0, 0, 0.5],  # one rollout is left, so constant; p = 1
+            [1, 0, 1, 0],  # no rollout is left, so not a group
         ]
     )
     mask = jnp.array([[True] * 4] * 3 + [[True] + [False] * 3, [False] * 4])
@@ -557,7 +557,7 @@ def test_check_looks_at_group_and_parts():
 
 
 def test_success_count_metrics():
-    """Against a loop over the groups; a masked rollout is in no count, an empty group nowhere."""
+    """Equals a loop over the groups; masked rollouts and empty groups count in nothing."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 4)).astype(np.float32)
     success, mask = rng.random((40, 4)) < 0.5, rng.random((40, 4)) < 0.8
