@@ -1,4 +1,4 @@
-"""Compiles a run's programs for a TPU slice that is not here, and reads what the compiler says."""
+"""Compiles a run's programs for a TPU slice that is not here, and reads the compiler's figures."""
 
 import collections
 import importlib.util
@@ -18,22 +18,22 @@ from mapo_jax.run import programs
 
 
 class Compiled(NamedTuple):
-    """What the compiler says about one program, per device."""
+    """The compiler's figures of one program, per device."""
 
     seconds: float  # compilation
     arguments: int  # bytes
     peak: int  # bytes, arguments included
-    collectives: dict[str, int]  # kind -> how often it stands in the program
+    collectives: dict[str, int]  # kind -> number of them in the program
 
 
 def devices(topology: str) -> list:
-    """The devices of a topology that is not there."""
+    """Returns the devices of a topology; none of them need be on this machine."""
     if importlib.util.find_spec("libtpu") is None:
         raise errors.UserError(
             f'--topology={topology}: needs the compiler for TPUs; pip install "jax[tpu]" (700 MB), '
             "or leave --topology out for the figures that need none"
         )
-    # What libtpu else looks for on the machine, and its lock: both are for machines with a TPU.
+    # Otherwise libtpu asks for settings and takes a lock, which only a machine with a TPU needs.
     os.environ |= {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -44,7 +44,7 @@ def devices(topology: str) -> list:
 
     try:
         return list(topologies.get_topology_desc(topology, "tpu").devices)
-    except Exception as error:  # libtpu has no class of its own for it
+    except Exception as error:  # libtpu has no own class for this error
         raise errors.UserError(
             f"--topology={topology}: the compiler does not know it "
             f"({' '.join(str(error).split())[:160]})"
@@ -52,12 +52,12 @@ def devices(topology: str) -> list:
 
 
 def sizes(c: Config) -> tuple[int, int, int, int]:
-    """P, G, S and T of a rollout batch."""
+    """Returns P, G, S and T of a rollout batch."""
     return c.batch.prompts, c.batch.group, c.data.max_prompt_tokens, c.rollout.max_new_tokens
 
 
 def abstract_batch(c: Config, mesh: Any) -> Batch:
-    """A rollout batch's shapes, dtypes and shardings."""
+    """Returns a rollout batch of shapes, dtypes and shardings, without data."""
     P, G, S, T = sizes(c)
 
     def array(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -83,7 +83,7 @@ def compile_programs(
     """Compiles the run's own train step and sampler for the devices of `mesh`.
 
     Returns:
-        What the compiler says about each; of one that does not fit its message.
+        The compiler's figures for each program, or its message if the program does not fit.
     """
     c = config
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
@@ -139,10 +139,10 @@ def _compile(lowered: Any) -> Compiled | str:
 
 
 def collectives(hlo: str) -> dict[str, int]:
-    """How often each kind of collective stands in a compiled program; a loop's count once."""
+    """Counts each kind of collective in a compiled program; those in a loop count once."""
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     found: collections.Counter[str] = collections.Counter()
-    is_scatter = False  # in what TPUs have for a reduce-scatter: all-reduce and slice in one
+    is_scatter = False  # true inside a TPU's reduce-scatter, an all-reduce fused with a slice
     for line in hlo.splitlines():
         if line.endswith("{") and not line.startswith(" "):
             is_scatter = line.startswith("%all-reduce-scatter")

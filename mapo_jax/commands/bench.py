@@ -1,7 +1,7 @@
-"""Measures the phases of a batch's life: sampling, scoring, update and the whole step.
+"""Measures sampling, scoring, update and the whole step of a batch.
 
-The programs are a run's own; weights and prompts are random, and nothing ends a response but its
-limit, so the number of tokens is known beforehand.
+The programs are a run's own. Weights and prompts are random. Only its limit ends a response, so the
+number of tokens is known beforehand.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class BenchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.Config):
-    """A run's configuration, and what only a measurement has; see experiments/bench.py."""
+    """A run's configuration with the settings of a measurement; see experiments/bench.py."""
 
     bench: BenchConfig
 
@@ -45,19 +45,23 @@ def read(tree: Mapping[str, Any]) -> Config:
 
 
 def architecture(config: Config) -> model.ModelConfig:
-    """The measured policy."""
+    """Returns the architecture of the measured policy."""
     numbers: dict[str, Any] = dataclasses.asdict(config.policy)
     del numbers["init"]
     return model.ModelConfig(vocab_size=config.bench.vocab_size, **numbers)
 
 
 def validate(config: Config, device_count: int) -> list[str]:
-    """The mistakes in `config`, one line each."""
+    """Lists the mistakes in `config`, one line each."""
     return checks.validate(config, device_count, architecture=architecture(config))
 
 
 def draw_limits(config: Config) -> np.ndarray:
-    """i32[P, G], tokens of each rollout: geometric with the configured mean, cut at the limit."""
+    """Draws the number of tokens of each rollout, i32[P, G].
+
+    The numbers are geometric with the configured mean, cut at the limit. Without a mean all are the
+    limit.
+    """
     shape, most = (config.batch.prompts, config.batch.group), config.rollout.max_new_tokens
     if not config.bench.mean_new_tokens:
         return np.full(shape, most, np.int32)
@@ -72,15 +76,15 @@ class Phase:
 
     seconds: float  # median
     tokens: int  # of all responses
-    compile_s: float  # of the first call more than of the median: compiling what no row above has
+    compile_s: float  # first call minus median; leaves out programs of earlier rows
 
 
 def measure(config: Config) -> dict[str, Phase]:
     """Measures each phase on random weights and prompts.
 
     Returns:
-      "sampling"; "scoring", the forward pass alone; "update", one optimizer step over all rollouts;
-      "step", which is sampling, rewards (made up on the host), advantages and update.
+        "sampling"; "scoring", the forward pass alone; "update", one optimizer step over all
+        rollouts; "step", which is sampling, rewards (made up on the host), advantages and update.
     """
     c, policy = config, architecture(config)
     P, S = c.batch.prompts, c.data.max_prompt_tokens
@@ -104,7 +108,7 @@ def measure(config: Config) -> dict[str, Phase]:
         )
 
     def advantages(rollouts):
-        """Of the share of even tokens as a reward, judged on the host as those of tasks are."""
+        """Rewards the share of even tokens, on the host as a task does; returns the advantages."""
         tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
         rewards = (((tokens % 2 == 0) & mask).sum(-1) / mask.sum(-1)).astype(np.float32)
         judged = sharding.put((rewards, rewards > 0.5), mesh)
@@ -120,7 +124,7 @@ def measure(config: Config) -> dict[str, Phase]:
         return update(state, rollouts, advantages(rollouts))
 
     def timed(phase, state):
-        """The row of `phase(state) -> (state, anything)`, and the last state."""
+        """Returns the row of `phase(state) -> (state, anything)`, and the last state."""
         seconds = []
         for _ in range(c.bench.repetitions + 1):
             start = time.perf_counter()
@@ -130,7 +134,7 @@ def measure(config: Config) -> dict[str, Phase]:
         median = statistics.median(rest)
         return Phase(median, int(limits_PG.sum()), max(first - median, 0.0)), state
 
-    # A phase returns the state to go on with: the update donates the one it gets.
+    # A phase returns the next state, because the update donates the state that it gets.
     found = {}
     with jax.default_matmul_precision(c.compute.matmul_precision):
         state = programs.fresh_state("rl", programs.init_trained(key))
@@ -146,17 +150,17 @@ def measure(config: Config) -> dict[str, Phase]:
 
 
 def peak_memory() -> tuple[float, str]:
-    """GiB, and of what: the fullest local device or, where devices do not say, this process."""
+    """Returns GiB and their place: the fullest local device, or this process if no device tells."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         return max(s["peak_bytes_in_use"] for s in stats) / 2**30, "of the fullest device"
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return peak / 2**30, "resident in this process"
 
 
 def report(config: Config, phases: dict[str, Phase]) -> None:
-    """Prints what `measure` returned: a table and, on the last line, JSON."""
+    """Prints the phases of `measure` as a table and, on the last line, as JSON."""
     memory, where = peak_memory()
     device = jax.devices()[0]
     table = rich.table.Table(

@@ -1,7 +1,7 @@
-"""The launchers' command line: `--config EXPERIMENT[:PRESET,...] --workdir DIR --config.a.b=value`.
+"""Reads a command line `--config EXPERIMENT[:PRESET,...] --workdir DIR --config.a.b=value`.
 
-`parse` collects all mistakes, those of the command line, of the experiment and of its check,
-before anything is compiled.
+`parse` collects all mistakes in the command line, in the experiment and from its check before
+anything is compiled.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PROCESSES = """
 class Arguments:
     """A command line, read and checked."""
 
-    config: Any  # of `read`
+    config: Any  # the result of `read`
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
     flags: dict[str, str]  # the launcher's own; "" for a switch
@@ -64,7 +64,7 @@ def parse(
         argv: the words after the launcher's name.
         description: the beginning of --help.
         read: turns the experiment's tree into a config.
-        check: lists the config's mistakes, given the number of devices; None: as for a run.
+        check: lists the config's mistakes, given the number of devices; None checks as for a run.
         several: whether the launcher may be one of several processes.
         extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
 
@@ -105,9 +105,9 @@ def parse(
 
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
     workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
-    if not presets_known:  # without one of its presets a config is not the one that was meant
+    if not presets_known:  # a config without one of its presets is not the one that was meant
         raise errors.UserError(*lines)
-    import jax  # late: the mistakes above need not wait for it
+    import jax  # imported late, so that the mistakes above need not wait for it
 
     from mapo_jax.run import checks
 
@@ -135,7 +135,7 @@ def _stop_if_any(lines: Sequence[str]) -> None:
 
 
 def count(flags: Mapping[str, str], name: str, default: int) -> int:
-    """A number >= 1 that a flag gives."""
+    """Returns the integer >= 1 that a flag gives."""
     text = flags.get(name, str(default))
     if not text.isdecimal() or int(text) < 1:
         raise errors.UserError(f"{name}={text}: must be an integer >= 1")
@@ -143,7 +143,7 @@ def count(flags: Mapping[str, str], name: str, default: int) -> int:
 
 
 def fraction(flags: Mapping[str, str], name: str, default: float) -> float:
-    """A number above 0 and at most 1 that a flag gives."""
+    """Returns the number above 0 and at most 1 that a flag gives."""
     text = flags.get(name, str(default))
     try:
         value = float(text)

@@ -1,8 +1,8 @@
-"""Evaluates a policy on all sets of an experiment: what launch/evaluate.py calls.
+"""Evaluates a policy on all sets of an experiment, for launch/evaluate.py.
 
-After a run, or of a pretrained policy. Every response is kept with its verdict in
-`evaluation/SET.jsonl`, a call of the sampler at a time, so that an evaluation that was stopped goes
-on; `evaluation.json` holds the metrics.
+The policy comes from a run, or it is a pretrained one. Every response is kept with its verdict in
+`evaluation/SET.jsonl`. The file grows with each call of the sampler, so an evaluation that was
+stopped goes on from there. `evaluation.json` holds the metrics.
 """
 
 import json
@@ -25,11 +25,12 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
 
     Args:
         config: its task, eval, data and rollout sections count.
-        workdir: of the run whose newest checkpoint is evaluated; results go there.
-        params: a Hugging Face folder, a hub id or another work directory, in its place.
+        workdir: directory of the run whose newest checkpoint is evaluated; results go there.
+        params: a Hugging Face folder, a hub id or another work directory; its policy is evaluated
+            in place of the run's.
 
     Raises:
-        UserError: there is no such policy, or data cannot be had.
+        UserError: there is no such policy, or the data cannot be found.
     """
     c, screen = config, rich.console.Console()
     if "://" in str(workdir):
@@ -76,7 +77,7 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
 
 
 class _Files:
-    """A file of rows for each set; its first line says what was evaluated and how."""
+    """A file of rows for each set; its first line names the policy and the settings."""
 
     def __init__(
         self, directory: Path, about: Mapping[str, Any], screen: rich.console.Console, total: int
@@ -93,7 +94,7 @@ class _Files:
         return there
 
     def _whole(self, rows: Sequence[evaluation.Row]) -> list[tuple[tuple, list[evaluation.Row]]]:
-        """((mode, problem), its rows), where they are all there."""
+        """Returns ((mode, problem), its rows) for each problem whose rows are all there."""
         grouped: dict[tuple, list[evaluation.Row]] = {}
         for row in rows:
             grouped.setdefault((row["mode"], row["problem"]), []).append(row)
@@ -111,7 +112,7 @@ class _Files:
         return self._directory / f"{name}.jsonl"
 
     def _read(self, name: str) -> list[evaluation.Row]:
-        """The whole rows that are there; a file of another evaluation is begun anew."""
+        """Returns the rows of whole problems; starts anew if the file is another evaluation's."""
         path, rows = self._path(name), []
         self._directory.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -137,7 +138,7 @@ class _Files:
 
 
 def _line(line: str) -> Any:
-    """A line's object; None for one that was not written to its end."""
+    """Returns a line's object; None if the line was not written to its end."""
     try:
         return json.loads(line) if line.endswith("\n") else None
     except ValueError:
@@ -158,7 +159,7 @@ def _print_table(
     values: Mapping[str, Any],
     samples: int,
 ) -> None:
-    """Sets as rows; accuracies in per cent, with their 95% intervals."""
+    """Prints a row for each set, with accuracies in per cent and their 95% intervals."""
     kinds = [f"{kind}@{samples}" for kind in ("pass", "maj")] if samples > 1 else []
     labels = ["greedy", f"mean@{samples}" if samples > 1 else "sampled", *kinds]
     table = rich.table.Table("set", "problems", title="accuracy in per cent, with 95% intervals")
@@ -184,6 +185,6 @@ def _print_table(
         for side, label in (("A_S", "A_S, in domain"), ("A_T", "A_T, out of domain"), ("A", "A")):
             row = [cell(f"overall/{side}"), cell(f"overall/{side}_sampled")]
             table.add_row(label, "", *row)
-    # On no terminal, as wide as it needs to be.
+    # Outside a terminal the table is as wide as it needs to be.
     wide = screen if screen.is_terminal else rich.console.Console(width=200)
     wide.print(table)

@@ -13,16 +13,17 @@ from mapo_jax import errors
 
 
 class Help(Exception):
-    """Asked for by --help; carries the text."""
+    """Raised for --help; its message is the text of the help."""
 
 
 def main(run: Callable[[list[str]], None]) -> int:
     """Runs a launcher on the command line and returns its exit code.
 
-    0: done; 2: the user's mistake, one line per mistake on stderr; 3: stopped by the run's own
-    guard; 130: interrupted; 143: after a SIGTERM; 134: another process is gone, and all may start
-    again. Anything else is a bug and propagates. If only one of several processes fails, it ends at
-    once, so that the others need not wait for it.
+    The code is 0 after success, 2 after the user's mistakes, which are printed one per line on
+    stderr, 3 if the run's own guard stopped it, 130 if it was interrupted, 143 after a SIGTERM, and
+    134 if another process is gone and all may start again. Any other exception is a bug and
+    propagates. If only one of several processes fails, it ends at once, so that the others need not
+    wait for it.
     """
     sys.unraisablehook = _unraisable
     try:
@@ -60,7 +61,7 @@ def main(run: Callable[[list[str]], None]) -> int:
             "which continues from the last checkpoint",
             file=sys.stderr,
         )
-        return _leave_others(134)  # as jax ends those that do not see it by themselves
+        return _leave_others(134)  # JAX ends processes with 134 if they do not notice themselves
     return 0
 
 
@@ -84,7 +85,7 @@ def _unraisable(found: Any, shown: Callable[[Any], Any] = sys.__unraisablehook__
 
 
 def _leave_quietly() -> None:
-    """Silences the exit on a full disk: every file still open would raise again, at length."""
+    """Silences the exit on a full disk, when every file still open would raise again at length."""
     sys.unraisablehook = threading.excepthook = lambda _: None
     warnings.simplefilter("ignore")
 
@@ -98,7 +99,7 @@ def _is_one_of_several() -> bool:
 
 
 def _leave_others(code: int) -> int:
-    """Ends one of several processes without waiting for the others, which an exit does."""
+    """Ends one of several processes at once; a normal exit would wait for the others."""
     if _is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -106,6 +107,6 @@ def _leave_others(code: int) -> int:
     return code
 
 
-# In errors of collectives after a peer's connection broke: words of Gloo and of JAX's service.
+# Words of Gloo and of JAX's service in the errors of collectives after a peer's connection broke.
 _GONE = ("Connection reset by peer", "Connection closed", "Broken pipe", "heartbeat", "preempted")
 _GONE += ("DEADLINE_EXCEEDED",)

@@ -1,4 +1,4 @@
-"""An experiment file becomes a tree of settings; the command line changes some of them.
+"""Turns an experiment file into a tree of settings and applies those of the command line.
 
 Every mistake becomes a line of a list.
 """
@@ -18,14 +18,14 @@ KNOBS = _SHIPPED / "common.py"
 
 
 def find(name: str) -> Path:
-    """The file of an experiment: `arithmetic` ships with the package, `my.py` is a path."""
+    """Returns an experiment's file; `arithmetic` ships with the package, `my.py` is a path."""
     shipped = _SHIPPED / f"{name}.py"
     is_bare = not name.endswith(".py") and "/" not in name
     return shipped if is_bare and shipped.is_file() else Path(name)
 
 
 def load(name: str, lines: list[str]) -> Any:
-    """Imports an experiment, by its path or its bare name; None, and a line, where that fails."""
+    """Imports an experiment by its path or its bare name; None and a line if that fails."""
     path = find(name)
     if not path.is_file():
         lines.append(f"--config={name}: no such file{_like(name)}")
@@ -47,7 +47,7 @@ def load(name: str, lines: list[str]) -> Any:
 
 
 def _like(name: str) -> str:
-    """A hint: paths where a path was given in a clone, else bare names."""
+    """Returns a hint with paths if a path was given in a clone, else with bare names."""
     known = [p.stem for p in sorted(_SHIPPED.glob("*.py")) if p.stem not in ("common", "__init__")]
     if "/" in name and Path("experiments/common.py").is_file():
         known = [f"experiments/{stem}.py" for stem in known]
@@ -80,7 +80,7 @@ def get_config(name: str, presets: str, module: Any, lines: list[str]) -> Config
 
 
 def _failure(name: str, error: Exception) -> str:
-    """An exception of a config file as one line, with the last place in that file."""
+    """Returns an exception of a config file as one line, with the last place in that file."""
     if isinstance(error, SyntaxError):
         place = error.lineno
     else:
@@ -96,7 +96,7 @@ def set_value(tree: ConfigDict, key: str, text: str, lines: list[str]) -> None:
     parent, _, name = key.rpartition(".")
     if parent in config.OPEN:
         group = _node(tree, parent)
-        with group.unlocked(), group.ignore_type():  # the task says what is wrong with a type
+        with group.unlocked(), group.ignore_type():  # whoever takes the options checks their types
             is_text = name in group and isinstance(group[name], str)
             group[name] = text if is_text else _literal(text)
         return
@@ -123,7 +123,7 @@ def _node(tree: ConfigDict, key: str) -> Any:
 
 
 def _leaves(tree: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """The values of the tree by their full names."""
+    """Returns the values of the tree by their full names."""
     leaves = {}
     for name, value in tree.items():
         if isinstance(value, ConfigDict):
@@ -134,7 +134,7 @@ def _leaves(tree: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def _nearest(key: str, keys: dict[str, Any]) -> str:
-    """A hint by the full name or, failing that, by the last part of it."""
+    """Returns a hint: the key with the same last part or, if there is none, the nearest key."""
     last = key.rpartition(".")[2]
     same = [known for known in keys if known.rpartition(".")[2] == last]
     return f"; did you mean {same[0]}?" if same else errors.did_you_mean(key, keys)
@@ -150,7 +150,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(text: str, default: Any) -> Any:
-    """Reads `text` as the type of `default`; ValueError says what was expected."""
+    """Reads `text` as the type of `default`; a ValueError names the expected type."""
     if isinstance(default, str):
         return text
     if isinstance(default, bool):

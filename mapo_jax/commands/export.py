@@ -11,12 +11,12 @@ def run(workdir: str, output: str, dtype: str) -> str:
     """Writes the policy of a run's newest checkpoint, adapters merged, as a Hugging Face folder.
 
     Args:
-        workdir: of the run.
+        workdir: the run's directory.
         output: the folder, new or empty.
-        dtype: of the parameters there, float32 or bfloat16.
+        dtype: dtype of the written parameters, float32 or bfloat16.
 
     Returns:
-        What was written, as a line.
+        A line that names the folder, the policy and the dtype.
 
     Raises:
         UserError: there is no checkpoint, or the folder cannot be written.

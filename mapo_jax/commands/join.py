@@ -1,4 +1,4 @@
-"""How one of several processes finds the others."""
+"""Lets one of several processes find and join the others."""
 
 import sys
 import threading
@@ -49,7 +49,7 @@ def _by_cluster(config: Any) -> None:
 
 
 def _join(coordinator: str | None, number: int | None, index: int | None, config: Any) -> None:
-    """Waits for the other processes; None: a cluster says who they are."""
+    """Waits for the other processes; None takes the value from the cluster."""
     import jax
 
     most = config.processes.start

@@ -1,6 +1,6 @@
-"""One function for each launcher: it reads the command line, then calls the room that does it.
+"""One function for each launcher, which reads the command line and calls the room that does it.
 
-`python launch/NAME.py` in a clone is `mapo NAME` where the package is installed. Slow imports come
+`python launch/NAME.py` in a clone is `mapo NAME` once the package is installed. Slow imports come
 after the command line has been read, so that a mistake there is shown at once.
 """
 
@@ -31,9 +31,9 @@ def run(argv: list[str]) -> None:
 def evaluate(argv: list[str]) -> None:
     """Evaluates a policy: `mapo evaluate --config EXPERIMENT [--workdir DIR]`.
 
-    The newest checkpoint in DIR, or --params, on the evaluation sets of the config: a table, every
-    response with its verdict in DIR/evaluation/, and DIR/evaluation.json. The same command goes on
-    with an evaluation that was stopped.
+    Takes the newest checkpoint in DIR, or --params, and the evaluation sets of the config. Prints a
+    table, writes every response with its verdict to DIR/evaluation/ and the metrics to
+    DIR/evaluation.json. The same command goes on with an evaluation that was stopped.
     """
     extra = {"--params PATH": _PARAMS}
     arguments = cli.parse(argv, _description(evaluate), check=_check_without_policy, extra=extra)
@@ -45,7 +45,7 @@ def evaluate(argv: list[str]) -> None:
 def sample(argv: list[str]) -> None:
     """Answers a prompt: `mapo sample --config EXPERIMENT --prompt TEXT [-n N]`.
 
-    Text as it is sampled, then its reward where the answer is known. The prompt may come on
+    Prints text as it is sampled, then its reward if the answer is known. The prompt may come on
     standard input instead.
     """
     extra = {
@@ -76,8 +76,8 @@ def sample(argv: list[str]) -> None:
 def export(argv: list[str]) -> None:
     """Writes a run's policy for others: `mapo export --workdir DIR --output DIR2`.
 
-    The newest checkpoint, adapters merged, as a Hugging Face folder that transformers and vLLM
-    load: config.json, model.safetensors, generation_config.json and the tokenizer's files.
+    Writes the newest checkpoint, adapters merged, as a Hugging Face folder that transformers and
+    vLLM load: config.json, model.safetensors, generation_config.json and the tokenizer's files.
     """
     parser = _parser(export)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="work directory of a run")
@@ -92,13 +92,14 @@ def export(argv: list[str]) -> None:
 def plan(argv: list[str]) -> None:
     """Plans a run without its hardware: `mapo plan --config EXPERIMENT [--topology v5e:8x8]`.
 
-    Memory per device and the cost of a step; with --topology, also what the TPU's compiler says.
+    Prints memory per device and the cost of a step; with --topology, also the TPU compiler's
+    figures.
     """
     extra = {
         "--topology NAME": "TPU slice to compile for, as in v5e:8x8, v5p:4x4x4, v6e:16x16",
         "--efficiency F": "share of the peak that a chip reaches (default: 0.4)",
     }
-    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is to look for an accelerator
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a plan must not look for an accelerator
     arguments = cli.parse(argv, _description(plan), check=lambda *_: [], extra=extra)
     share = cli.fraction(arguments.flags, "--efficiency", 0.4)
     from mapo_jax.commands import plan as command
@@ -120,7 +121,8 @@ def bench(argv: list[str]) -> None:
 def report(argv: list[str]) -> None:
     """Writes a report of one run or several: `mapo report DIR [DIR ...] [--output DIR]`.
 
-    report.html, self-contained, and figures/*.png; into DIR itself, or into report/ for several.
+    Writes report.html, which needs no other file, and figures/*.png. They go into DIR itself, or
+    into report/ for several runs.
     """
     parser = _parser(report)
     parser.add_argument("workdirs", nargs="+", metavar="DIR", help="work directory of a run")
@@ -153,14 +155,14 @@ def dispatch(argv: list[str]) -> None:
 
 
 def _check_without_policy(config: Any, device_count: int) -> list[str]:
-    """The mistakes of a config whose policy comes from somewhere else."""
+    """Lists the mistakes in a config whose policy comes from somewhere else."""
     from mapo_jax.run import checks
 
     return checks.validate(config, device_count, needs_policy=False)
 
 
 def _description(fn: Callable) -> str:
-    """The docstring, with the command as it was started."""
+    """Returns the docstring, with the command as it was started."""
     return (inspect.getdoc(fn) or "").replace(f"mapo {fn.__name__}", _started_as(fn))
 
 

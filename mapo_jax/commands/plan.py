@@ -1,9 +1,9 @@
-"""Does a run fit, and what does a step cost? Answers without the hardware.
+"""Tells without the hardware whether a run fits and how much a step costs, for launch/plan.py.
 
-What launch/plan.py calls. Parameters, optimizer state and caches are counted exactly from shapes
-and shardings, FLOPs and bytes from the formulas below, all for full lengths. With a topology the
-train step and the sampler are compiled for it, by libtpu and without a TPU: the memory that the
-compiler reports, and the collectives that it has put in.
+Parameters, optimizer state and caches are counted exactly from shapes and shardings. FLOPs and
+bytes come from the formulas below. All figures are for full lengths. With a topology, libtpu
+compiles the train step and the sampler for it, without a TPU. The plan then shows the memory that
+the compiler reports and the collectives that it has put in.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ class Chip(NamedTuple):
     """One JAX device of an accelerator."""
 
     flops: float  # bfloat16 FLOP/s
-    bandwidth: float  # of its memory, bytes/s
+    bandwidth: float  # memory bandwidth, bytes/s
     memory: float  # bytes
 
 
-# Google's pages of each generation, cloud.google.com/tpu/docs/v5e and so on. A chip is one device,
-# but for tpu7x, which has two.
+# The numbers are from Google's pages of each generation, cloud.google.com/tpu/docs/v5e and so on.
+# A chip is one device; only a chip of tpu7x is two.
 CHIPS = {
     "v5e": Chip(197e12, 819e9, 16 * GIB),
     "v5p": Chip(459e12, 2765e9, 95 * GIB),
@@ -47,23 +47,24 @@ CHIPS = {
 
 
 class Phase(NamedTuple):
-    """What all devices together compute, and what each of them moves, in one step."""
+    """FLOPs of all devices together, and bytes that each device moves, in one step."""
 
     flops: float
-    bytes: float  # read from memory per device; 0 where arithmetic decides
+    bytes: float  # read from memory per device; 0 if arithmetic limits the phase
 
 
 def run(config: Config, topology: str, efficiency: float) -> None:
     """Prints the plan of a configuration.
 
     Args:
-        config: as a run would have it; policy, data and tokenizer need not be there.
-        topology: as in v5e:8x8, compiled for; "": devices are those that mesh.* multiply to.
+        config: a run's configuration; policy, data and tokenizer need not be there.
+        topology: the slice to compile for, as in v5e:8x8; "" compiles nothing and takes as many
+            devices as mesh.* multiply to.
         efficiency: share of a chip's peak that its arithmetic and its memory reach.
 
     Raises:
-        UserError: a mistake in the configuration; an unknown topology; libtpu is not there; the
-            programs do not fit.
+        UserError: the configuration has a mistake, the topology is unknown, libtpu is missing, or
+            the programs do not fit.
     """
     architecture = find_architecture(config)
     chip = _chip(topology) if topology else None
@@ -87,10 +88,10 @@ def run(config: Config, topology: str, efficiency: float) -> None:
 
 
 def find_architecture(config: Config) -> model.ModelConfig:
-    """The policy's numbers, from its folder or run, or by its name; weights are not read.
+    """Finds the policy's numbers in its folder or run, or by its name; reads no weights.
 
     Raises:
-        UserError: it is neither there nor known.
+        UserError: the policy is neither there nor known.
     """
     init = config.policy.init
     if init and not epath.Path(init).is_dir():
@@ -120,11 +121,12 @@ def _chip(topology: str) -> Chip:
 
 
 def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, int]:
-    """Bytes per device of what lives through a step, by name; exact.
+    """Returns the exact bytes per device of a step's arrays, by name.
 
-    "serving" and "served": the sampler's copies of what is trained, while it samples, and of what
-    is frozen, for good. "batch": what an update reads beside the state. "cache" and "prefix": the
-    sampler's keys and values of responses and of prompts.
+    "serving" is the sampler's copy of the trained parameters, which lives while it samples;
+    "served" is its copy of the frozen parameters, which stays. "batch" is the data that an update
+    reads beside the state. "cache" and "prefix" are the sampler's keys and values of responses and
+    of prompts.
     """
     c = config
     axes = model.logical_axes(architecture)
@@ -147,7 +149,7 @@ def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
     ):
         gathered = sharding.shardings(mesh, names, sharding.GATHERED)
         parts[name] = _bytes(tree, gathered, width) if tree else 0
-    if mesh.shape["fsdp"] == 1:  # the sampler's layout is the trainer's: the same arrays
+    if mesh.shape["fsdp"] == 1:  # sampler and trainer lay arrays out alike and share them
         parts["served"] = 0
     shards, tensor = sharding.batch_shards(mesh), mesh.shape["tensor"]
     P, G, S, T = aot.sizes(c)
@@ -168,7 +170,7 @@ def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
 
 
 def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
-    """Bytes per device; each element takes `width`, or what its dtype does."""
+    """Returns bytes per device; each element takes `width` bytes, or its dtype's if that is 0."""
     sizes = jax.tree.map(
         lambda x, s: math.prod(s.shard_shape(x.shape)) * (width or x.dtype.itemsize),
         tree,
@@ -181,12 +183,13 @@ def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
 
 
 def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, Phase]:
-    """FLOPs of all devices and bytes per device of a step's phases, at full lengths.
+    """Returns FLOPs of all devices and bytes per device of a step's phases, at full lengths.
 
-    A matrix of n weights takes 2 n FLOPs a token, attention 4 N H a pair of query and key. A
-    prompt is computed once for its group. The update computes forward once, backward twice and,
-    with compute.remat, the layers once more. Decoding reads the weights and the caches of all
-    slots in every step: that, not arithmetic, is what sampling waits for.
+    A matrix of n weights takes 2 n FLOPs per token, and attention takes 4 N H FLOPs per pair of
+    query and key. A prompt is computed once for its group. An update computes forward once, and its
+    backward pass costs two forward passes; compute.remat computes the layers once more. Sampling
+    waits for memory, not for arithmetic, because every decode step reads the weights and the caches
+    of all slots.
     """
     c, a = config, architecture
     P, G, S, T = aot.sizes(c)

@@ -1,4 +1,4 @@
-"""A prompt in, text out as it comes, with its reward: what launch/sample.py calls."""
+"""Answers a prompt, prints the text as it comes, then its reward, for launch/sample.py."""
 
 from collections.abc import Callable
 
@@ -28,11 +28,11 @@ def run(
 
     Args:
         config: its task, tokenizer and rollout sections count.
-        workdir: of the run whose newest checkpoint is sampled.
+        workdir: directory of the run whose newest checkpoint is sampled.
         prompt: a question of the task.
         params: a Hugging Face folder, a hub id or another work directory, in place of workdir.
-        n: how many; one alone is written as it comes.
-        answer: the right one; default: the task's own, where it has the question.
+        n: number of completions; a single one is written as it comes.
+        answer: the right answer; None takes the task's own if the task has the question.
         is_raw: takes the prompt as it stands, without the task's instruction or chat template.
         write: takes pieces of the output.
 
@@ -78,7 +78,7 @@ def run(
         found.params, found.architecture, tokens_PS, lengths_P, key, settings
     )
     rollouts = jax.device_get(jax.block_until_ready(rollouts))
-    jax.effects_barrier()  # the last tokens are written too
+    jax.effects_barrier()  # waits until the last tokens are written too
     texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.mask)
     for i, text in enumerate(texts):
         write(stream.end() if n == 1 else f"--- {i + 1} of {n}\n{text}")
@@ -86,7 +86,7 @@ def run(
 
 
 def _verdict(reward, text, example, rollouts, i: int) -> str:
-    """One line about a completion."""
+    """Returns one line about a completion."""
     size, ended = int(rollouts.mask[0, i].sum()), bool(rollouts.finished[0, i])
     about = f"{size} tokens{'' if ended else ', cut'}"
     if example is None:

@@ -1,4 +1,4 @@
-"""Trains, then reports: what `mapo run` does."""
+"""Trains a policy, then writes the report, for `mapo run`."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from mapo_jax.run.console import Console
 
 
 def run(config: Config, workdir: epath.Path, overrides: Sequence[str] = ()) -> None:
-    """Runs to the end and writes the report; arguments and errors are those of `trainer.train`."""
+    """Runs to the end and writes the report; takes and raises the same as `trainer.train`."""
     trainer.train(config, workdir, overrides)
     if jax.process_index() == 0:
         page = report.write([workdir], workdir)

@@ -1,4 +1,4 @@
-"""The benchmark: what it reports, and that it measures the shapes it says."""
+"""Tests that the benchmark reports its figures and measures the configured shapes."""
 
 import json
 

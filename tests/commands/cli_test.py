@@ -1,4 +1,4 @@
-"""The command line: every typo and bad file is a line, exit code 2, no traceback."""
+"""Tests that each typo and bad file on the command line gives one line, code 2, no traceback."""
 
 import errno
 import subprocess
@@ -24,7 +24,7 @@ def _in_root(monkeypatch):
 
 
 def mistakes(capsys, monkeypatch, *argv: str) -> list[str]:
-    """The lines on stderr of a command that must end with 2."""
+    """Returns the lines on stderr of a command that must end with 2."""
     monkeypatch.setattr(sys, "argv", ["launch/run.py", *argv])
     assert exits.main(launchers.run) == 2
     captured = capsys.readouterr()
@@ -107,7 +107,7 @@ def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(monkeypatch
     arguments = cli.parse(["--config", "arithmetic:tiny", *TINY[2:]], "")
     assert arguments.config.steps == 4
     assert str(arguments.workdir) == "runs/arithmetic-tiny"
-    # As in a clone: a work directory may move from one to the other.
+    # The path is the same as in a clone, so a work directory may move from one to the other.
     assert arguments.config.tokenizer.path == "mapo_jax/tasks/arithmetic.model"
 
 
@@ -116,7 +116,7 @@ def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(monkeypatch
     [
         ("arithmetc", "did you mean arithmetic?"),
         ("arithmetic.py", "did you mean arithmetic?"),
-        ("experiments/arithmetic.py", "did you mean arithmetic?"),  # that of a clone
+        ("experiments/arithmetic.py", "did you mean arithmetic?"),  # the path in a clone
         ("mine.py", "experiments that ship: arithmetic, bench, gsm8k, jsonl"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_mistake_names_the_experiment_as_it_was_typed(capsys, monkeypatch):
 
 
 def test_unknown_preset_names_those_there_are(capsys, monkeypatch):
-    """A config without its preset is not the one that was meant, and is not checked further."""
+    """A config without its preset is not the one that was meant, so it is not checked further."""
     argv = ["--config=experiments/gsm8k.py:tny", "--config.sed=1"]
     preset, key = mistakes(capsys, monkeypatch, *argv)
     start = "--config=experiments/gsm8k.py:tny: no preset tny; did you mean tiny?; presets: "
@@ -217,7 +217,7 @@ def test_settings_take_the_type_of_their_default():
 
 
 def test_workdir_follows_the_experiment():
-    """No time stamp: the same command continues the same run."""
+    """The name has no time stamp, so the same command continues the same run."""
     assert str(cli.parse(TINY, "").workdir) == "runs/arithmetic-tiny"
     assert str(cli.parse([*TINY, "--workdir", "here"], "").workdir) == "here"
     assert str(cli.parse([*TINY, "--workdir=gs://b/run"], "").workdir) == "gs://b/run"
@@ -240,7 +240,7 @@ def test_exit_codes(capsys, monkeypatch):
     assert raises(errors.RunStopped("loss is nan")) == (3, "loss is nan\n")
     assert raises(errors.Preempted("SIGTERM: saved")) == (143, "SIGTERM: saved\n")
     assert raises(KeyboardInterrupt())[0] == 130
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a full disk changes it
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     assert raises(OSError(28, "No space left on device")) == (
         2,
@@ -273,7 +273,7 @@ def test_help_lists_presets(capsys, monkeypatch):
 
 
 def mapo(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the installed program."""
+    """Returns exit code, stdout and stderr of the installed program."""
     monkeypatch.setattr(sys, "argv", ["/usr/bin/mapo", *argv])
     code = launchers.mapo()
     return (code, *capsys.readouterr())
@@ -292,7 +292,7 @@ def test_mapo_lists_its_commands(capsys, monkeypatch):
 def test_every_command_says_more(capsys, monkeypatch, name):
     try:
         code, out, err = mapo(capsys, monkeypatch, name, "--help")
-    except SystemExit as end:  # by argparse
+    except SystemExit as end:  # raised by argparse
         code, (out, err) = end.code, capsys.readouterr()
     assert (code, err) == (0, "")
     assert f"`mapo {name} " in out
@@ -306,7 +306,7 @@ def test_mapo_runs_a_command(capsys, monkeypatch):
 
 
 def test_from_another_process(tmp_path):
-    """The real command: exit code 2, the lines and nothing else on stderr, nothing written."""
+    """The real command ends with 2, prints only the lines to stderr and writes no file."""
     done = subprocess.run(
         [
             sys.executable,
@@ -386,7 +386,7 @@ def test_other_launchers_are_one_process(capsys, monkeypatch):
 
 
 def test_one_of_several_processes_leaves_the_others_at_once(capsys, monkeypatch):
-    """Without the exit's wait for them: 134 where a connection broke, 1 for a bug."""
+    """Its exit does not wait for them; the code is 134 after a broken connection, 1 for a bug."""
     monkeypatch.setattr(sys, "argv", ["x"])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)

@@ -1,4 +1,4 @@
-"""launch/evaluate.py, launch/sample.py and launch/export.py on a run, as a user calls them."""
+"""Runs evaluate, sample and export on a run, as a user calls them."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ CONFIG = runs.micro(steps=1, eval__samples=2, eval__problems=6, eval__batch=8)
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run of one step, with a further set."""
+    """Trains a run of one step with one more evaluation set."""
     path = tmp_path_factory.mktemp("run")
     (path / "m.jsonl").write_text(
         "".join(f'{{"input": "{i}+1=", "target": {i + 1}}}\n' for i in range(1, 5))
@@ -61,7 +61,7 @@ def test_evaluation_of_a_run(config, workdir, capsys):
     assert result["sets"] == {"test": 6, "easy": 6, "hard": 6, "multiarith": 4}
     assert result["samples"] == 2
     assert "jax" in result["environment"]
-    # What the run itself measured after its last step, of the same policy with the same draws.
+    # The run itself measured the same policy after its last step, with the same draws.
     during = [row for row in runs.lines(workdir) if row["kind"] == "eval"][-1]
     for key, value in result["metrics"].items():
         if not key.startswith("time/"):
@@ -146,7 +146,7 @@ def test_text_comes_as_it_is_sampled(config, workdir):
     *_, verdict = "".join(pieces).rstrip("\n").split("\n")
     assert verdict.startswith("[")
     assert "reward 0" in verdict
-    assert len(pieces) >= int(verdict[1:].split()[0]) + 2  # a piece a token, the end, the verdict
+    assert len(pieces) >= int(verdict[1:].split()[0]) + 2  # one per token, end, verdict
     again = "".join(sampled(config, workdir, "1+1=", n=3, answer="2"))
     assert again.count("reward") == 3
     assert "--- 3 of 3" in again

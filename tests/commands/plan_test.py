@@ -1,4 +1,4 @@
-"""A plan's figures: exact where they are counted, right where they are computed."""
+"""Tests the figures of a plan: bytes are exact, FLOPs agree with the compiler's count."""
 
 import dataclasses
 import importlib.util
@@ -51,7 +51,7 @@ def test_known_policies_have_as_many_parameters_as_published(name, count):
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)])
 def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
-    """Counted on an abstract mesh; held against the bytes that lie on a device."""
+    """The count on an abstract mesh equals the bytes that lie on a device."""
     names = dict(zip(("mesh__data", "mesh__fsdp", "mesh__tensor"), shape, strict=True))
     config = micro(**names, policy__embed_dim=16, policy__mlp_dim=16)
     source = sources.find(config)
@@ -85,7 +85,7 @@ def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
 
 
 def test_the_cache_is_that_of_the_sampler(monkeypatch):
-    """Of 4 lanes of 2 slots for 8 prompts on each of two shards, two heads over `tensor`."""
+    """Each of two shards has 8 prompts and 4 lanes of 2 slots; `tensor` splits the two heads."""
     config = micro(
         mesh__data=2, mesh__tensor=2, rollout__lanes=4, rollout__width=2, batch__prompts=16
     )
@@ -99,7 +99,7 @@ def test_the_cache_is_that_of_the_sampler(monkeypatch):
 
 
 def test_a_steps_arithmetic_is_what_the_compiler_counts():
-    """Of one layer, without loops: forward FLOPs within the softmax and the norms."""
+    """Compares one layer without loops; the formulas leave out the softmax and the norms."""
     architecture = dataclasses.replace(KNOWN["Qwen/Qwen2.5-0.5B"], num_layers=1, vocab_size=4096)
     config = config_of(
         batch__prompts=1,
@@ -114,7 +114,7 @@ def test_a_steps_arithmetic_is_what_the_compiler_counts():
     params = model.abstract_params(architecture)
     tokens = jax.ShapeDtypeStruct((1, 256), np.int32)
     compiled = jax.jit(lambda p, t: model.apply(p, architecture, t)).lower(params, tokens).compile()
-    # The compiler counts all pairs, also those that the mask leaves out.
+    # The compiler counts all pairs, also the masked ones.
     masked = 4 * architecture.num_heads * architecture.head_dim * 256 * 255 / 2
     counted = compiled.cost_analysis()["flops"] - masked
     assert found["sampling"].flops == pytest.approx(counted, rel=0.02)
