@@ -1,7 +1,8 @@
-"""The configuration: a ConfigDict becomes frozen dataclasses, once.
+"""The configuration of a run, a ConfigDict that becomes frozen dataclasses once.
 
-The tree mirrors experiments/common.py, which says what each knob means. The type of a field says
-what it may be; what may not go together is in run/checks.py. Nothing here needs a device.
+The tree mirrors experiments/common.py, which explains each knob. The type of a field limits its
+values; run/checks.py holds the rules for values that may not go together. Nothing here needs a
+device.
 """
 
 import dataclasses
@@ -14,26 +15,26 @@ from typing import Annotated, Any, NamedTuple
 
 from mapo_jax import errors
 
-Options = tuple[tuple[str, Any], ...]  # an open mapping: sorted items, so that it is hashable
+Options = tuple[tuple[str, Any], ...]  # an open mapping as sorted items, so that it is hashable
 Pair = tuple[int, int]
 
 
 class Limit(NamedTuple):
-    """What a value must be, in words, and whether it is."""
+    """A condition on a value, in words and as a function."""
 
     text: str
     holds: Callable[[Any], bool]
 
 
 class OneOf:
-    """The texts that a value may be."""
+    """The texts that a field accepts."""
 
     def __init__(self, *allowed: str):
         self.allowed = allowed
 
 
 def at_least(low: float, zero: str = "") -> Limit:
-    """>= low; `zero` says what 0 means, where that is special."""
+    """Returns the limit ">= low"; `zero` explains 0 if it has a special meaning."""
     return Limit(f">= {low}{f' (0: {zero})' if zero else ''}", lambda value: value >= low)
 
 
@@ -252,7 +253,7 @@ class ProfileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. Hashable, so any part of it can be a static argument."""
+    """The configuration of one run. It is hashable, so any part of it can be a static argument."""
 
     seed: Seed
     steps: Steps
@@ -277,7 +278,7 @@ class Config:
     profile: ProfileConfig
 
 
-# Keys whose inside is not listed here.
+# Open keys, whose options are not listed here.
 OPEN = ("task.options", "algorithm.advantage_options", "algorithm.surrogate_options")
 
 
@@ -290,7 +291,7 @@ def from_config_dict(config_dict: Mapping[str, Any], cls: Any = Config) -> Any:
             ints, `Options`, and dataclasses of them.
 
     Raises:
-        UserError: unknown, missing and wrongly typed keys, all of them.
+        UserError: with a line for each unknown, missing or wrongly typed key.
     """
     lines: list[str] = []
     config = _build(cls, config_dict, "", lines)
@@ -344,7 +345,7 @@ def _freeze(value: Any) -> Any:
 
 
 def limit_mistakes(config: Any, prefix: str = "") -> Iterator[str]:
-    """A line for each value that is outside of its field's limits."""
+    """Yields a line for each value that is outside of its field's limits."""
     for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
         key, value = prefix + name, getattr(config, name)
         if dataclasses.is_dataclass(value):
@@ -361,7 +362,7 @@ def limit_mistakes(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Returns the tree as plain, JSON-able values: what config.json holds."""
+    """Returns the tree as plain values that JSON can hold, as config.json stores them."""
     tree: dict[str, Any] = dataclasses.asdict(config)
     for key in OPEN:
         group, name = key.split(".")
@@ -369,7 +370,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(tree))
 
 
-# What may differ when a run is continued; a group stands for all of its keys.
+# Keys that may differ when a run is continued; a group stands for all of its keys.
 _MAY_DIFFER = ("steps", "eval", "log", "checkpoint", "profile", "mesh")
 _MAY_DIFFER += ("guard", "processes")
 _MAY_DIFFER += ("data.path", "tokenizer.path")  # moved, with the same content
@@ -383,17 +384,17 @@ _MAY_DIFFER += (
 )
 
 
-# Keys that came after the first version -> the value of runs without them, as config.json has it;
-# {} for an open mapping. So work directories of older versions can be continued.
+# Keys that came after the first version, with the value of runs without them, as config.json has
+# it; {} for an open mapping. So work directories of older versions can be continued.
 ADDED: dict[str, Any] = {"algorithm.surrogate_options": {}}
 
 
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each key that must not differ between a run and its continuation.
+    """Lists the keys that differ between a run and its continuation but must not, one line each.
 
     Args:
-        old: the run's config.json, maybe of an older version: what it lacks is taken from `ADDED`.
-        new: `to_dict` of the configuration it is to be continued with.
+        old: the run's config.json. An older version may lack keys, which `ADDED` then gives.
+        new: `to_dict` of the configuration that is to continue it.
     """
     old, new = _flat(ADDED) | _flat(old), _flat(new)
     return [
@@ -418,5 +419,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def show(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """Returns a value as it is typed on the command line."""
     return "''" if value == "" else str(value)

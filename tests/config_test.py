@@ -28,11 +28,11 @@ from tests.runs import ROOT
 
 @pytest.fixture(autouse=True)
 def _in_root(pytestconfig, monkeypatch):
-    monkeypatch.chdir(pytestconfig.rootpath)  # paths in experiments are relative to it
+    monkeypatch.chdir(pytestconfig.rootpath)  # experiments name paths relative to it
 
 
 def make(changes: dict | None = None, device_count: int = 1) -> list[str]:
-    """The mistakes of arithmetic:tiny with `changes` of keys."""
+    """Returns the mistakes in arithmetic:tiny after `changes` of its keys."""
     tree = arithmetic.get_config("tiny")
     with tree.unlocked():
         tree.task.options = ConfigDict({"train_size": 9, "eval_size": 9})  # quick to make
@@ -58,7 +58,7 @@ def test_experiments_are_whole_and_hashable(module, presets):
 
 
 def test_dataclasses_mirror_the_tree():
-    """No knob is known to one of the two alone."""
+    """Dataclasses and tree have the same knobs."""
     tree = json.loads(common.get_config().to_json())
 
     def keys(cls):
@@ -242,7 +242,7 @@ def test_mesh_mistakes(changes, device_count, says):
 
 
 def test_a_microbatch_is_of_one_shard():
-    """So the same experiment fits one device and sixty-four."""
+    """The same experiment fits one device and sixty-four."""
     changes = {"batch.prompts": 128, "batch.minibatch_prompts": 64, "batch.microbatch": (8, 8)}
     changes |= {"warmup.batch": 64, "eval.batch": 64}
     for shards in (1, 8, 16, 64):
@@ -281,7 +281,7 @@ def test_ints_become_floats_and_lists_tuples():
     assert isinstance(config.algorithm.beta, float)
     assert config.batch.microbatch == (8, 4)
     assert config.task.options == (("levels", (2, 3)),)
-    assert to_dict(config) == tree  # lists: what JSON has
+    assert to_dict(config) == tree  # lists, as in JSON
     hash(config)
 
 
@@ -325,12 +325,12 @@ def test_continuation():
 
 
 def test_a_run_from_before_a_key_can_be_continued():
-    """A new key stands in `ADDED` with the value of older runs, or they could not go on."""
+    """A new key must be in `ADDED` with the value of older runs, or they could not go on."""
     first = set((ROOT / "tests" / "first_keys.txt").read_text().split())
     tree = to_dict(from_config_dict(arithmetic.get_config("tiny")))
     for key in OPEN:
         group, name = key.split(".")
-        tree[group][name] = 0  # whatever is inside
+        tree[group][name] = 0  # hides its options
     assert _flat(tree).keys() == first | ADDED.keys()
     assert not first & ADDED.keys()
 
@@ -370,7 +370,7 @@ def test_validate_compiles_nothing():
 
 @pytest.mark.parametrize("name", common.METHODS)
 def test_every_method_is_a_valid_configuration(name):
-    """Alone, over any other setting, and with tiny."""
+    """Applies each method alone, over any other setting, and with tiny."""
     alone = from_config_dict(arithmetic.get_config(name))
     assert checks.validate(alone, 1) == []
     tree = arithmetic.get_config()
@@ -404,7 +404,7 @@ def test_every_method_is_a_valid_configuration(name):
 
 
 def test_methods_are_those_of_their_papers():
-    """The numbers that decide what a method is, typed again from the papers."""
+    """Compares the numbers that define a method with numbers typed again from the papers."""
     get = {name: from_config_dict(arithmetic.get_config(name)) for name in common.METHODS}
     assert get["mapo"].algorithm.advantage == "mapo"
     assert (get["mapo"].algorithm.beta, get["mapo"].algorithm.kl) == (0.01, "k3")
