@@ -1,4 +1,7 @@
-"""The report of any work directory: whole, early, old, huge, hostile or several. No JAX."""
+"""Tests reports of work directories that are whole, early, old, huge, hostile or several.
+
+A report needs no JAX.
+"""
 
 import html.parser
 import json
@@ -18,7 +21,7 @@ GROUP = 8
 
 
 def metrics_of(steps, seed=0, lift=0.0):
-    """Makes lines as a run writes them, of a policy that goes from 30% to 90% success."""
+    """Makes the lines of a run whose policy goes from 30% to 90% success."""
     rng = np.random.default_rng(seed)
     lines = [
         {"kind": "train", "phase": "warmup", "step": s + 1, "loss/total": 3 / (1 + s / 9)}
@@ -145,7 +148,7 @@ RUN = {
 
 
 class Page(html.parser.HTMLParser):
-    """The links and scripts of a page that a browser would fetch or run, and its text."""
+    """Collects a page's text, and the links and scripts that a browser would fetch or run."""
 
     def __init__(self, path):
         super().__init__()
@@ -194,7 +197,7 @@ def test_a_whole_run(tmp_path):
     assert pictures >= {"gradient_by_successes"}
     for words_ in (
         "arithmetic, mapo",
-        "0.300 [0.270, 0.330]",  # before, with its interval
+        "0.300 [0.270, 0.330]",  # the accuracy before training, with its interval
         "60 of 60",
         "16 of 16 checks are fine",
         "step 1: 3 of 8 succeed",
@@ -204,8 +207,8 @@ def test_a_whole_run(tmp_path):
         "1 changed",
     ):
         assert words_ in page.text, words_
-    assert page.source.count("<tr class=mark>") == 1  # the override
-    assert page.text.count(" cut ") >= 4  # rollout 7 of each group shown
+    assert page.source.count("<tr class=mark>") == 1  # marks the override
+    assert page.text.count(" cut ") >= 4  # rollout 7 of each shown group is cut
     assert (workdir / "figures" / "reward.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -436,7 +439,7 @@ def test_it_runs_without_jax(tmp_path):
 
 
 def test_a_part_of_a_reward_may_be_any_number(tmp_path):
-    """If the axis were one of shares, the names of lines far outside it would leave it no room."""
+    """On an axis from 0 to 1, the names of lines far outside it would leave no room for it."""
     lines = [
         {"kind": "train", "phase": "rl", "step": step, "reward/mean": -n, "reward/n": n}
         for step, n in ((1, 15.0), (2, 12.0))
