@@ -1,4 +1,4 @@
-"""The page docs/method.md: its tables, figures, numbers and code are those of the project."""
+"""Tests that the tables, figures, numbers and code of docs/method.md agree with the project."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The page docs/own.md: every file on it is written and every command run, with a short warm-up."""
+"""Writes every file of docs/own.md and runs every command on it, with a short warm-up."""
 
 import os
 import re
@@ -17,7 +17,7 @@ BLOCKS = BLOCK.findall(PAGE)
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A directory that looks like the clone, with the page's files in it."""
+    """Makes a directory that looks like the clone, with the page's files in it."""
     directory = tmp_path_factory.mktemp("clone")
     for name in ("experiments", "launch", "mapo_jax"):
         (directory / name).symlink_to(ROOT / name)
@@ -31,7 +31,7 @@ def clone(tmp_path_factory):
 
 @pytest.mark.parametrize("script", [text for kind, text in BLOCKS if kind == "bash"])
 def test_commands(clone, tmp_path, script):
-    python = tmp_path / "python"  # no link: Python finds its packages by where it lies
+    python = tmp_path / "python"  # no link, as Python finds its packages by its own path
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     python.chmod(0o755)
     shorter = re.sub(r"(launch/run\.py .*)", r"\1 --config.warmup.steps=3", script)

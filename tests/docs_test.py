@@ -1,4 +1,4 @@
-"""The pages: their links lead somewhere; every command on them is one that CI can run."""
+"""Tests that every link of the pages leads somewhere and that CI can run every command on them."""
 
 import importlib.util
 import re
@@ -36,7 +36,7 @@ def _tree(path, presets=""):
 
 
 def _unknown(tree, key):
-    """Whether `key` is no knob; options that an experiment leaves empty are open."""
+    """Returns whether `key` is no knob; options that an experiment leaves empty are open."""
     for name in key.split("."):
         if tree == {}:
             return False

@@ -1,8 +1,8 @@
-"""Every message that a user can meet, with its whole text, in one table.
+"""One table holds every message that a user can meet, with its whole text.
 
-A message is one line for each mistake. It names the key, the value, what is allowed and the fix,
-and the command ends with 2 (3 for the run's own guard), without a traceback. A new message is a
-line here. CASES are command lines; RAISED are mistakes that only the middle of a run could show.
+Each mistake gives one line, which names the key, the value, the allowed values and the fix. The
+command ends with 2 (3 for the run's own guard), without a traceback. Add a line here for each new
+message. CASES are command lines; RAISED are mistakes that show only in the middle of a run.
 """
 
 import errno
@@ -99,7 +99,7 @@ def names(logps, old_logps, advantages, mask):
 }
 
 ARITHMETIC = "--config=experiments/arithmetic.py:tiny --config.task.options.train_size=9"
-ARITHMETIC += " --config.task.options.eval_size=9"  # quick to make
+ARITHMETIC += " --config.task.options.eval_size=9"  # few problems are quick to make
 TOKENIZER = "--config.tokenizer.path=mapo_jax/tasks/arithmetic.model"
 GSM8K = f"--config=experiments/gsm8k.py:tiny {TOKENIZER} --config.batch.microbatch=8,4"
 GSM8K += " --config.batch.minibatch_prompts=8"  # 8 devices
@@ -128,7 +128,7 @@ NEEDS_A_MODEL = (
     "vocabulary, as in --config.tokenizer.path=tokenizer.model"
 )
 
-# Command line -> its lines on stderr; ARITHMETIC goes before one that begins with a setting.
+# Each command line has its lines on stderr. ARITHMETIC goes before one without --config.
 CASES = {
     # The command line
     "": ["--config: missing; give an experiment, as in --config arithmetic"],
@@ -594,7 +594,7 @@ COUNTED = [
 
 
 def judge(name, responses=("19",)):
-    """Returns a function that calls a reward of reward.py as a run does, and so raises."""
+    """Returns a function that raises, because it calls a reward of reward.py as a run does."""
 
     def act(files):
         fn = loading.load_function(f"{files}/reward.py:{name}", "task.reward")
@@ -625,7 +625,7 @@ def restores_another_policy(files):
 
 
 class JaxRuntimeError(Exception):
-    """Has the name by which `exits.main` knows JAX's error."""
+    """Has the name by which `exits.main` recognises JAX's error."""
 
 
 RAISED = {
@@ -735,7 +735,7 @@ def _in_root(monkeypatch):
 def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
     """Runs a launcher and compares its lines; {files} stands for a directory."""
     monkeypatch.setattr(sys, "argv", ["x", *argv])
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # changed on a full disk
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a full disk changes it
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     assert exits.main(launcher) == code
     said = capsys.readouterr().err
@@ -773,7 +773,7 @@ def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
     def launcher(argv):
         try:
             act(files)
-        except errors.UserError as error:  # its line may name a place in this project
+        except errors.UserError as error:  # its line may name a file and line of this project
             place = re.compile(rf"{re.escape(judging.__file__)}:\d+")
             raise errors.UserError(*(place.sub("{rewards}", x) for x in error.lines)) from None
 

@@ -1,4 +1,4 @@
-"""The pod launchers do what their dry run prints, and hand every argument over as it was typed."""
+"""Tests that pod launchers run what their dry run prints and pass arguments on as typed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PLACE = ["--project=proj", "--zone=us-east5-b"]
 TPU = ["gcloud", "compute", "tpus", "tpu-vm"]
 HOSTILE = ["a b", "it's", '"q"', "$HOME", "`id`", "$(id)", "\\", "*", "", "~", "a\nb", "é;&|<>#!"]
 
-# Stands in for a program: writes down what it was called with.
+# Replaces a program and writes down its arguments.
 RECORDER = """#!{python}
 import json, os, signal, sys, time
 if sys.argv[-2:] == ["status", "--porcelain"]:
@@ -61,7 +61,7 @@ class Machine:
         )
 
     def calls(self) -> list[dict]:
-        """What was called since the last question."""
+        """Returns the calls since the last time it was asked."""
         path = self.directory / "calls"
         if not path.exists():
             return []
@@ -169,7 +169,7 @@ def test_settings_come_from_the_environment_too(machine):
 
 
 def test_arguments_arrive_on_a_worker_as_they_were_typed(machine):
-    """The command that gcloud is given, run by a worker's shell as ssh would."""
+    """Runs the command that gcloud gets in a worker's shell, as ssh would."""
     words = ["--workdir=gs://b/run", *(f"--config.data.path={text}" for text in HOSTILE), *HOSTILE]
     assert tpu_pod(machine, "run", *SETTINGS, "--", *words).returncode == 0
     (call,) = machine.steps()
@@ -179,7 +179,7 @@ def test_arguments_arrive_on_a_worker_as_they_were_typed(machine):
     machine.program(python)
     (machine.directory / "mapo_jax" / "launch").symlink_to(LAUNCH)
 
-    # The run holds the lock while it lives: once it can be had, the run is over.
+    # The run holds the lock while it lives, so the run is over once the lock is free.
     lock = machine.directory / "mapo_jax" / "run.lock"
     assert machine.run("sh", "-c", remote).returncode == 0
     assert machine.run("flock", str(lock), "true").returncode == 0
@@ -306,7 +306,7 @@ def test_slurm_goes_back_into_the_queue_when_its_time_is_up(machine):
     [("v5litepod-64", "v5e"), ("v6e-64", "v6e"), ("v5p-128", "v5p"), ("v4-128", "v4")],
 )
 def test_a_slice_of_64_chips(machine, type_, accelerator):
-    """Chips of v5e and v6e, cores of v4 and v5p, two a chip; as Google's pages name them."""
+    """A type counts chips of v5e and v6e, but cores of v4 and v5p, two a chip, as Google's do."""
     dry = tpu_pod(machine, "create", *SETTINGS, f"--type={type_}", "--dry-run")
     version = {
         "v5e": "v2-alpha-tpuv5-lite",
@@ -324,7 +324,7 @@ def test_a_slice_of_64_chips(machine, type_, accelerator):
 
 
 def again(machine, codes, **environment):
-    """Runs a command that ends by one code after the other; the last one stays."""
+    """Runs a command that ends with the next code at each start, and repeats the last one."""
     (machine.directory / "codes").write_text("\n".join(map(str, codes)))
     (machine.directory / "command").write_text(
         "#!/usr/bin/env bash\n"
@@ -363,7 +363,7 @@ def test_it_is_not_started_again_once_it_is_told_to_end(machine):
 
 
 def test_it_can_be_told_while_it_pauses(machine):
-    """And leaves nothing behind that would hold the lock of `tpu_pod.sh run`."""
+    """It leaves no process behind that would hold the lock of `tpu_pod.sh run`."""
     script = f"""
 exec 9>lock
 flock 9

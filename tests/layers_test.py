@@ -1,7 +1,7 @@
-"""The rule of the house: which room may import which, and what stays in one room.
+"""Tests which room may import which, and which packages and names stay in one room.
 
 A room is a folder of `mapo_jax/`, or one of the single files beside them. Host rooms run without
-JAX. Everything is read from the source, but for the imports of host rooms, which are made.
+JAX. The tests read the source; only host rooms are imported.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 BASE = ("errors", "loading", "config", "masked", "rollouts", "sharding", "workers")
-HOST = ("text", "answers", "rewards", "tasks")  # in this order: each may import those before it
+HOST = ("text", "answers", "rewards", "tasks")  # each may import the ones before it
 BELOW_RUN = (*BASE, "model", "advantages", *HOST, "sampling", "training", "pretrained")
 MAY_IMPORT = {
     **{name: {"errors"} for name in BASE},
@@ -44,13 +44,16 @@ def sources() -> list[Path]:
 
 
 def room(path: Path) -> str:
-    """Of mapo_jax/tasks/math.py tasks, of mapo_jax/errors.py errors, of launch/run.py launch."""
+    """Returns the room, as tasks for mapo_jax/tasks/math.py, errors for mapo_jax/errors.py.
+
+    For launch/run.py it is launch.
+    """
     first, *rest = path.with_suffix("").parts
     return rest[0] if first == "mapo_jax" else first
 
 
 def imports(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(module, name, the name it is bound to) of what a file imports, at its top and inside."""
+    """Yields (module, name, bound name) of each import of a file, at its top and inside."""
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((a.name, "", a.asname or a.name) for a in node.names)
@@ -60,7 +63,7 @@ def imports(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def imported_file(module: str, name: str) -> Path | None:
-    """The file that an import of this project runs; None for another package."""
+    """Returns the file that an import of this project runs; None for another package."""
     for dotted in (f"{module}.{name}", module):
         path = Path(*dotted.split("."))
         for file in (path.with_suffix(".py"), path / "__init__.py"):
@@ -85,7 +88,7 @@ def wrong_imports() -> Iterator[str]:
 
 
 def private_names() -> Iterator[str]:
-    """Names with an underscore that are used outside of their room."""
+    """Yields names with an underscore that are used outside of their room."""
     for path in sources():
         elsewhere = {}
         for module, name, bound in imports(path):
@@ -102,7 +105,7 @@ def private_names() -> Iterator[str]:
 
 
 def cycles() -> Iterator[str]:
-    """Files that import each other, through others or not, at their tops or inside."""
+    """Yields files that import themselves through other files, at their tops or inside."""
     graph: dict[Path, set[Path]] = {}
     for path in sources():
         found = (imported_file(module, name) for module, name, _ in imports(path))

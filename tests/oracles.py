@@ -1,4 +1,4 @@
-"""Losses again, in plain NumPy float64 loops from the papers; shares no code."""
+"""Computes the losses again, from the papers in plain float64 loops that share no code."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def surrogate(logp, old_logp, advantage, low, high, dual):
-    """PPO as printed, a token at a time: minus the min of two, then the dual clip for A < 0."""
+    """The PPO loss of one token as printed, minus the smaller term, with a dual clip if A < 0."""
     ratio = math.exp(logp - old_logp)
     objective = min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
     if advantage < 0:
@@ -15,13 +15,13 @@ def surrogate(logp, old_logp, advantage, low, high, dual):
 
 
 def gspo(logps, old_logps, advantage, low, high, dual):
-    """The loss of one sequence: the same of the geometric mean of its tokens' ratios."""
+    """The PPO loss of one sequence, whose ratio is the geometric mean of its tokens' ratios."""
     differences = [a - b for a, b in zip(logps, old_logps, strict=True)]
     return surrogate(math.fsum(differences) / len(differences), 0.0, advantage, low, high, dual)
 
 
 def cispo(logp, old_logp, advantage, low, high, dual):
-    """The log-prob with a bounded weight."""
+    """The loss of one token, whose log-prob has a bounded weight."""
     return -min(max(math.exp(logp - old_logp), 1 - low), 1 + high) * advantage * logp
 
 
@@ -31,7 +31,7 @@ def k1(logp, ref_logp):
 
 
 def k2(logp, ref_logp):
-    """Half its square."""
+    """Half the square of the log-ratio."""
     return (logp - ref_logp) ** 2 / 2
 
 
@@ -48,12 +48,12 @@ def token_mean(per_token_BT, mask_BT):
 
 
 def sequence_mean(per_token_BT, mask_BT):
-    """Mean over the rows that have tokens of each row's mean."""
+    """Mean of the rows' means, over rows that have tokens."""
     rows = [np.mean(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]
     return sum(rows) / len(rows) if rows else 0.0
 
 
 def constant(per_token_BT, mask_BT):
-    """Sum over all tokens over the longest a response can be, mean over the rows that have any."""
+    """Divides each row's sum by the longest possible length, then averages the rows with tokens."""
     sums = [math.fsum(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]
     return sum(sums) / len(mask_BT[0]) / len(sums) if sums else 0.0

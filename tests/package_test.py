@@ -1,6 +1,6 @@
-"""What an installed package needs: its files, one version, and an import that stays light.
+"""Tests that the package has all its files, one version, and an import that stays light.
 
-`.ci/package` installs it for real, which takes the network.
+`.ci/package` installs it for real, which needs the network.
 """
 
 import re

@@ -28,13 +28,13 @@ def test_split_deals_every_rollout_once_with_its_prompt(whole, piece):
     np.testing.assert_array_equal(r.tokens[..., 0] // 100, np.broadcast_to(of_prompt, (n, p, g)))
     np.testing.assert_array_equal(r.tokens[..., 0], pieces.advantages)
     np.testing.assert_array_equal(np.sort(np.ravel(weights)), np.ravel(batch.advantages))
-    # a shard's prompts stay on it: the k-th rows of all pieces are one contiguous range
+    # A shard's prompts stay on it, because the k-th rows of all pieces are one contiguous range.
     np.testing.assert_array_equal(of_prompt[..., 0] // (P // p), np.broadcast_to(range(p), (n, p)))
     np.testing.assert_array_equal(join(r.tokens, whole), batch.rollouts.tokens)
 
 
 def labelled(P, G):
-    """A batch in which everything of rollout g of prompt p is 100 p + g, and of prompt p is p."""
+    """Makes a batch whose values are p for prompt p and 100 p + g for its rollout g."""
     r = small.rollouts(max(P, 2), G + 1, 2, 3)
     r = jax.tree.map(lambda x: x[:P, :G] if x.shape[1:2] == (G + 1,) else x[:P], r)
     prompt, label = np.arange(P), (100 * np.arange(P)[:, None] + np.arange(G)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The smallest run of every part, its command line, and how tests read what it leaves."""
+"""The smallest run that uses every part, its command line, and functions that read its files."""
 
 import json
 import os
@@ -40,7 +40,7 @@ MICRO = {
 
 
 def micro(**changes):
-    """The smallest run of every part, with keys changed ("a__b" for "a.b")."""
+    """Returns the smallest run that uses every part, with changed keys ("a__b" for "a.b")."""
     tree = arithmetic.get_config("tiny")
     with tree.unlocked():
         settings = MICRO | {name.replace("__", "."): value for name, value in changes.items()}
@@ -82,7 +82,7 @@ def command(workdir: Path) -> list[str]:
 
 
 def one_device(cache: Path) -> dict[str, str]:
-    """The environment of a run's own process; all that it compiles is kept in `cache`."""
+    """Returns the environment of a run's own process, which keeps compiled programs in `cache`."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     return {
         **os.environ,
@@ -93,7 +93,7 @@ def one_device(cache: Path) -> dict[str, str]:
 
 
 def readable(workdir: Path) -> list[dict]:
-    """The whole lines of a file that another process is writing."""
+    """Returns the whole lines of a file that another process is writing."""
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]

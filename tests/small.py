@@ -1,4 +1,4 @@
-"""What the tests of the device core share: a tiny policy, ragged rollouts, a plain forward pass."""
+"""A tiny policy, ragged rollouts and a plain forward pass, for the tests of the device core."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ CONFIG = model.ModelConfig(
 
 @functools.cache
 def params(config=CONFIG, seed=0):
-    """NumPy parameters, away from the initial ones: no bias is 0, no scale 1, logits spread."""
+    """Makes NumPy parameters unlike the initial ones, with no bias 0, no scale 1, spread logits."""
     rng = np.random.default_rng(seed)
     shapes = model.abstract_params(config)
 
@@ -40,7 +40,7 @@ def params(config=CONFIG, seed=0):
 
 
 def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
-    """Random NumPy rollouts, ragged both ways, the shortest and the longest lengths among them."""
+    """Makes random NumPy rollouts; prompts and responses have lengths from 1 to the longest."""
     rng = np.random.default_rng(seed)
     prompt_lengths = rng.integers(1, S + 1, P)
     prompt_lengths[:2] = 1, S
@@ -51,7 +51,7 @@ def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
         prompt_tokens=rng.integers(0, vocab_size, (P, S)).astype(np.int32),
         prompt_lengths=prompt_lengths.astype(np.int32),
         example=np.arange(P, dtype=np.int32),
-        tokens=rng.integers(0, vocab_size, (P, G, T)).astype(np.int32),  # junk off the mask
+        tokens=rng.integers(0, vocab_size, (P, G, T)).astype(np.int32),  # random off the mask too
         mask=mask,
         logps=np.where(mask, rng.normal(-3, 0.3, mask.shape), 0).astype(np.float32),
         finished=rng.random((P, G)) < 0.5,
@@ -76,7 +76,7 @@ def plain_logits(params, config, rollouts):
     """Logits [P, G, T, V] of the response tokens, by `model.apply` on [prompt | response] rows."""
     r = jax.tree.map(np.asarray, rollouts)
     (P, G, T), S = r.tokens.shape, r.prompt_tokens.shape[1]
-    rows = np.zeros((P, G, S + T), np.int32)  # zeros at the end, which causality hides
+    rows = np.zeros((P, G, S + T), np.int32)  # causality hides the zeros at the end
     for p, n in enumerate(r.prompt_lengths):
         rows[p, :, :n] = r.prompt_tokens[p, :n]
         rows[p, :, n : n + T] = r.tokens[p]
@@ -92,7 +92,10 @@ def plain_logps(params, config, rollouts, temperature=1.0):
 
 
 def assert_trees_close(actual, expected, relative):
-    """Each array within `relative` of the largest entry of its expected one; none of those is 0."""
+    """Asserts that each array is within `relative` of the largest entry of its expected one.
+
+    No expected array may be all zeros.
+    """
     actual, expected = (jax.tree_util.tree_leaves_with_path(x) for x in (actual, expected))
     assert [p for p, _ in actual] == [p for p, _ in expected]
     for (path, a), (_, e) in zip(actual, expected, strict=True):

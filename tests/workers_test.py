@@ -1,4 +1,4 @@
-"""Worker processes answer; those that do not are killed, counted and replaced."""
+"""Tests that worker processes answer, and that silent ones are killed, counted and replaced."""
 
 import os
 import signal
@@ -112,7 +112,7 @@ def test_close_leaves_no_process(tricks):
     pids = {pool.ask("pid") for _ in range(2)}
     pool.close()
     assert not any(map(is_alive, pids))
-    assert pool.ask("a") is not None  # starts anew
+    assert pool.ask("a") is not None  # the pool starts anew
 
 
 @pytest.mark.parametrize("trick", ["hang", "sleep"])
@@ -131,7 +131,7 @@ def test_no_worker_outlives_who_asks(tricks, tmp_path, trick):
     asks.send_signal(signal.SIGKILL)
     asks.wait()
     asks.stdout.close()
-    # The waiting one reads the end of its input; the other, at work, sees that it is alone.
+    # The waiting worker reads the end of its input; the busy one notices that it is alone.
     assert wait_for(lambda: not any(map(is_alive, pids)))
 
 
