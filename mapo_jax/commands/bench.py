@@ -22,7 +22,7 @@ import rich.table
 
 from mapo_jax import advantages, model, sampling, sharding, training
 from mapo_jax.config import ComputeConfig, MeshConfig, OptimizerConfig, from_config_dict
-from mapo_jax.rollouts import Batch
+from mapo_jax.rollouts import Batch, Prompts
 from mapo_jax.run import programs
 
 
@@ -185,11 +185,11 @@ def measure(config: Config) -> dict[str, Phase]:
     )
 
     @functools.partial(jax.jit, out_shardings=by_prompt)
-    def sample_all(params, tokens_PS, lengths_P, limits_PG, key):
+    def sample_all(params, prompts, limits_PG, key):
         params = model.cast(params, compute.dtype)
         params = jax.lax.with_sharding_constraint(params, serving)
         options = {"max_new_tokens_PG": limits_PG, "mesh": mesh}
-        return sampling.sample(params, policy, tokens_PS, lengths_P, key, settings, **options)
+        return sampling.sample(params, policy, prompts, key, settings, **options)
 
     scoring_settings = training.ScoringConfig(
         remat=compute.remat,
@@ -235,14 +235,14 @@ def measure(config: Config) -> dict[str, Phase]:
     tokens_PS = rng.integers(policy.vocab_size, size=(P, batch.prompt_tokens))
     limits_PG = draw_limits(config.rollout, (P, G), config.seed)
     lengths_P = np.full(P, batch.prompt_tokens)
-    prompts = (x.astype(np.int32) for x in (tokens_PS, lengths_P, limits_PG))
-    prompts = jax.device_put(tuple(prompts), by_prompt)
+    padded: Any = (x.astype(np.int32) for x in (tokens_PS, lengths_P))
+    prompts = jax.device_put((Prompts(*padded), limits_PG), by_prompt)
     key = jax.random.key(config.seed)
 
     def judge(rollouts):
         """The share of even tokens, for want of a task; judged on the host as tasks are."""
-        tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
-        rewards = ((tokens % 2 == 0) & mask).sum(-1) / mask.sum(-1)
+        r = jax.device_get(rollouts)
+        rewards = ((r.tokens % 2 == 0) & r.trained).sum(-1) / r.length
         return jax.device_put((rewards.astype(np.float32), rewards > 0.5), by_prompt)
 
     def make_batch(rollouts):
@@ -262,7 +262,7 @@ def measure(config: Config) -> dict[str, Phase]:
         seconds = {}
         for name, phase in phases.items():
             seconds[name], state = _median(phase, state, config.repetitions)
-    tokens = int(jax.device_get(rollouts.mask).sum())
+    tokens = int(jax.device_get(rollouts.length).sum())
     compile_s = [f.compile_s for f in (sample, score, update, advantage)]
     return {
         name: Phase(seconds[name], tokens, compiled)

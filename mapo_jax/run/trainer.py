@@ -24,7 +24,7 @@ from etils import epath
 
 from mapo_jax import errors, model, sharding, tasks, training
 from mapo_jax.config import Config, show, to_dict
-from mapo_jax.rollouts import Batch, Experience, Rollouts, pad_prompts, pad_responses
+from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
 from mapo_jax.run import (
     checkpoints,
     collect,
@@ -284,21 +284,11 @@ class _Run:
     def _demonstration_batch(self, rows: list[tuple[int, list[int], list[int]]]) -> Batch:
         c = self.config
         examples, prompts, responses = zip(*rows, strict=True)
-        tokens_PS, lengths_P = pad_prompts(prompts, c.data.max_prompt_tokens)
-        tokens_P1T, mask_P1T = pad_responses(responses, c.rollout.max_new_tokens)
-        zeros, true = np.zeros(mask_P1T.shape, np.float32), np.ones(mask_P1T.shape[:2], bool)
-        fields: dict[str, Any] = dict(
-            prompt_tokens=tokens_PS,
-            prompt_lengths=lengths_P,
-            example=np.asarray(examples, np.int32),
-            tokens=tokens_P1T,
-            mask=mask_P1T,
-            logps=zeros,
-            finished=true,
-            valid=true,
-        )
-        rollouts = Rollouts(**sharding.put(fields, self.mesh))
-        advantages_P1 = sharding.put(np.zeros(true.shape, np.float32), self.mesh)
+        padded = pad_prompts(prompts, c.data.max_prompt_tokens)
+        example_P = np.asarray(examples, np.int32)
+        made = demonstrations(padded, example_P, responses, c.rollout.max_new_tokens)
+        rollouts = sharding.put(made, self.mesh)
+        advantages_P1 = sharding.put(np.zeros(made.valid.shape, np.float32), self.mesh)
         return Batch(rollouts, advantages_P1, rollouts.logps, None)
 
     def _reinforce(self) -> None:

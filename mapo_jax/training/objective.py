@@ -66,7 +66,7 @@ def policy_loss(
     kl_fn = losses.KLS[kl]
 
     def loss_fn(logps, entropies, batch, weights):
-        mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
         advantages = batch.advantages[..., None]
         per_token, values = surrogate_fn(logps, batch.old_logps, advantages, mask)
         loss = (weights * per_token).sum()
@@ -88,7 +88,7 @@ def policy_loss(
 
 def cross_entropy_loss(logps, entropies, batch, weights) -> tuple[Array, Metrics]:
     """-log p of a demonstration's tokens: the warm-up's loss."""
-    mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+    mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
     loss = (weights * losses.cross_entropy(logps, mask)).sum()
     return loss, Metrics({"loss/total": loss}, {"policy/entropy": _sum_count(entropies, mask)}, {})
 
