@@ -1,9 +1,11 @@
-"""What is handed along in the life of a batch: `Rollouts`, `Experience`, `Batch`.
+"""The pytrees of a batch's life: `Prompts`, `Rollouts`, `Experience`, `Batch`.
 
-The group is an axis: everything is [P, G, ...], prompts by rollouts. There are no ids.
+The group is an axis: arrays are [P, G, ...], prompts by rollouts, and there are no ids. A field
+whose arrays are [P, ...] says so in its metadata, and `to_microbatches` goes by that alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,18 +14,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+PER_PROMPT = {"per_prompt": True}  # metadata of a field without a group axis
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Prompts, right-padded. The last token of each has its largest RoPE position."""
+
+    tokens: Array  # i32[P, S]
+    lengths: Array  # i32[P], tokens that exist; 0 marks a padding row
+    images: Any = None  # a pytree of arrays [P, ...]; None: text alone
+    rope: Array | None = None  # i32[P, S], RoPE positions of the tokens; None: 0, 1, ...
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Prompts and their sampled responses. Both are right-padded; `mask` says what was sampled."""
+    """Prompts and their responses, both right-padded.
 
-    prompt_tokens: Array  # i32[P, S]
-    prompt_lengths: Array  # i32[P], >= 1
-    example: Array  # i32[P], index of the prompt's example in its data set
+    A token of a response that exists and is not trained is read by those after it, as one of the
+    prompt is; only its own loss does not count.
+    """
+
+    prompts: Prompts = dataclasses.field(metadata=PER_PROMPT)  # lengths >= 1
+    example: Array = dataclasses.field(metadata=PER_PROMPT)  # i32[P], its index in the data set
     tokens: Array  # i32[P, G, T]
-    mask: Array  # bool[P, G, T], true up to and including the end-of-sequence token
-    logps: Array  # f32[P, G, T], of the temperature-scaled, untruncated distribution; 0 off mask
+    length: Array  # i32[P, G], tokens that exist, the end-of-sequence token included
+    trained: Array  # bool[P, G, T], tokens whose loss counts: the policy sampled them
+    logps: Array  # f32[P, G, T], of the scaled, untruncated distribution; 0 where not trained
     finished: Array  # bool[P, G], stopped by itself rather than cut
     valid: Array  # bool[P, G], false: counts in nothing (padding)
 
@@ -37,8 +56,10 @@ class Experience:
     rewards: Array  # f32[P, G]; NaN where there is no reward
     success: Array  # bool[P, G], right on every metric
     parts: dict[str, Array]  # name -> f32[P, G]
-    baseline: Array | None  # f32[P], reward of the greedy response; None: nobody asks for it
-    draw: Array  # i32[P], the prompt's number among those that the step has drawn
+    # f32[P], reward of the greedy response; None: nobody asks for it
+    baseline: Array | None = dataclasses.field(metadata=PER_PROMPT)
+    # i32[P], the prompt's number among those that the step has drawn
+    draw: Array = dataclasses.field(metadata=PER_PROMPT)
 
 
 @jax.tree_util.register_dataclass
@@ -52,53 +73,76 @@ class Batch:
     ref_logps: Array | None  # f32[P, G, T] under the reference policy; None where beta is 0
 
 
-_PER_PROMPT = ("prompt_tokens", "prompt_lengths", "example")  # the leaves without a group axis
+def to_microbatches(tree: Any, whole: tuple[int, int], piece: tuple[int, int]) -> Any:
+    """Cuts a pytree of [P, G, ...] into [n, p, g, ...], n = PG / pg.
 
+    What is per prompt, by the metadata of the dataclass that holds it, becomes [n, p, ...]: a group
+    that is split takes its prompt along into each piece. A microbatch takes every (P/p)-th prompt,
+    so that prompts stay on the shard they are on.
 
-def split(tree: Any, whole: tuple[int, int], piece: tuple[int, int]) -> Any:
-    """Cuts a pytree of [P, ...] and [P, G, ...] into [n, p, ...] and [n, p, g, ...], n = PG / pg.
-
-    A group that is split takes its prompt along into each piece. A microbatch takes every (P/p)-th
-    prompt, so that prompts stay on the shard they are on.
+    Args:
+        tree: of arrays [P, G, ...] and of this module's dataclasses.
+        whole: (P, G).
+        piece: (p, g), which divide them.
     """
     (P, G), (p, g) = whole, piece
 
-    def cut(path, x):
-        if getattr(path[-1], "name", None) in _PER_PROMPT:
-            x = jnp.broadcast_to(x[:, None], (P, G // g, *x.shape[1:]))
-        else:
-            x = x.reshape(P, G // g, g, *x.shape[2:])
+    def deal(x):  # [P, G/g, ...] -> [n, p, ...]
         x = jnp.moveaxis(x.reshape(p, P // p, *x.shape[1:]), 0, 2)  # [P/p, G/g, p, ...]
         return x.reshape(-1, *x.shape[2:])
 
-    return jax.tree_util.tree_map_with_path(cut, tree)
+    def cut_prompt(x):
+        return deal(jnp.broadcast_to(x[:, None], (P, G // g, *x.shape[1:])))
+
+    def cut(x):
+        if not dataclasses.is_dataclass(x):
+            return deal(x.reshape(P, G // g, g, *x.shape[2:]))
+        parts = {}
+        for field in dataclasses.fields(x):
+            cut_part = cut_prompts if field.metadata == PER_PROMPT else cut_all
+            parts[field.name] = cut_part(getattr(x, field.name))
+        return dataclasses.replace(x, **parts)
+
+    cut_prompts = functools.partial(jax.tree.map, cut_prompt)
+    cut_all = functools.partial(jax.tree.map, cut, is_leaf=dataclasses.is_dataclass)
+    return cut_all(tree)
 
 
-def join(x: Array, whole: tuple[int, int]) -> Array:
-    """Undoes `split` for an array [n, p, g, ...]: [P, G, ...]."""
+def from_microbatches(x: Array, whole: tuple[int, int]) -> Array:
+    """Undoes `to_microbatches` for an array [n, p, g, ...]: [P, G, ...]."""
     (P, G), (p, g) = whole, x.shape[1:3]
     x = jnp.moveaxis(x.reshape(P // p, G // g, p, g, *x.shape[3:]), 2, 0)
     return x.reshape(P, G, *x.shape[4:])
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads prompts on the right, with zeros.
+def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> Prompts:
+    """Prompts of text, padded with zeros to `length` tokens; arrays of NumPy."""
+    tokens, lengths = _pad(prompts, length)
+    return Prompts(tokens, lengths)
 
-    Returns:
-        tokens i32[P, length] and lengths i32[P].
+
+def demonstrations(
+    prompts: Prompts, example_P: np.ndarray, responses: Sequence[Sequence[int]], length: int
+) -> Rollouts:
+    """Given responses as rollouts, one to each prompt; arrays of NumPy.
+
+    Args:
+        prompts: of `pad_prompts`.
+        example_P: i32, their indices in the data set.
+        responses: the tokens of each, all of them trained.
+        length: T.
     """
-    tokens = np.zeros((len(prompts), length), np.int32)
-    for row, ids in zip(tokens, prompts, strict=True):
+    tokens, lengths = _pad(responses, length)
+    trained = np.arange(length) < lengths[:, None]
+    logps, true = np.zeros(trained.shape, np.float32), np.ones(len(trained), bool)
+    of_group = (x[:, None] for x in (tokens, lengths, trained, logps, true, true))
+    fields: Any = (prompts, example_P, *of_group)
+    return Rollouts(*fields)
+
+
+def _pad(rows, length) -> Any:
+    """Tokens i32[n, length], padded with zeros on the right, and lengths i32[n]."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
-    return tokens, np.asarray([len(ids) for ids in prompts], np.int32)
-
-
-def pad_responses(responses: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads one response per prompt on the right, with zeros: a group of one.
-
-    Returns:
-        tokens i32[P, 1, length] and mask bool[P, 1, length].
-    """
-    tokens, lengths = pad_prompts(responses, length)
-    mask = np.arange(length) < lengths[:, None]
-    return tokens[:, None], mask[:, None]
+    return tokens, np.asarray([len(ids) for ids in rows], np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 from experiments import common
 from mapo_jax import model, training
 from mapo_jax.config import from_config_dict
-from mapo_jax.rollouts import Rollouts
+from mapo_jax.rollouts import Prompts, Rollouts
 
 CONFIG = model.ModelConfig(
     vocab_size=40,
@@ -46,14 +46,16 @@ def rollouts(P=8, G=4, S=5, T=6, vocab_size=CONFIG.vocab_size, seed=0):
     prompt_lengths[:2] = 1, S
     lengths = rng.integers(1, T + 1, (P, G))
     lengths[0, 0], lengths[-1, -1] = 1, T
-    mask = np.arange(T) < lengths[..., None]
+    trained = np.arange(T) < lengths[..., None]
     return Rollouts(
-        prompt_tokens=rng.integers(0, vocab_size, (P, S)).astype(np.int32),
-        prompt_lengths=prompt_lengths.astype(np.int32),
+        prompts=Prompts(
+            rng.integers(0, vocab_size, (P, S)).astype(np.int32), prompt_lengths.astype(np.int32)
+        ),
         example=np.arange(P, dtype=np.int32),
-        tokens=rng.integers(0, vocab_size, (P, G, T)).astype(np.int32),  # random off the mask too
-        mask=mask,
-        logps=np.where(mask, rng.normal(-3, 0.3, mask.shape), 0).astype(np.float32),
+        tokens=rng.integers(0, vocab_size, (P, G, T)).astype(np.int32),  # random after the end too
+        length=lengths.astype(np.int32),
+        trained=trained,
+        logps=np.where(trained, rng.normal(-3, 0.3, trained.shape), 0).astype(np.float32),
         finished=rng.random((P, G)) < 0.5,
         valid=np.ones((P, G), bool),
     )
@@ -69,19 +71,28 @@ def replace(tree, **changes):
     return dataclasses.replace(tree, **changes)
 
 
-_apply = jax.jit(model.apply, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1)
+def _plain(params, config, rows_BT, rope_BT):
+    order = jnp.broadcast_to(jnp.arange(rows_BT.shape[1]), rows_BT.shape)
+    hidden, _ = model.forward(params, config, rows_BT[:, None], order[:, None], rope_BT[:, None])
+    return model.head(params, config, hidden[:, 0])
 
 
 def plain_logits(params, config, rollouts):
-    """Logits [P, G, T, V] of the response tokens, by `model.apply` on [prompt | response] rows."""
+    """Logits [P, G, T, V] of the response tokens, by a pass over whole rows [prompt | response]."""
     r = jax.tree.map(np.asarray, rollouts)
-    (P, G, T), S = r.tokens.shape, r.prompt_tokens.shape[1]
+    (P, G, T), S = r.tokens.shape, r.prompts.tokens.shape[1]
     rows = np.zeros((P, G, S + T), np.int32)  # causality hides the zeros at the end
-    for p, n in enumerate(r.prompt_lengths):
-        rows[p, :, :n] = r.prompt_tokens[p, :n]
+    rope = np.broadcast_to(np.arange(S + T, dtype=np.int32), rows.shape).copy()
+    for p, n in enumerate(r.prompts.lengths):
+        rows[p, :, :n] = r.prompts.tokens[p, :n]
         rows[p, :, n : n + T] = r.tokens[p]
-    logits = _apply(params, config, rows.reshape(P * G, S + T)).reshape(P, G, S + T, -1)
-    at = r.prompt_lengths[:, None] - 1 + np.arange(T)[None]
+        if r.prompts.rope is not None:
+            rope[p, :, :n] = r.prompts.rope[p, :n]
+            rope[p, :, n:] = r.prompts.rope[p, :n].max() + 1 + np.arange(S + T - n)
+    rows, rope = (x.reshape(P * G, S + T) for x in (rows, rope))
+    logits = _plain(params, config, rows, rope).reshape(P, G, S + T, -1)
+    at = r.prompts.lengths[:, None] - 1 + np.arange(T)[None]
     return jnp.take_along_axis(logits, jnp.asarray(at)[:, None, :, None], 2)
 
 

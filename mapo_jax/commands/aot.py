@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from mapo_jax import errors, model, sampling, sharding
 from mapo_jax.config import Config
-from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.rollouts import Batch, Prompts, Rollouts
 from mapo_jax.run import programs
 
 
@@ -65,11 +65,11 @@ def abstract_batch(c: Config, mesh: Any) -> Batch:
 
     logps = array((P, G, T), jnp.float32)
     rollouts = Rollouts(
-        prompt_tokens=array((P, S), jnp.int32),
-        prompt_lengths=array((P,), jnp.int32),
+        prompts=Prompts(array((P, S), jnp.int32), array((P,), jnp.int32)),
         example=array((P,), jnp.int32),
         tokens=array((P, G, T), jnp.int32),
-        mask=array((P, G, T), jnp.bool_),
+        length=array((P, G), jnp.int32),
+        trained=array((P, G, T), jnp.bool_),
         logps=logps,
         finished=array((P, G), jnp.bool_),
         valid=array((P, G), jnp.bool_),
@@ -103,16 +103,16 @@ def compile_programs(
         frozen = laid_out(frozen, model.partition(axes)[1], sharding.RULES)
     index = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    chunk, r = c.batch.prompts // c.rollout.chunks, batch.rollouts
-    tokens, lengths, example = (
-        jax.ShapeDtypeStruct((chunk, *x.shape[1:]), x.dtype, sharding=x.sharding)
-        for x in (r.prompt_tokens, r.prompt_lengths, r.example)
+    chunk = c.batch.prompts // c.rollout.chunks
+    prompts, example = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((chunk, *x.shape[1:]), x.dtype, sharding=x.sharding),
+        (batch.rollouts.prompts, batch.rollouts.example),
     )
     step: Any = made.update
     update = step.lower(made.abstract_state("rl"), batch, index, frozen)
     sample = sampling.program.lower(
         laid_out(shapes, axes, sharding.GATHERED),
-        (tokens, lengths, None, example, example),
+        (prompts, None, example, example),
         key,
         architecture,
         made.sampling,

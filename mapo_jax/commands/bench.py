@@ -20,7 +20,7 @@ import rich.table
 
 from mapo_jax import config as settings
 from mapo_jax import model, sampling, sharding
-from mapo_jax.rollouts import Batch, Experience
+from mapo_jax.rollouts import Batch, Experience, pad_prompts
 from mapo_jax.run import checks
 from mapo_jax.run.programs import Programs
 
@@ -91,16 +91,15 @@ def measure(config: Config) -> dict[str, Phase]:
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, policy, (), mesh)
     key, rng = jax.random.key(c.seed), np.random.default_rng(c.seed)
-    tokens_PS = rng.integers(policy.vocab_size, size=(P, S)).astype(np.int32)
-    host = (tokens_PS, np.full(P, S, np.int32), draw_limits(c), np.arange(P))
-    tokens_PS, lengths_P, limits_PG, draw_P = sharding.put(host, mesh)
+    padded = pad_prompts(rng.integers(policy.vocab_size, size=(P, S)).tolist(), S)
+    host = (padded, draw_limits(c), np.arange(P))
+    prompts, limits_PG, draw_P = sharding.put(host, mesh)
 
     def sample(state):
         return sampling.sample(
             programs.serve(state.params),
             policy,
-            tokens_PS,
-            lengths_P,
+            prompts,
             key,
             programs.sampling,
             max_new_tokens_PG=limits_PG,
@@ -109,8 +108,8 @@ def measure(config: Config) -> dict[str, Phase]:
 
     def advantages(rollouts):
         """Rewards the share of even tokens, on the host as a task does; returns the advantages."""
-        tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
-        rewards = (((tokens % 2 == 0) & mask).sum(-1) / mask.sum(-1)).astype(np.float32)
+        r = jax.device_get(rollouts)
+        rewards = (((r.tokens % 2 == 0) & r.trained).sum(-1) / r.length).astype(np.float32)
         judged = sharding.put((rewards, rewards > 0.5), mesh)
         experience = Experience(rollouts, *judged, parts={}, baseline=None, draw=draw_P)
         return programs.advantages(key, experience)[0]

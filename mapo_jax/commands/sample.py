@@ -72,14 +72,12 @@ def run(
         eos_ids=found.tokenizer.eos_ids,
         on_token=(lambda token: write(stream.push(int(token[0, 0])))) if n == 1 else None,
     )
-    tokens_PS, lengths_P = pad_prompts([ids], len(ids))
+    prompts = pad_prompts([ids], len(ids))
     key = jax.random.key(c.seed)
-    rollouts = sampling.sample(
-        found.params, found.architecture, tokens_PS, lengths_P, key, settings
-    )
+    rollouts = sampling.sample(found.params, found.architecture, prompts, key, settings)
     rollouts = jax.device_get(jax.block_until_ready(rollouts))
     jax.effects_barrier()  # waits until the last tokens are written too
-    texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.mask)
+    texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.length)
     for i, text in enumerate(texts):
         write(stream.end() if n == 1 else f"--- {i + 1} of {n}\n{text}")
         write("\n" + _verdict(reward, text, example, rollouts, i) + "\n")
@@ -87,7 +85,7 @@ def run(
 
 def _verdict(reward, text, example, rollouts, i: int) -> str:
     """Returns one line about a completion."""
-    size, ended = int(rollouts.mask[0, i].sum()), bool(rollouts.finished[0, i])
+    size, ended = int(rollouts.length[0, i]), bool(rollouts.finished[0, i])
     about = f"{size} tokens{'' if ended else ', cut'}"
     if example is None:
         return f"[{about}; no reward: the task does not know this question; give --answer]"

@@ -18,10 +18,13 @@ from mapo_jax.model.decoder import gather_ends as gather_ends
 from mapo_jax.model.decoder import head as head
 from mapo_jax.model.decoder import init_params as init_params
 from mapo_jax.model.decoder import kinds as kinds
-from mapo_jax.model.decoder import last_tokens as last_tokens
 from mapo_jax.model.decoder import logical_axes as logical_axes
 from mapo_jax.model.lora import Params as Params
 from mapo_jax.model.lora import combine as combine
 from mapo_jax.model.lora import merge_adapters as merge_adapters
 from mapo_jax.model.lora import partition as partition
 from mapo_jax.model.lora import without_adapters as without_adapters
+from mapo_jax.model.streams import Stream as Stream
+from mapo_jax.model.streams import prompt_stream as prompt_stream
+from mapo_jax.model.streams import response_starts as response_starts
+from mapo_jax.model.streams import response_stream as response_stream

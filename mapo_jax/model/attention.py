@@ -3,7 +3,8 @@
 A query attends to a list of key/value segments, either shared by a group (the prompt, computed once
 for its G responses) or its own (the response, or the sampler's ring cache). Masks come from
 positions alone: `key position <= query position` is causality, padding and ring validity at once,
-because an absent key has position `ABSENT`.
+because an absent key has position `ABSENT`. These are places in the order of the sequence; queries
+and keys come here turned by their RoPE positions, see streams.py.
 """
 
 import functools
@@ -65,7 +66,7 @@ def attend(
 
     Args:
       q_PGTNH: queries; N is a multiple of the segments' K (grouped-query attention).
-      positions_PGT: i32, positions of the queries.
+      positions_PGT: i32, the queries' places in the order of the sequence.
       segments: keys and values, shared or own.
       chunk: queries at a time, recomputed in the backward pass, so that scores are never
         [T, S + T] for all heads at once; 0: all of them together.

@@ -36,7 +36,7 @@ def attend(
 
     Args:
       q_PGTNH: queries, bfloat16.
-      positions_PGT: i32, their positions.
+      positions_PGT: i32, their places in the order of the sequence.
       segments: keys and values, shared or own.
       scale: of the queries.
       window: how many positions back a query sees; None: all.

@@ -19,6 +19,8 @@ from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotat
 from mapo_jax.model.config import ModelConfig
 from mapo_jax.model.layers import Linear, Norm, init, lookup, product, rounded
 from mapo_jax.model.lora import SUFFIX, Lora, Params
+from mapo_jax.model.streams import prompt_stream
+from mapo_jax.rollouts import Prompts
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
@@ -30,12 +32,12 @@ class Kind(NamedTuple):
     window: Array | None  # i32[]
 
 
-def kinds(config: ModelConfig, positions: Array) -> Any:
+def kinds(config: ModelConfig, rope_positions: Array) -> Any:
     """A function from a layer's entry of `config.windows`, traced or not, to its `Kind`."""
-    rope = rope_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    rope = rope_angles(rope_positions, config.head_dim, config.rope_theta, config.rope_scaling)
     local = rope
     if config.local_rope_theta:
-        local = rope_angles(positions, config.head_dim, config.local_rope_theta)
+        local = rope_angles(rope_positions, config.head_dim, config.local_rope_theta)
 
     def kind(window):
         if not config.windows:
@@ -64,7 +66,10 @@ class Block(nn.Module):
         write_at: Array | int = 0,
         attend: Callable = attend,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's."""
+        """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's.
+
+        `positions_PGT` is the order in the sequence; the RoPE positions are in `kind`.
+        """
         c = self.config
         residual_scale = 1.0 / (2 * c.num_layers)  # of the variance: the stream keeps its size
 
@@ -231,6 +236,7 @@ def forward(
     config: ModelConfig,
     tokens_PGT: Array,
     positions_PGT: Array,
+    rope_PGT: Array,
     prefix: Segment | None = None,
     *,
     remat: bool = False,
@@ -243,7 +249,9 @@ def forward(
       params: as of `init_params`.
       config: the architecture.
       tokens_PGT: i32. The prompt pass has G = 1.
-      positions_PGT: i32, RoPE and mask positions; ABSENT where there is no token.
+      positions_PGT: i32, order in the sequence, by which tokens see each other; ABSENT where there
+        is no token.
+      rope_PGT: i32, RoPE positions.
       prefix: keys and values of all layers that the stream can see, [L, P, K, S, H] twice, with
         positions i32[P, S].
       remat: recompute each layer in the backward pass.
@@ -254,7 +262,7 @@ def forward(
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
     """
     block = Block(config, dtype)
-    kind = kinds(config, positions_PGT)
+    kind = kinds(config, rope_PGT)
     windows_L = jnp.asarray(config.windows) if config.windows else None
 
     def body(x, layer):
@@ -273,30 +281,24 @@ def forward(
     )
 
 
-def encode_prompts(
-    params: Params, config: ModelConfig, tokens_PS: Array, lengths_P: Array, **options
-) -> Segment:
+def encode_prompts(params: Params, config: ModelConfig, prompts: Prompts, **options) -> Segment:
     """The prompt pass. Returns the prefix of every layer: all prompt tokens but the last.
 
     The last prompt token is the first of the response stream, so the first sampled token is not
     special, no LM head is needed here, and a prompt of length 1 works.
+
+    Raises:
+      ValueError: see `prompt_stream`.
     """
-    P, S = tokens_PS.shape
-    steps = jnp.arange(S)[None]
-    positions = jnp.broadcast_to(steps, (P, S))
-    _, (k, v) = forward(params, config, tokens_PS[:, None], positions[:, None], **options)
-    return Segment(
-        k[:, :, :, 0], v[:, :, :, 0], jnp.where(steps < lengths_P[:, None] - 1, steps, ABSENT)
-    )
-
-
-def last_tokens(tokens_PS: Array, lengths_P: Array) -> Array:
-    """The token i32[P] that starts each response stream."""
-    return jnp.take_along_axis(tokens_PS, jnp.maximum(lengths_P, 1)[:, None] - 1, 1)[:, 0]
+    stream = prompt_stream(prompts)
+    _, (k, v) = forward(params, config, *stream, **options)
+    steps = stream.positions[:, 0]
+    positions = jnp.where(steps < prompts.lengths[:, None] - 1, steps, ABSENT)
+    return Segment(k[:, :, :, 0], v[:, :, :, 0], positions)
 
 
 def apply(params: Params, config: ModelConfig, tokens_BT: Array) -> Array:
     """Logits f32[B, T, V] of a plain causal forward pass without padding."""
-    positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden, _ = forward(params, config, tokens_BT[:, None], positions[:, None])
+    positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)[:, None]
+    hidden, _ = forward(params, config, tokens_BT[:, None], positions, positions)
     return head(params, config, hidden[:, 0])

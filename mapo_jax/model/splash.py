@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec
 
 from mapo_jax import sharding
 from mapo_jax.model import config
-from mapo_jax.rollouts import Rollouts
+from mapo_jax.model.streams import Stream, prompt_stream
+from mapo_jax.rollouts import Prompts
 
 _LANES = 128  # the last axis of a TPU's registers
 _BLOCK = 512  # queries and keys of a block, at most
@@ -55,14 +56,20 @@ def is_supported(config: config.ModelConfig) -> bool:
     return not config.windows and not config.attention_softcap
 
 
-def pack(rollouts: Rollouts, stream_PGT: Array) -> tuple[Row, Array, Array]:
-    """The row's layout, its tokens i32[P, 1, N] and their RoPE positions i32[P, 1, N]."""
-    P, G, T = stream_PGT.shape
-    row = Row(rollouts.prompt_tokens.shape[1], G, T)
-    tokens = jnp.concatenate([rollouts.prompt_tokens, stream_PGT.reshape(P, G * T)], 1)
-    own = rollouts.prompt_lengths[:, None] - 1 + jnp.tile(jnp.arange(T), G)[None]
-    prompt = jnp.broadcast_to(jnp.arange(row.prompt), (P, row.prompt))
-    return row, tokens[:, None], jnp.concatenate([prompt, own], 1)[:, None]
+def pack(prompts: Prompts, responses: Stream) -> tuple[Row, Stream]:
+    """The row's layout, and the row as a stream [P, 1, N].
+
+    Args:
+        prompts: P of them.
+        responses: their streams [P, G, T], of `response_stream`.
+
+    Raises:
+        ValueError: see `prompt_stream`.
+    """
+    P, G, T = responses.tokens.shape
+    pairs = zip(prompt_stream(prompts), responses, strict=True)
+    packed = Stream(*(jnp.concatenate([a, b.reshape(P, 1, G * T)], 2) for a, b in pairs))
+    return Row(prompts.tokens.shape[1], G, T), packed
 
 
 def unpack(x: Array, row: Row) -> Array:

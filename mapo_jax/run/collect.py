@@ -80,18 +80,17 @@ def roll_out(
     pieces = []
     for first in range(0, P, P // c.rollout.chunks):
         rows = [setup.prompts[i] for i in chosen[first + own]]
-        prompts = pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
+        padded = pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
         numbers = (
             np.asarray([i for i, _ in rows], np.int32),
             (attempt * P + first + own).astype(np.int32),
         )
-        tokens_PS, lengths_P, example_P, draw_P = sharding.put((*prompts, *numbers), setup.mesh)
+        prompts, example_P, draw_P = sharding.put((padded, *numbers), setup.mesh)
         sampled = [
             sampling.sample(
                 params,
                 setup.architecture,
-                tokens_PS,
-                lengths_P,
+                prompts,
                 key,
                 settings,
                 example_P=example_P,
@@ -135,15 +134,15 @@ def roll_out(
 def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
     """What the reward finds about this process's responses."""
     c, group = setup.config, rollouts.tokens.shape[1]
-    tokens, mask, finished, example_P = map(
-        sharding.own, (rollouts.tokens, rollouts.mask, rollouts.finished, rollouts.example)
+    tokens, length, finished, example_P = map(
+        sharding.own, (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.example)
     )
-    responses = evaluation.decode(setup.tokenizer, tokens, mask)
+    responses = evaluation.decode(setup.tokenizer, tokens, length)
     examples = [setup.task.train[i] for i in np.repeat(example_P, group).tolist()]
     ended = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
     judged = rewards.judge(setup.reward, responses, examples, ended)
     if c.algorithm.overlong_penalty:
-        share = mask.sum(-1).reshape(-1) / c.rollout.max_new_tokens
+        share = length.reshape(-1) / c.rollout.max_new_tokens
         judged = rewards.overlong(
             judged, share, c.algorithm.overlong_penalty, c.algorithm.overlong_buffer
         )
@@ -170,7 +169,7 @@ def groups(
     r, found = e.rollouts, []
     for p in range(len(positions)):
         example = setup.task.train[r.example[p]]
-        responses = evaluation.decode(setup.tokenizer, r.tokens[p : p + 1], r.mask[p : p + 1])
+        responses = evaluation.decode(setup.tokenizer, r.tokens[p : p + 1], r.length[p : p + 1])
         found.append(
             [
                 records.plain(
@@ -184,7 +183,7 @@ def groups(
                         "success": e.success[p, g],
                         "parts": {name: x[p, g] for name, x in e.parts.items()},
                         "advantage": advantages_PG[p, g],
-                        "tokens": r.mask[p, g].sum(),
+                        "tokens": r.length[p, g],
                         "finished": r.finished[p, g],
                     }
                 )

@@ -230,28 +230,27 @@ class _Sampler:
         rows = [() if i is None else problems.prompts[i] for i in mine]
         # A draw belongs to its problem, whatever call it is answered in.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
-        prompts = (*pad_prompts(rows, self._max_prompt_tokens), index)
-        tokens, lengths, index_P = sharding.put(prompts, self._mesh)
+        padded = pad_prompts(rows, self._max_prompt_tokens)
+        prompts, index_P = sharding.put((padded, index), self._mesh)
         rollouts = sampling.sample(
             self._params,
             self._config,
-            tokens,
-            lengths,
+            prompts,
             jax.random.fold_in(self._key, number),
             self._settings,
             prompt_index_P=index_P,
             mesh=self._mesh,
         )
         n, G = sum(i is not None for i in mine), self._settings.group_size
-        tokens, mask, finished = (
-            sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.mask, rollouts.finished)
+        tokens, length, finished = (
+            sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.length, rollouts.finished)
         )
-        responses = decode(self._tokenizer, tokens, mask)
+        responses = decode(self._tokenizer, tokens, length)
         examples = [problems.examples[i] for i in mine if i is not None for _ in range(G)]
         with processes.together():
             judged = rewards.judge(reward, responses, examples)
         right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
-        lengths, ended = mask.sum(-1).reshape(-1), finished.reshape(-1)
+        lengths, ended = length.reshape(-1), finished.reshape(-1)
         made = [
             {
                 "mode": mode,
@@ -369,11 +368,8 @@ def _with_interval(name, value, interval):
     return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
-def decode(tokenizer: Tokenizer, tokens_PGT: np.ndarray, mask_PGT: np.ndarray) -> list[str]:
+def decode(tokenizer: Tokenizer, tokens_PGT: np.ndarray, length_PG: np.ndarray) -> list[str]:
     """The texts of P * G responses, in order."""
-    rows = zip(
-        tokens_PGT.reshape(-1, tokens_PGT.shape[-1]),
-        mask_PGT.reshape(-1, mask_PGT.shape[-1]),
-        strict=True,
-    )
-    return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in rows]
+    rows = tokens_PGT.reshape(-1, tokens_PGT.shape[-1])
+    pairs = zip(rows, length_PG.reshape(-1), strict=True)
+    return [tokenizer.decode(tokens[:n].tolist()) for tokens, n in pairs]

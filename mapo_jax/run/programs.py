@@ -197,7 +197,7 @@ def _advantages(advantage, options, truncated, key, experience):
         experience.rewards,
         experience.success,
     )
-    lengths_PG = rollouts.mask.sum(-1)
+    lengths_PG = rollouts.length
     valid_PG = _valid(truncated, experience)
     parts = {name: experience.parts[name] for name in sorted(experience.parts)}
     advantages_PG = advantages.group_advantages(

@@ -19,7 +19,7 @@ from etils import epath
 
 from mapo_jax import errors, model, sharding, tasks, training
 from mapo_jax.config import Config, to_dict
-from mapo_jax.rollouts import Batch, Rollouts, pad_prompts, pad_responses
+from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
 from mapo_jax.run import collect, evaluation, processes, setup, workdirs
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
@@ -121,23 +121,12 @@ class Trainer:
     def _demonstration_batch(self, rows: Sequence[setup.Demonstration]) -> Batch:
         c, mesh = self.config, self.setup.mesh
         prompts = [row.prompt for row in rows]
-        tokens_PS, lengths_P = pad_prompts([p.tokens for p in prompts], c.data.max_prompt_tokens)
-        tokens_P1T, mask_P1T = pad_responses(
-            [row.response for row in rows], c.rollout.max_new_tokens
-        )
-        zeros, true = np.zeros(mask_P1T.shape, np.float32), np.ones(mask_P1T.shape[:2], bool)
-        fields: dict[str, Any] = dict(
-            prompt_tokens=tokens_PS,
-            prompt_lengths=lengths_P,
-            example=np.asarray([p.example for p in prompts], np.int32),
-            tokens=tokens_P1T,
-            mask=mask_P1T,
-            logps=zeros,
-            finished=true,
-            valid=true,
-        )
-        rollouts = Rollouts(**sharding.put(fields, mesh))
-        advantages_P1 = sharding.put(np.zeros(true.shape, np.float32), mesh)
+        padded = pad_prompts([p.tokens for p in prompts], c.data.max_prompt_tokens)
+        example_P = np.asarray([p.example for p in prompts], np.int32)
+        responses = [row.response for row in rows]
+        made = demonstrations(padded, example_P, responses, c.rollout.max_new_tokens)
+        rollouts = sharding.put(made, mesh)
+        advantages_P1 = sharding.put(np.zeros(made.valid.shape, np.float32), mesh)
         return Batch(rollouts, advantages_P1, rollouts.logps, None)
 
     def _reinforce(self) -> None:
@@ -293,7 +282,9 @@ class Trainer:
         self.records.write(kind, phase, step, values)
         self.console.record(kind, phase, step, values)
 
-    def _show_groups(self, step: int, experience, advantages_PG: jax.Array, draws) -> None:
+    def _show_groups(
+        self, step: int, experience: Experience, advantages_PG: jax.Array, draws: np.ndarray
+    ) -> None:
         """Writes some groups of a step to rollouts.jsonl and shows one, if that is due."""
         c = self.config
         every = c.log.rollouts_every

@@ -9,6 +9,7 @@ Written for one shard and `shard_map`ped over the prompts: each shard loops as l
 need, and no collective over `data` or `fsdp` sits in the loop.
 """
 
+import dataclasses
 import functools
 import operator
 
@@ -20,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mapo_jax import model, sharding
 from mapo_jax.model import ABSENT, Segment
-from mapo_jax.rollouts import Rollouts
+from mapo_jax.rollouts import Prompts, Rollouts
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
 
@@ -28,8 +29,7 @@ from mapo_jax.sampling.draw import draw
 def sample(
     params: model.Params,
     config: model.ModelConfig,
-    prompt_tokens_PS: Array | np.ndarray,
-    prompt_lengths_P: Array | np.ndarray,
+    prompts: Prompts,
     key: Array,
     settings: SamplingConfig,
     *,
@@ -46,8 +46,7 @@ def sample(
     Args:
       params: in the dtype to compute in.
       config: the architecture.
-      prompt_tokens_PS: i32, right-padded.
-      prompt_lengths_P: i32; 0 marks a padding row, whose rollouts are not valid.
+      prompts: P of them; the rollouts of a padding row are not valid.
       key: typed PRNG key.
       settings: see `SamplingConfig`.
       max_new_tokens_PG: i32, a limit of its own for each rollout, at most `max_new_tokens`.
@@ -60,17 +59,17 @@ def sample(
       Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0:
       of that at temperature 1); top-p and top-k restrict only what is drawn.
     """
-    P = prompt_tokens_PS.shape[0]
+    P = prompts.tokens.shape[0]
     if mesh is not None and P % sharding.batch_shards(mesh):
         raise ValueError(f"{P} prompts do not divide by {sharding.batch_shards(mesh)} shards")
-    prompts = (prompt_tokens_PS, prompt_lengths_P, max_new_tokens_PG, example_P, prompt_index_P)
-    return program(params, prompts, key, config, settings, mesh)
+    inputs = (prompts, max_new_tokens_PG, example_P, prompt_index_P)
+    return program(params, inputs, key, config, settings, mesh)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def program(params, prompts, key, config, settings, mesh):
-    prompt_tokens, prompt_lengths, max_new_tokens, example, index = prompts
-    P, G = prompt_tokens.shape[0], settings.group_size
+def program(params, inputs, key, config, settings, mesh):
+    prompts, max_new_tokens, example, index = inputs
+    P, G = prompts.tokens.shape[0], settings.group_size
     count = jnp.arange(P, dtype=jnp.int32)
     limits = jnp.full((P, G), settings.max_new_tokens, jnp.int32)
     if max_new_tokens is not None:
@@ -86,31 +85,30 @@ def program(params, prompts, key, config, settings, mesh):
             axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
             check_vma=False,
         )
-    prompts = (prompt_tokens, prompt_lengths, limits, count if index is None else index)
-    tokens, logps, mask, finished, valid = one_shard(params, prompts, key)
+    inputs = (prompts, limits, count if index is None else index)
+    tokens, length, trained, logps, finished, valid = one_shard(params, inputs, key)
     return Rollouts(
-        prompt_tokens=prompt_tokens,
-        prompt_lengths=jnp.maximum(prompt_lengths, 1),
+        prompts=dataclasses.replace(prompts, lengths=jnp.maximum(prompts.lengths, 1)),
         example=count if example is None else example,
         tokens=tokens,
-        mask=mask,
+        length=length,
+        trained=trained,
         logps=logps,
         finished=finished,
         valid=valid,
     )
 
 
-def _sample_shard(params, prompts, key, *, config, settings):
+def _sample_shard(params, inputs, key, *, config, settings):
     """Prefill, then one while_loop over decode steps. See the module docstring."""
-    prompt_tokens, prompt_lengths, limits_PG, prompt_index = prompts
-    P, G, T = prompt_tokens.shape[0], settings.group_size, settings.max_new_tokens
+    prompts, limits_PG, prompt_index = inputs
+    P, G, T = prompts.tokens.shape[0], settings.group_size, settings.max_new_tokens
     R = P * G  # rollouts; as a slot's row, R means idle
     Q, W = min(settings.lanes or P, P), min(settings.width or G, G)
-    lengths = jnp.maximum(prompt_lengths, 1)
-    limits_R = jnp.where(prompt_lengths[:, None] > 0, limits_PG, 0).reshape(R)
+    limits_R = jnp.where(prompts.lengths[:, None] > 0, limits_PG, 0).reshape(R)
     rollout_R = (prompt_index[:, None] * G + jnp.arange(G)[None]).reshape(R)
-    first = model.last_tokens(prompt_tokens, lengths)
-    prefixes = model.encode_prompts(params, config, prompt_tokens, lengths)
+    start = model.response_starts(prompts)
+    prefixes = model.encode_prompts(params, config, prompts)
     # Sliced once, outside the loop: a scan over stacked layers would copy weights and cache a step.
     layers = [
         jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
@@ -126,11 +124,14 @@ def _sample_shard(params, prompts, key, *, config, settings):
     def decode_step(state):
         """Logits of every slot's next token [Q * W, V], and the caches."""
         at = state["step"] % T
-        positions = (lengths[state["lane"]][:, None] - 1 + state["age"])[..., None]  # [Q, W, 1]
+        positions, rope = (  # [Q, W, 1]
+            (x[state["lane"]][:, None] + state["age"])[..., None]
+            for x in (start.positions, start.rope)
+        )
         written_ago = (at - jnp.arange(T)) % T  # steps since each ring cell was written
         alive = written_ago[None, None] <= state["age"][..., None]
         cell_positions = jnp.where(alive, positions - written_ago[None, None], ABSENT)
-        kind = model.kinds(config, positions)
+        kind = model.kinds(config, rope)
         prefix, prefix_positions = state["prefix"]
         x = model.embed(params, config, state["token"][..., None])
         caches = []
@@ -185,7 +186,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
             "started": jnp.where(switch, W, state["started"] + stop.sum(1)),
             "row": new_row,
             "age": jnp.where(fresh, 0, used),
-            "token": jnp.where(fresh, first[lane][:, None], token),
+            "token": jnp.where(fresh, start.tokens[lane][:, None], token),
             "prefix": prefix,
             "caches": caches,
             # Row R does not exist, so an idle slot's write is dropped.
@@ -204,7 +205,7 @@ def _sample_shard(params, prompts, key, *, config, settings):
         "started": jnp.full(Q, W),  # rollouts of the lane's prompt that have a slot or had one
         "row": lane[:, None] * G + jnp.arange(W)[None],  # the slot's rollout
         "age": jnp.zeros((Q, W), jnp.int32),  # tokens the slot's rollout has
-        "token": jnp.broadcast_to(first[lane][:, None], (Q, W)),  # the slot's next input
+        "token": jnp.broadcast_to(start.tokens[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
         "caches": [
             (jnp.zeros((Q, K, W, T, H), dtype), jnp.zeros((Q, K, W, T, H), dtype)) for _ in layers
@@ -215,12 +216,14 @@ def _sample_shard(params, prompts, key, *, config, settings):
         "ended": jnp.zeros(R, bool),
     }
     state = jax.lax.while_loop(lambda s: (s["row"] < R).any(), body, state)
-    # A limit of 0 (a padding row) has drawn one token all the same: it is masked here.
-    mask = jnp.arange(T)[None] < jnp.minimum(state["lengths"], limits_R)[:, None]
+    # A limit of 0 (a padding row) has drawn one token all the same: it is dropped here.
+    length = jnp.minimum(state["lengths"], limits_R)
+    trained = jnp.arange(T)[None] < length[:, None]
     return (
-        jnp.where(mask, state["tokens"], 0).reshape(P, G, T),
-        jnp.where(mask, state["logps"], 0.0).reshape(P, G, T),
-        mask.reshape(P, G, T),
+        jnp.where(trained, state["tokens"], 0).reshape(P, G, T),
+        length.reshape(P, G),
+        trained.reshape(P, G, T),
+        jnp.where(trained, state["logps"], 0.0).reshape(P, G, T),
         (state["ended"] & (limits_R > 0)).reshape(P, G),
-        jnp.broadcast_to((prompt_lengths > 0)[:, None], (P, G)),
+        jnp.broadcast_to((prompts.lengths > 0)[:, None], (P, G)),
     )

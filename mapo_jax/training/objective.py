@@ -48,7 +48,7 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
     kl_fn = losses.KLS[kl]
 
     def loss_fn(logps, entropies, batch, weights):
-        mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
         advantages = batch.advantages[..., None]
         per_token, values = surrogate(logps, batch.old_logps, advantages, mask)
         loss = (weights * per_token).sum()
@@ -70,7 +70,7 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
 
 def cross_entropy_loss(logps, entropies, batch, weights) -> tuple[Array, Metrics]:
     """-log p of a demonstration's tokens: the warm-up's loss."""
-    mask = batch.rollouts.mask & batch.rollouts.valid[..., None]
+    mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
     loss = (weights * losses.cross_entropy(logps, mask)).sum()
     return loss, Metrics({"loss/total": loss}, {"policy/entropy": _sum_count(entropies, mask)}, {})
 

@@ -45,21 +45,18 @@ def score(
     `entropy_gradient`.
 
     Returns:
-      logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 off the mask.
+      logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 where not trained.
     """
-    tokens, lengths = rollouts.tokens, rollouts.prompt_lengths
+    prompts, tokens, trained = rollouts.prompts, rollouts.tokens, rollouts.trained
     passes: dict[str, Any] = {
         "remat": settings.remat,
         "dtype": dtype,
     }
-    first = model.last_tokens(rollouts.prompt_tokens, lengths)
-    stream = jnp.concatenate(
-        [jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1)), tokens[..., :-1]], -1
-    )
+    stream = model.response_stream(prompts, tokens)
     if settings.attention in _SPLASH:
-        row, packed_tokens, positions = splash.pack(rollouts, stream)
-        passes["attend"] = splash.make_attend(row, lengths, **_SPLASH[settings.attention])
-        hidden, _ = model.forward(params, config, packed_tokens, positions, **passes)
+        row, packed = splash.pack(prompts, stream)
+        passes["attend"] = splash.make_attend(row, prompts.lengths, **_SPLASH[settings.attention])
+        hidden, _ = model.forward(params, config, *packed, **passes)
         hidden = splash.unpack(hidden, row)
     else:
         passes["attend"] = (
@@ -67,12 +64,10 @@ def score(
             if settings.attention == "plain"
             else functools.partial(cudnn.attend, **_CUDNN[settings.attention])
         )
-        prefix = model.encode_prompts(params, config, rollouts.prompt_tokens, lengths, **passes)
-        steps = jnp.arange(tokens.shape[2])[None, None]
-        positions = jnp.broadcast_to(lengths[:, None, None] - 1 + steps, tokens.shape)
-        hidden, _ = model.forward(params, config, stream, positions, prefix, **passes)
+        prefix = model.encode_prompts(params, config, prompts, **passes)
+        hidden, _ = model.forward(params, config, *stream, prefix, **passes)
     logps, entropies = _head(params, config, hidden, tokens, settings, dtype)
-    return jnp.where(rollouts.mask, logps, 0.0), jnp.where(rollouts.mask, entropies, 0.0)
+    return jnp.where(trained, logps, 0.0), jnp.where(trained, entropies, 0.0)
 
 
 def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):

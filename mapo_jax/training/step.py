@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from mapo_jax import model, sharding
-from mapo_jax.rollouts import Rollouts, join, split
+from mapo_jax.rollouts import Rollouts, from_microbatches, to_microbatches
 from mapo_jax.training import losses, scoring
 from mapo_jax.training.objective import LossFn, Metrics
 
@@ -69,11 +69,10 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the jitted step `(state, batch, index, frozen) -> (state, metrics)`.
 
-    It takes the index-th `minibatch_prompts` prompts of the batch. `frozen` is what the state does
-    not hold of the policy, see `model.split`; it may be left out where that is nothing. The state
-    is donated. Where the loss, the gradient or the update is not finite, and where no rollout of
-    the minibatch is valid, parameters and optimizer state stay as they were and `skipped` goes up
-    by one.
+    It takes the index-th `minibatch_prompts` prompts of the batch. `frozen`: the untrained
+    parameters (`model.partition`); None without LoRA. The state is donated. Where the loss, the
+    gradient or the update is not finite, and where no rollout of the minibatch is valid, parameters
+    and optimizer state stay as they were and `skipped` goes up by one.
 
     Args:
       config: the architecture.
@@ -98,9 +97,9 @@ def make_train_step(
 
     def gradient(params, frozen, batch):
         """The minibatch's gradient and metrics, summed in float32 over its microbatches."""
-        trained = batch.rollouts.mask & batch.rollouts.valid[..., None]
+        trained = batch.rollouts.trained & batch.rollouts.valid[..., None]
         weights = losses.AGGREGATIONS[aggregation](trained)
-        pieces = split((batch, weights), batch.advantages.shape, microbatch)
+        pieces = to_microbatches((batch, weights), batch.advantages.shape, microbatch)
 
         def one(piece):
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, frozen, *piece)
@@ -152,11 +151,11 @@ def make_score(
     def score(params, rollouts):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             whole = rollouts.valid.shape
-            pieces = split(rollouts, whole, microbatch)
+            pieces = to_microbatches(rollouts, whole, microbatch)
             logps = jax.lax.map(
                 lambda r: scoring.score(params, config, r, settings, dtype)[0], pieces
             )
-            return join(logps, whole)
+            return from_microbatches(logps, whole)
 
     return jax.jit(score, out_shardings=sharding.by_prompt(mesh))
 

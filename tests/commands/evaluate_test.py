@@ -14,6 +14,7 @@ from etils import epath
 
 from mapo_jax import errors, model, pretrained, sampling, sharding
 from mapo_jax.commands import evaluate, sample
+from mapo_jax.rollouts import pad_prompts
 from mapo_jax.run import trainer
 from tests import runs, small
 
@@ -180,10 +181,10 @@ def test_streamed_tokens_are_those_of_the_sampler(workdir, config):
     seen = []
     settings = sampling.SamplingConfig(group_size=1, max_new_tokens=9)
     streaming = dataclasses.replace(settings, on_token=lambda token: seen.append(int(token[0, 0])))
-    prompt = np.array([[3, 4, 5]], np.int32), np.array([3], np.int32)
+    prompt = pad_prompts([[3, 4, 5]], 3)
     key = jax.random.key(7)
-    plain = sampling.sample(params, small.CONFIG, *prompt, key, settings)
-    sampling.sample(params, small.CONFIG, *prompt, key, streaming)
+    plain = sampling.sample(params, small.CONFIG, prompt, key, settings)
+    sampling.sample(params, small.CONFIG, prompt, key, streaming)
     jax.effects_barrier()
     assert seen == plain.tokens[0, 0].tolist()
 

@@ -53,8 +53,9 @@ apply = jax.jit(model.apply, static_argnums=1)
 init_params = jax.jit(model.init_params, static_argnums=1)
 
 
-def decoder(params, c, tokens):
+def decoder(params, c, tokens, rope=None):
     """Logits [T, V] of one row, in float64 NumPy: the papers' formulas, one head at a time."""
+    rope = np.arange(len(tokens)) if rope is None else rope
     params = jax.tree.map(lambda x: np.asarray(x, float), params)
 
     def norm(x, scale):
@@ -80,7 +81,7 @@ def decoder(params, c, tokens):
         speeds = theta ** (-np.arange(half) / half)
         if c.rope_scaling and not is_local:
             speeds = np.array([slow(speed) for speed in speeds])
-        angle = np.arange(len(x))[:, None] * speeds
+        angle = rope[:, None] * speeds
         z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
         return np.concatenate([z.real, z.imag], -1)
 
@@ -135,14 +136,14 @@ def test_apply_equals_the_formulas(config):
 def test_shared_prefix_equals_plain_forward(name):
     """The prompt is computed once per group; logits and gradients are those of every whole row."""
     config, rollouts = FAMILIES[name], small.rollouts(P=4, G=3)
-    weights = np.random.default_rng(1).normal(size=rollouts.mask.shape) * rollouts.mask
+    weights = np.random.default_rng(1).normal(size=rollouts.trained.shape) * rollouts.trained
 
     def shared(params):
         logps = training.score(params, config, rollouts, training.ScoringConfig())[0]
         return (logps * weights).sum(), logps
 
     def plain(params):
-        logps = jnp.where(rollouts.mask, small.plain_logps(params, config, rollouts), 0)
+        logps = jnp.where(rollouts.trained, small.plain_logps(params, config, rollouts), 0)
         return (logps * weights).sum(), logps
 
     (gradient, logps), (plain_gradient, plain_logps) = (
@@ -258,18 +259,17 @@ def test_fresh_parameters_train(config):
 def test_decoding_sees_through_the_same_windows(name):
     """The sampler's log-probs, by its ring cache, are those of a plain pass."""
     config = FAMILIES[name]
-    params, prompts = small.params(config), small.rollouts(P=4, G=2)
+    params, prompts = small.params(config), small.rollouts(P=4, G=2).prompts
     settings = sampling.SamplingConfig(group_size=2, max_new_tokens=7, lanes=2)
     rollouts = sampling.sample(
         params,
         config,
-        prompts.prompt_tokens,
-        prompts.prompt_lengths,
+        prompts,
         jax.random.key(1),
         settings,
         max_new_tokens_PG=np.array([[3, 7], [7, 1], [5, 2], [7, 7]]),
     )
-    logps = jnp.where(rollouts.mask, small.plain_logps(params, config, rollouts), 0)
+    logps = jnp.where(rollouts.trained, small.plain_logps(params, config, rollouts), 0)
     np.testing.assert_allclose(rollouts.logps, logps, atol=2e-5)
 
 

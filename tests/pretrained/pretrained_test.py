@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from mapo_jax import errors, model, pretrained, sampling, sharding
 from mapo_jax.pretrained import configs, weights
+from mapo_jax.rollouts import Prompts
 from mapo_jax.text import load_tokenizer
 from tests import small
 
@@ -574,5 +575,5 @@ def test_equals_transformers(family):
     greedy = sampling.SamplingConfig(
         group_size=1, max_new_tokens=oracle["greedy_ids"].shape[1], temperature=0.0
     )
-    rollouts = sampling.sample(params, config, prompts, lengths, jax.random.key(0), greedy)
+    rollouts = sampling.sample(params, config, Prompts(prompts, lengths), jax.random.key(0), greedy)
     np.testing.assert_array_equal(rollouts.tokens[:, 0], oracle["greedy_ids"])

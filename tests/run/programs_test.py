@@ -111,7 +111,7 @@ def test_a_run_has_what_every_advantage_asks_for(case):
         groups.success,
         lambda_P=drawn,
         baseline_P=groups.baseline,
-        lengths_PG=groups.rollouts.mask.sum(-1),
+        lengths_PG=groups.rollouts.trained.sum(-1),
         components_PGC=np.stack([parts["accuracy"], parts["format"]], -1),  # alphabetical
         **options,
     )

@@ -16,9 +16,9 @@ CONFIG = small.CONFIG
 P, G, S, T = 8, 3, 5, 6
 EOS = (3, 11, 20, 31)
 BASE = SamplingConfig(group_size=G, max_new_tokens=T, eos_ids=EOS)
-FIELDS = ("tokens", "mask", "finished", "valid")
+FIELDS = ("tokens", "length", "trained", "finished", "valid")
 KEY = jax.random.key(5)
-prompts = small.rollouts(P, G, S, T)
+prompts = small.rollouts(P, G, S, T).prompts
 LIMITS = np.random.default_rng(0).integers(1, T + 1, (P, G)).astype(np.int32)
 
 
@@ -29,8 +29,7 @@ def sample(settings=BASE, params=None, key=KEY, rows=slice(None), **options):
         sampling.sample(
             small.params() if params is None else params,
             CONFIG,
-            prompts.prompt_tokens[rows],
-            prompts.prompt_lengths[rows],
+            jax.tree.map(lambda x: x[rows], prompts),
             key,
             settings,
             **options,
@@ -55,11 +54,12 @@ def assert_same(a, b, rows=slice(None)):
 
 def test_shapes_and_carried_fields():
     r = sample(max_new_tokens_PG=LIMITS, example_P=np.arange(100, 100 + P))
-    assert {r.tokens.shape, r.mask.shape, r.logps.shape} == {(P, G, T)}
-    assert (r.tokens.dtype, r.mask.dtype, r.logps.dtype) == (np.int32, bool, np.float32)
+    assert {r.tokens.shape, r.trained.shape, r.logps.shape} == {(P, G, T)}
+    assert (r.tokens.dtype, r.trained.dtype, r.logps.dtype) == (np.int32, bool, np.float32)
     np.testing.assert_array_equal(r.example, np.arange(100, 100 + P))
-    np.testing.assert_array_equal(r.prompt_tokens, prompts.prompt_tokens)
-    np.testing.assert_array_equal(r.prompt_lengths, prompts.prompt_lengths)
+    jax.tree.map(np.testing.assert_array_equal, r.prompts, prompts)
+    assert (r.length.shape, r.length.dtype) == ((P, G), np.int32)
+    np.testing.assert_array_equal(r.trained, np.arange(T) < r.length[..., None])
     np.testing.assert_array_equal(limited().example, np.arange(P))
     assert r.valid.all()
 
@@ -67,9 +67,9 @@ def test_shapes_and_carried_fields():
 def test_ends_with_the_first_end_of_sequence_or_at_the_limit():
     r, ends, causes = limited(), set(), set()
     for p, g in np.ndindex(P, G):
-        n, tokens = r.mask[p, g].sum(), r.tokens[p, g]
+        n, tokens = r.trained[p, g].sum(), r.tokens[p, g]
         assert 1 <= n <= LIMITS[p, g]
-        assert r.mask[p, g, :n].all()
+        assert r.trained[p, g, :n].all()
         assert not np.isin(tokens[: n - 1], EOS).any()
         ended = tokens[n - 1] in EOS
         assert r.finished[p, g] == ended
@@ -85,8 +85,8 @@ def test_ends_with_the_first_end_of_sequence_or_at_the_limit():
 
 def test_a_limit_only_cuts():
     whole = sample()
-    mask = limited().mask
-    np.testing.assert_array_equal(mask, whole.mask & (np.arange(T) < LIMITS[..., None]))
+    mask = limited().trained
+    np.testing.assert_array_equal(mask, whole.trained & (np.arange(T) < LIMITS[..., None]))
     np.testing.assert_array_equal(limited().tokens, np.where(mask, whole.tokens, 0))
 
 
@@ -101,20 +101,20 @@ def test_logps_equal_the_scorers(settings):
     score = jax.jit(training.score, static_argnums=(1, 3))
     scoring_settings = training.ScoringConfig(temperature=settings.temperature)
     logps, _ = score(small.params(), CONFIG, r, scoring_settings)
-    assert len(np.unique(r.mask.sum(-1))) > 2
+    assert len(np.unique(r.trained.sum(-1))) > 2
     np.testing.assert_allclose(r.logps, logps, atol=1e-4)
     if settings.top_p < 1:  # and what was drawn is in the sets
         logits = np.asarray(small.plain_logits(small.params(), CONFIG, r), float) / 0.7
-        for row, token in zip(logits[r.mask], r.tokens[r.mask], strict=True):
+        for row, token in zip(logits[r.trained], r.tokens[r.trained], strict=True):
             assert truncated(np.exp(row) / np.exp(row).sum(), 0.6, 9)[token] > 0
 
 
 def test_greedy_takes_the_likeliest():
     r = sample(SamplingConfig(G, T, temperature=0.0, eos_ids=EOS))
     logits = np.asarray(small.plain_logits(small.params(), CONFIG, r))
-    np.testing.assert_array_equal(r.tokens[r.mask], logits.argmax(-1)[r.mask])
+    np.testing.assert_array_equal(r.tokens[r.trained], logits.argmax(-1)[r.trained])
     at_one = jax.nn.log_softmax(logits).max(-1)
-    np.testing.assert_allclose(r.logps, np.where(r.mask, at_one, 0), atol=1e-4)
+    np.testing.assert_allclose(r.logps, np.where(r.trained, at_one, 0), atol=1e-4)
     np.testing.assert_array_equal(r.tokens, np.broadcast_to(r.tokens[:, :1], r.tokens.shape))
 
 
@@ -128,7 +128,7 @@ def test_draws_are_keyed_by_rollout_and_age():
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(KEY, jnp.arange(P * G)), jnp.arange(T)).reshape(-1)
     tokens, _ = draw.draw(jnp.zeros((P * G * T, CONFIG.vocab_size)), keys, BASE)
-    np.testing.assert_array_equal(r.tokens[r.mask], tokens.reshape(P, G, T)[r.mask])
+    np.testing.assert_array_equal(r.tokens[r.trained], tokens.reshape(P, G, T)[r.trained])
     assert len(np.unique(r.tokens[:, :, 0])) > P  # prompts and rollouts of a group differ
 
 
@@ -157,24 +157,23 @@ def test_a_part_of_the_batch_gives_its_rollouts(rows):
 
 
 def test_padding_rows_are_not_valid_and_disturb_nobody():
-    lengths = prompts.prompt_lengths.copy()
+    lengths = prompts.lengths.copy()
     rows = [0, 4]
     lengths[rows] = 0
     for settings in (BASE, small.replace(BASE, lanes=3, width=2)):
         r = sampling.sample(
             small.params(),
             CONFIG,
-            prompts.prompt_tokens,
-            lengths,
+            small.replace(prompts, lengths=lengths),
             KEY,
             settings,
             max_new_tokens_PG=LIMITS,
         )
         r = jax.tree.map(np.asarray, r)
         others = np.setdiff1d(np.arange(P), rows)
-        for x in (r.valid, r.mask, r.finished, r.logps, r.tokens):
+        for x in (r.valid, r.length, r.trained, r.finished, r.logps, r.tokens):
             assert not x[rows].any()
-        assert (r.prompt_lengths >= 1).all()
+        assert (r.prompts.lengths >= 1).all()
         assert_same(jax.tree.map(operator.itemgetter(others), r), limited(), others)
 
 
@@ -190,10 +189,11 @@ def test_stops_with_the_last_rollout(monkeypatch):
     settings = SamplingConfig(group_size=2, max_new_tokens=T, lanes=2, width=1)  # never ends
     run = jax.jit(functools.partial(loop._sample_shard, config=CONFIG, settings=settings))
     limits = np.array([[2, 1], [1, 1], [3, 1]], np.int32)
-    arguments = (prompts.prompt_tokens[:3], prompts.prompt_lengths[:3], limits, np.arange(3))
-    mask = run(small.params(), arguments, KEY)[2]
+    arguments = (jax.tree.map(lambda x: x[:3], prompts), limits, np.arange(3))
+    _, length, trained, *_ = run(small.params(), arguments, KEY)
     jax.effects_barrier()
-    np.testing.assert_array_equal(mask.sum(-1), limits)
+    np.testing.assert_array_equal(length, limits)
+    np.testing.assert_array_equal(trained.sum(-1), limits)
     # Lane 0: 2 + 1 steps for prompt 0. Lane 1: 1 + 1 for prompt 1, then 3 + 1 for prompt 2.
     assert len(steps) == 6
 
@@ -350,7 +350,7 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
     mesh = sharding.make_mesh(*shape)
     params = jax.device_put(small.params(), sharding.shardings(mesh, model.logical_axes(CONFIG)))
     index = np.arange(P, dtype=np.int32)
-    arrays = (prompts.prompt_tokens, prompts.prompt_lengths, LIMITS, index, index)
+    arrays = (prompts, LIMITS, index, index)
     arrays = jax.device_put(arrays, sharding.by_prompt(mesh))
     key = jax.device_put(KEY, sharding.replicated(mesh))
     settings = small.replace(BASE, lanes=1, width=2)

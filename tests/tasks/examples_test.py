@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapo_jax import errors, rewards, tasks
-from mapo_jax.rollouts import pad_prompts, pad_responses
+from mapo_jax.rollouts import demonstrations, pad_prompts
 from mapo_jax.tasks import Task
 from mapo_jax.tasks.base import merge_options
 
@@ -88,20 +88,29 @@ def test_none_left():
 
 
 def test_pad_prompts():
-    tokens, lengths = pad_prompts([[5, 6], [7], [8, 9, 10]], 3)
+    prompts = pad_prompts([[5, 6], [7], [8, 9, 10]], 3)
+    tokens, lengths = prompts.tokens, prompts.lengths
     np.testing.assert_array_equal(tokens, [[5, 6, 0], [7, 0, 0], [8, 9, 10]])
     np.testing.assert_array_equal(lengths, [2, 1, 3])
     assert tokens.dtype == lengths.dtype == np.int32
+    assert (prompts.images, prompts.rope) == (None, None)
     with pytest.raises(ValueError, match="could not broadcast"):
         pad_prompts([[1, 2, 3, 4]], 3)
 
 
-def test_pad_responses():
-    tokens, mask = pad_responses([[5, 3], [6, 7, 3]], 4)
-    np.testing.assert_array_equal(tokens, [[[5, 3, 0, 0]], [[6, 7, 3, 0]]])
-    np.testing.assert_array_equal(mask, [[[1, 1, 0, 0]], [[1, 1, 1, 0]]])
-    assert tokens.dtype == np.int32
-    assert mask.dtype == bool
+def test_demonstrations():
+    prompts = pad_prompts([[5], [8, 9]], 2)
+    r = demonstrations(prompts, np.array([4, 7], np.int32), [[5, 3], [6, 7, 3]], 4)
+    assert r.prompts is prompts
+    assert r.example.tolist() == [4, 7]
+    np.testing.assert_array_equal(r.tokens, [[[5, 3, 0, 0]], [[6, 7, 3, 0]]])
+    np.testing.assert_array_equal(r.length, [[2], [3]])
+    np.testing.assert_array_equal(r.trained, [[[1, 1, 0, 0]], [[1, 1, 1, 0]]])
+    assert r.tokens.dtype == r.length.dtype == np.int32
+    assert r.trained.dtype == bool
+    assert not r.logps.any()
+    assert (r.logps.shape, r.logps.dtype) == ((2, 1, 4), np.float32)
+    assert r.finished.tolist() == r.valid.tolist() == [[True], [True]]
 
 
 def test_options_are_checked():

@@ -32,10 +32,10 @@ def test_equals_log_softmax_and_entropy(temperature):
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     chosen = np.take_along_axis(expected, rollouts.tokens[..., None], -1)[..., 0]
     entropy = -(np.exp(expected) * expected).sum(-1)
-    np.testing.assert_allclose(logps, np.where(rollouts.mask, chosen, 0), atol=2e-5)
-    np.testing.assert_allclose(entropies, np.where(rollouts.mask, entropy, 0), atol=2e-5)
-    assert not np.any(np.asarray(logps)[~rollouts.mask])
-    assert not np.any(np.asarray(entropies)[~rollouts.mask])
+    np.testing.assert_allclose(logps, np.where(rollouts.trained, chosen, 0), atol=2e-5)
+    np.testing.assert_allclose(entropies, np.where(rollouts.trained, entropy, 0), atol=2e-5)
+    assert not np.any(np.asarray(logps)[~rollouts.trained])
+    assert not np.any(np.asarray(entropies)[~rollouts.trained])
 
 
 def test_greedy_is_scored_at_temperature_1():
@@ -75,7 +75,7 @@ def test_gradient_through_entropies():
 
     def expected(params):
         logps = jax.nn.log_softmax(small.plain_logits(params, CONFIG, rollouts) / 0.7)
-        return jnp.where(rollouts.mask, -(jnp.exp(logps) * logps).sum(-1), 0).sum()
+        return jnp.where(rollouts.trained, -(jnp.exp(logps) * logps).sum(-1), 0).sum()
 
     settings = ScoringConfig(temperature=0.7, head_chunk=150, entropy_gradient=True)
     value, slopes = jax.jit(jax.value_and_grad(entropy), static_argnums=1)(small.params(), settings)
@@ -86,21 +86,40 @@ def test_gradient_through_entropies():
 
 def test_padding_holds_anything():
     """What stands behind a prompt's or a response's end reaches nothing."""
-    S, T = rollouts.prompt_tokens.shape[1], rollouts.tokens.shape[2]
-    behind = np.arange(S) >= rollouts.prompt_lengths[:, None]
+    prompts, T = rollouts.prompts, rollouts.tokens.shape[2]
+    behind = np.arange(prompts.tokens.shape[1]) >= prompts.lengths[:, None]
     junk = small.replace(
         rollouts,
-        prompt_tokens=np.where(behind, 3, rollouts.prompt_tokens),
-        tokens=np.where(rollouts.mask, rollouts.tokens, T),
+        prompts=small.replace(prompts, tokens=np.where(behind, 3, prompts.tokens)),
+        tokens=np.where(rollouts.trained, rollouts.tokens, T),
     )
     assert not np.array_equal(junk.tokens, rollouts.tokens)
-    assert not np.array_equal(junk.prompt_tokens, rollouts.prompt_tokens)
+    assert not np.array_equal(junk.prompts.tokens, prompts.tokens)
     for a, b in zip(
         score(small.params(), CONFIG, junk, ScoringConfig()),
         score(small.params(), CONFIG, rollouts, ScoringConfig()),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_tokens_that_are_not_trained_are_read():
+    """As a tool's output would be: no log-prob of its own, and the later ones depend on it."""
+    hole = (np.arange(6) // 2 == 1) & (rollouts.length[..., None] > 4)  # tokens 2 and 3
+    holed = small.replace(rollouts, trained=rollouts.trained & ~hole)
+    other = small.replace(holed, tokens=np.where(hole, (rollouts.tokens + 1) % 40, rollouts.tokens))
+    before, after, whole = (
+        [np.asarray(x) for x in score(small.params(), CONFIG, r, ScoringConfig())]
+        for r in (holed, other, rollouts)
+    )
+    long = hole.any(-1)
+    assert 2 < long.sum() < long.size
+    for a, b, w in zip(before, after, whole, strict=True):
+        np.testing.assert_array_equal(a, np.where(holed.trained, w, 0))
+        assert not a[hole].any()
+        np.testing.assert_array_equal(a[..., :4], b[..., :4])
+        assert (np.abs(a - b)[long][:, 4] > 1e-4).all()
+        np.testing.assert_array_equal(a[~long], b[~long])
 
 
 def largest(settings, select):

@@ -10,7 +10,7 @@ import pytest
 
 from mapo_jax import advantages, model, sampling, sharding, training
 from mapo_jax.config import OptimizerConfig
-from mapo_jax.rollouts import Batch, split
+from mapo_jax.rollouts import Batch, to_microbatches
 from mapo_jax.training import losses, make_optimizer
 from tests import oracles, small
 from tests.sampling.sampling_test import COLLECTIVE, computations, reachable
@@ -38,7 +38,7 @@ def batch():
     rng = np.random.default_rng(1)
     r = small.rollouts(P, G, S, T)
     logps = np.asarray(small.plain_logps(small.params(CONFIG), CONFIG, r))
-    moved = lambda scale: np.where(r.mask, logps + scale * rng.normal(size=logps.shape), 0)  # noqa: E731
+    moved = lambda scale: np.where(r.trained, logps + scale * rng.normal(size=logps.shape), 0)  # noqa: E731
     r = small.replace(r, logps=moved(0.1).astype(np.float32))
     return Batch(
         r,
@@ -171,7 +171,7 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
 
     The pieces have NaN behind the mask, which has no effect.
     """
-    b, mask = batch(), batch().rollouts.mask
+    b, mask = batch(), batch().rollouts.trained
     options = {"beta": BETA, "kl": "k3", "entropy": entropy}
     loss_fn = training.policy_loss(small.surrogate(surrogate, **CLIP), **options)
     total = jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0])
@@ -179,10 +179,10 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     args = values, b, training.AGGREGATIONS[aggregation](mask)
     value, expected = total(*args)
     junk = tuple(np.where(mask, x, np.nan) for x in values)
-    pieces = split((junk, *args[1:]), (P, G), (2, 2))
+    pieces = to_microbatches((junk, *args[1:]), (P, G), (2, 2))
     parts, actual = jax.vmap(total)(*pieces)
     np.testing.assert_allclose(parts.sum(), value, rtol=1e-5, atol=1e-6)
-    for a, e in zip(actual, split(expected, (P, G), (2, 2)), strict=True):
+    for a, e in zip(actual, to_microbatches(expected, (P, G), (2, 2)), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-9)
     np.testing.assert_array_equal(expected[1] != 0, mask & (entropy > 0))
 
@@ -303,10 +303,38 @@ def test_what_is_not_valid_counts_in_nothing():
         advantages=np.where(valid, batch().advantages, 1e6).astype(np.float32),
         old_logps=np.where(out, batch().old_logps, -1e4).astype(np.float32),
     )
-    masked = small.replace(batch(), rollouts=small.replace(r, mask=r.mask & out))
+    masked = small.replace(batch(), rollouts=small.replace(r, trained=r.trained & out))
     actual = gradient(junk)
     assert_same(actual, gradient(masked))
-    assert actual[1].means["policy/entropy"][1] == (r.mask & out).sum()
+    assert actual[1].means["policy/entropy"][1] == (r.trained & out).sum()
+
+
+@pytest.mark.parametrize("aggregation", training.AGGREGATIONS)
+def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
+    """A stretch inside a response, as a tool's output would be; on policy, so that ratios are 1."""
+    b, r = on_policy(), on_policy().rollouts
+    hole = (np.arange(T) // 2 == 1) & (r.length[..., None] > 2)  # tokens 2 and 3, if not at the end
+    trained = r.trained & ~hole
+    assert 10 < (r.trained & hole).sum() < r.length.sum() / 2
+    assert (np.where(trained, np.arange(T), 0).max(-1) > 3).any()  # it goes on after them
+    logps = np.where(trained, r.logps, 0)
+    holed = small.replace(b, rollouts=small.replace(r, trained=trained, logps=logps))
+    holed = small.replace(holed, old_logps=logps)
+    junk = np.where(hole, -7, logps).astype(np.float32)
+    junk = small.replace(
+        holed, rollouts=small.replace(holed.rollouts, logps=junk), old_logps=2 * junk - logps
+    )
+    actual, metrics = gradient(holed, aggregation=aggregation)
+    assert_same((actual, metrics), gradient(junk, aggregation=aggregation))
+    assert {int(count) for _, count in metrics.means.values()} == {trained.sum()}
+    weights = {
+        "token_mean": trained / trained.sum(),
+        "sequence_mean": trained / trained.sum(-1, keepdims=True) / (P * G),
+        "constant": trained / (T * P * G),
+    }[aggregation]
+    weights = (weights * b.advantages[..., None]).astype(np.float32)
+    small.assert_trees_close(actual, plain_gradient(lambda x: -(weights * x).sum()), 2e-5)
+    np.testing.assert_allclose(metrics.losses["loss/surrogate"], -weights.sum(), atol=1e-5)
 
 
 # ---- and it is the right one ----
@@ -319,9 +347,9 @@ def test_values_equal_the_oracle(loss, aggregation):
     logits = np.asarray(small.plain_logits(small.params(CONFIG), CONFIG, r), float)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     logps = np.take_along_axis(log_probs, r.tokens[..., None], -1)[..., 0]
-    surrogate, kl, ratio = np.zeros((3, *r.mask.shape))
+    surrogate, kl, ratio = np.zeros((3, *r.trained.shape))
     for p, g in np.ndindex(P, G):
-        kept = r.mask[p, g]
+        kept = r.trained[p, g]
         new, old = logps[p, g, kept], b.old_logps[p, g, kept]
         ratio[p, g, kept] = np.exp((new - old).mean() if loss == "gspo" else new - old)
         clip = b.advantages[p, g], 0.2, 0.3, 3.0
@@ -333,8 +361,8 @@ def test_values_equal_the_oracle(loss, aggregation):
         k = getattr(oracles, OBJECTIVES[loss]["kl"])
         kl[p, g, kept] = [k(*x) for x in zip(new, b.ref_logps[p, g, kept], strict=True)]
     entropy = -(np.exp(log_probs) * log_probs).sum(-1)
-    gap = np.abs(logps - r.logps)[r.mask]
-    mean = lambda x: getattr(oracles, aggregation)(x.reshape(-1, T), r.mask.reshape(-1, T))  # noqa: E731
+    gap = np.abs(logps - r.logps)[r.trained]
+    mean = lambda x: getattr(oracles, aggregation)(x.reshape(-1, T), r.trained.reshape(-1, T))  # noqa: E731
     trace, metrics = whole(loss, aggregation)
     bonus = OBJECTIVES[loss]["entropy"]
     expected = {
@@ -350,14 +378,14 @@ def test_values_equal_the_oracle(loss, aggregation):
         np.testing.assert_allclose(metrics.losses[name], value, rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(metrics.losses["policy/grad_norm"], squares**0.5, rtol=1e-5)
     means = {k: total / count for k, (total, count) in metrics.means.items()}
-    np.testing.assert_allclose(means["policy/ratio_mean"], ratio[r.mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(means["policy/ratio_mean"], ratio[r.trained].mean(), rtol=1e-4)
     np.testing.assert_allclose(means["policy/logp_gap_mean"], gap.mean(), rtol=1e-3)
-    np.testing.assert_allclose(means["policy/entropy"], entropy[r.mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(means["policy/entropy"], entropy[r.trained].mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics.maxima["policy/logp_gap_max"], gap.max(), rtol=1e-3)
     for side in ("low", "high", "dual"):
         clipped = means[f"policy/clip_fraction_{side}"]
         assert 0 < clipped < 0.5 or (loss, side, clipped) == ("cispo", "dual", 0)
-    assert {int(count) for _, count in metrics.means.values()} == {r.mask.sum()}
+    assert {int(count) for _, count in metrics.means.values()} == {r.trained.sum()}
 
 
 @functools.cache
@@ -365,9 +393,7 @@ def on_policy():
     """The sampler's own rollouts and log-probs, no reference."""
     settings = sampling.SamplingConfig(G, T, eos_ids=(3, 11, 20))
     r = small.rollouts(P, G, S, T)
-    r = sampling.sample(
-        small.params(CONFIG), CONFIG, r.prompt_tokens, r.prompt_lengths, jax.random.key(0), settings
-    )
+    r = sampling.sample(small.params(CONFIG), CONFIG, r.prompts, jax.random.key(0), settings)
     return Batch(*jax.tree.map(np.asarray, (r, batch().advantages, r.logps)), None)
 
 
@@ -380,8 +406,8 @@ def plain_gradient(loss):
 def test_on_policy_it_is_reinforce():
     b = on_policy()
     actual, metrics = gradient(b)
-    n = b.rollouts.mask.sum()
-    weights = np.where(b.rollouts.mask, b.advantages[..., None] / n, 0).astype(np.float32)
+    n = b.rollouts.trained.sum()
+    weights = np.where(b.rollouts.trained, b.advantages[..., None] / n, 0).astype(np.float32)
     expected = plain_gradient(lambda logps: -(weights * logps).sum())
     small.assert_trees_close(actual, expected, 2e-5)  # the ratio is 1 to 1e-6 only
     means = {k: total / count for k, (total, count) in metrics.means.items()}
@@ -398,7 +424,7 @@ def test_entropy_bonus():
     b = small.replace(on_policy(), advantages=np.zeros((P, G), np.float32))
     actual, metrics = gradient(b, loss="gspo", aggregation="sequence_mean")
     r = b.rollouts
-    weights = (r.mask / r.mask.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
+    weights = (r.trained / r.trained.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
 
     def expected(params):
         logps = jax.nn.log_softmax(small.plain_logits(params, CONFIG, r))
@@ -425,7 +451,7 @@ def gradient_of_advantages():
 
     def loss(params, advantages_PG):
         logps, entropies = training.score(params, CONFIG, r, SETTINGS)
-        weights = losses.token_mean(r.mask)
+        weights = losses.token_mean(r.trained)
         return loss_fn(logps, entropies, Batch(r, advantages_PG, old, None), weights)[0]
 
     return functools.partial(jax.jit(jax.grad(loss)), params)
@@ -454,7 +480,7 @@ def test_cross_entropy():
     actual, metrics = gradient(
         b, loss="cross_entropy", aggregation="sequence_mean", microbatch=(4, 2)
     )
-    mask = b.rollouts.mask
+    mask = b.rollouts.trained
     weights = (mask / mask.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
     expected = plain_gradient(lambda logps: -(weights * logps).sum())
     small.assert_trees_close(actual, expected, 1e-5)
@@ -530,7 +556,7 @@ def test_make_score_equals_score(shape, microbatch):
     r = batch().rollouts
     actual = score(params, jax.device_put(r, sharding.by_prompt(mesh)))
     expected = small.plain_logps(small.params(CONFIG), CONFIG, r)
-    np.testing.assert_allclose(actual, np.where(r.mask, expected, 0), atol=2e-5)
+    np.testing.assert_allclose(actual, np.where(r.trained, expected, 0), atol=2e-5)
 
 
 def test_metrics_merge():

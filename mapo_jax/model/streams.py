@@ -1,0 +1,61 @@
+"""Streams of tokens, each with its two positions.
+
+The order in the sequence decides who sees whom: causality, padding, windows and the sampler's ring.
+The RoPE position turns queries and keys. For text both count tokens; the tokens of a picture may
+share RoPE positions or leave some out.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from mapo_jax.rollouts import Prompts
+
+
+class Stream(NamedTuple):
+    """Arguments of `forward`, in its order; all i32 of one shape."""
+
+    tokens: Array
+    positions: Array  # order in the sequence
+    rope: Array  # RoPE positions
+
+
+def prompt_stream(prompts: Prompts) -> Stream:
+    """The prompts as a stream [P, 1, S].
+
+    Raises:
+        ValueError: the prompts have images, which no policy reads yet.
+    """
+    if prompts.images is not None:
+        raise ValueError("Prompts.images must be None: the policy has no tower for pictures")
+    order = jnp.broadcast_to(jnp.arange(prompts.tokens.shape[1]), prompts.tokens.shape)
+    rope = order if prompts.rope is None else prompts.rope
+    return Stream(prompts.tokens[:, None], order[:, None], rope[:, None])
+
+
+def response_starts(prompts: Prompts) -> Stream:
+    """The token that every response stream of a prompt starts with: its last; a stream [P].
+
+    Token t of a response stream has the positions of this one plus t, in both senses. In order that
+    is length - 1 + t. Its RoPE position is next - 1 + t, where next is one more than the largest of
+    the prompt: for text the same.
+    """
+    lengths = jnp.maximum(prompts.lengths, 1)
+    token = jnp.take_along_axis(prompts.tokens, lengths[:, None] - 1, 1)[:, 0]
+    order = lengths - 1
+    if prompts.rope is None:
+        return Stream(token, order, order)
+    exists = jnp.arange(prompts.tokens.shape[1])[None] < lengths[:, None]
+    return Stream(token, order, jnp.where(exists, prompts.rope, 0).max(1))
+
+
+def response_stream(prompts: Prompts, tokens_PGT: Array) -> Stream:
+    """What predicts the responses `tokens_PGT`: the last prompt token, then all but their last."""
+    (P, G, T), start = tokens_PGT.shape, response_starts(prompts)
+    first = jnp.broadcast_to(start.tokens[:, None, None], (P, G, 1))
+    steps = jnp.arange(T)[None, None]
+    positions, rope = (
+        jnp.broadcast_to(x[:, None, None] + steps, (P, G, T)) for x in (start.positions, start.rope)
+    )
+    return Stream(jnp.concatenate([first, tokens_PGT[..., :-1]], -1), positions, rope)
