@@ -40,7 +40,7 @@ def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str
 
     Raises:
       UserError: the work directory belongs to another configuration, or data cannot be had; a
-        reward function raises. What was learnt before is saved.
+        reward function raises. The state before it is saved.
       RunStopped: too many updates in a row were skipped, or dynamic sampling found no batch.
       Preempted: after a SIGTERM, with a checkpoint of the step that it came in.
     """
@@ -178,7 +178,7 @@ class Trainer:
             self.setup.key(step, setup.ADVANTAGES), experience
         )
         rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
-        # What the loss compares with: log-probs of the policy that sampled, and of the reference.
+        # Log-probs of the policy that sampled and of the reference: the loss compares with them.
         old_logps, ref_logps = rollouts.logps, None
         if c.algorithm.old_logps == "rescored":
             old_logps = programs.score(self._whole(progress.state.params), rollouts)

@@ -195,7 +195,7 @@ def test_a_run_without_checkpoints_is_named(tmp_path):
 
 
 def test_an_unfinished_save_is_not_there(tmp_path):
-    """What a killed process leaves is neither the newest nor in the way."""
+    """The rest that a killed process leaves is not the newest checkpoint and not in the way."""
     store = checkpoints.Checkpoints(tmp_path, keep=2)
     store.save(1, make_state(), {}, None)
     store.close()

@@ -1,4 +1,4 @@
-"""What a disk does to a checkpoint: every flipped bit is noticed or changes nothing."""
+"""Damage of a checkpoint: every flipped bit is noticed or changes nothing."""
 
 import gc
 import random
@@ -56,7 +56,7 @@ def flip(path: Path, bit: int) -> None:
 
 
 def restored_or_noticed(directory: Path, state, later) -> str:
-    """What a continuation does with the newest checkpoint; it must never be something else."""
+    """The outcome of a continuation from the newest checkpoint; there are no others."""
     store, notes = opened(directory), []
     index, found, position = store.restore(lambda _: abstract(state), notes.append)
     store.close()

@@ -1,4 +1,4 @@
-"""What a run compiles: the advantages of a batch, and the choice of dynamic sampling."""
+"""The programs of a run: advantages of a batch, and the choice of dynamic sampling."""
 
 import dataclasses
 

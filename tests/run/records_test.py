@@ -112,7 +112,7 @@ def test_a_half_written_line_goes(tmp_path, cut):
 
 
 def events(directory):
-    """What the one file of TensorBoard's says, in its order."""
+    """The events of the one TensorBoard file, in order."""
     (file,) = directory.iterdir()
     data, found = file.read_bytes(), []
     while data:  # length, its checksum, an event, its checksum
@@ -175,7 +175,7 @@ def test_who_writes_meets_a_full_disk(tmp_path, monkeypatch):
 
 
 class Run:
-    """What `wandb.init` returns, as far as it is used."""
+    """Stands for the run of `wandb.init`: the used part."""
 
     def __init__(self):
         self.defined, self.logged, self.finished = {}, [], False
