@@ -1,7 +1,7 @@
-"""The pytrees of a batch's life: `Prompts`, `Rollouts`, `Experience`, `Batch`.
+"""Defines the pytrees of a batch's life, `Prompts`, `Rollouts`, `Experience` and `Batch`.
 
-The group is an axis: arrays are [P, G, ...], prompts by rollouts, and there are no ids. A field
-whose arrays are [P, ...] says so in its metadata, and `to_microbatches` goes by that alone.
+The group is an axis. Arrays are [P, G, ...], prompts by rollouts, and there are no ids. If the
+arrays of a field are [P, ...], its metadata says so, and `to_microbatches` looks at nothing else.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class Prompts:
     """Prompts, right-padded. The last token of each has its largest RoPE position."""
 
     tokens: Array  # i32[P, S]
-    lengths: Array  # i32[P], tokens that exist; 0 marks a padding row
-    images: Any = None  # a pytree of arrays [P, ...]; None: text alone
-    rope: Array | None = None  # i32[P, S], RoPE positions of the tokens; None: 0, 1, ...
+    lengths: Array  # i32[P], tokens that exist; 0 in a padding row
+    images: Any = None  # a pytree of arrays [P, ...]; None for text alone
+    rope: Array | None = None  # i32[P, S], RoPE positions of the tokens; None means 0, 1, ...
 
 
 @jax.tree_util.register_dataclass
@@ -33,57 +33,57 @@ class Prompts:
 class Rollouts:
     """Prompts and their responses, both right-padded.
 
-    A token of a response that exists and is not trained is read by those after it, as one of the
-    prompt is; only its own loss does not count.
+    If a token of a response exists but is not trained, the tokens after it see it, like a token of
+    the prompt. Only its own loss does not count.
     """
 
     prompts: Prompts = dataclasses.field(metadata=PER_PROMPT)  # lengths >= 1
-    example: Array = dataclasses.field(metadata=PER_PROMPT)  # i32[P], its index in the data set
+    example: Array = dataclasses.field(metadata=PER_PROMPT)  # i32[P], index in the data set
     tokens: Array  # i32[P, G, T]
     length: Array  # i32[P, G], tokens that exist, the end-of-sequence token included
-    trained: Array  # bool[P, G, T], tokens whose loss counts: the policy sampled them
-    logps: Array  # f32[P, G, T], of the scaled, untruncated distribution; 0 where not trained
-    finished: Array  # bool[P, G], stopped by itself rather than cut
-    valid: Array  # bool[P, G], false: counts in nothing (padding)
+    trained: Array  # bool[P, G, T], the loss counts; the policy sampled the token
+    logps: Array  # f32[P, G, T], of the scaled, untruncated distribution; 0 if not trained
+    finished: Array  # bool[P, G], true if it ended by itself, false if it was cut
+    valid: Array  # bool[P, G], false if it counts in nothing (padding)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Experience:
-    """Rollouts, and what the reward function found about them."""
+    """Rollouts, and the verdicts of the reward function on them."""
 
     rollouts: Rollouts
-    rewards: Array  # f32[P, G]; NaN where there is no reward
+    rewards: Array  # f32[P, G]; NaN if there is no reward
     success: Array  # bool[P, G], right on every metric
     parts: dict[str, Array]  # name -> f32[P, G]
-    # f32[P], reward of the greedy response; None: nobody asks for it
+    # f32[P], reward of the greedy response; None if the advantage does not need it
     baseline: Array | None = dataclasses.field(metadata=PER_PROMPT)
-    # i32[P], the prompt's number among those that the step has drawn
+    # i32[P], the prompt's number among the prompts that the step has drawn
     draw: Array = dataclasses.field(metadata=PER_PROMPT)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One rollout batch as the update sees it."""
+    """One rollout batch in the form that the update takes."""
 
     rollouts: Rollouts
     advantages: Array  # f32[P, G]
-    old_logps: Array  # f32[P, G, T], what the ratio divides by
-    ref_logps: Array | None  # f32[P, G, T] under the reference policy; None where beta is 0
+    old_logps: Array  # f32[P, G, T], the ratio divides by their exp
+    ref_logps: Array | None  # f32[P, G, T] under the reference policy; None if beta is 0
 
 
 def to_microbatches(tree: Any, whole: tuple[int, int], piece: tuple[int, int]) -> Any:
     """Cuts a pytree of [P, G, ...] into [n, p, g, ...], n = PG / pg.
 
-    What is per prompt, by the metadata of the dataclass that holds it, becomes [n, p, ...]: a group
-    that is split takes its prompt along into each piece. A microbatch takes every (P/p)-th prompt,
-    so that prompts stay on the shard they are on.
+    A field that is per prompt, by the metadata of its dataclass, becomes [n, p, ...]. If a group is
+    split, each piece holds its prompt. A microbatch takes every (P/p)-th prompt, so that prompts
+    stay on their shard.
 
     Args:
-        tree: of arrays [P, G, ...] and of this module's dataclasses.
+        tree: arrays [P, G, ...] and dataclasses of this module.
         whole: (P, G).
-        piece: (p, g), which divide them.
+        piece: (p, g); p divides P and g divides G.
     """
     (P, G), (p, g) = whole, piece
 
@@ -109,14 +109,14 @@ def to_microbatches(tree: Any, whole: tuple[int, int], piece: tuple[int, int]) -
 
 
 def from_microbatches(x: Array, whole: tuple[int, int]) -> Array:
-    """Undoes `to_microbatches` for an array [n, p, g, ...]: [P, G, ...]."""
+    """Undoes `to_microbatches`; turns an array [n, p, g, ...] into [P, G, ...]."""
     (P, G), (p, g) = whole, x.shape[1:3]
     x = jnp.moveaxis(x.reshape(P // p, G // g, p, g, *x.shape[3:]), 2, 0)
     return x.reshape(P, G, *x.shape[4:])
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> Prompts:
-    """Prompts of text, padded with zeros to `length` tokens; arrays of NumPy."""
+    """Pads prompts of text with zeros to `length` tokens; returns NumPy arrays."""
     tokens, lengths = _pad(prompts, length)
     return Prompts(tokens, lengths)
 
@@ -124,12 +124,12 @@ def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> Prompts:
 def demonstrations(
     prompts: Prompts, example_P: np.ndarray, responses: Sequence[Sequence[int]], length: int
 ) -> Rollouts:
-    """Given responses as rollouts, one to each prompt; arrays of NumPy.
+    """Makes rollouts of given responses, one for each prompt; returns NumPy arrays.
 
     Args:
-        prompts: of `pad_prompts`.
+        prompts: made by `pad_prompts`.
         example_P: i32, their indices in the data set.
-        responses: the tokens of each, all of them trained.
+        responses: the tokens of each response; all of them are trained.
         length: T.
     """
     tokens, lengths = _pad(responses, length)
@@ -141,7 +141,7 @@ def demonstrations(
 
 
 def _pad(rows, length) -> Any:
-    """Tokens i32[n, length], padded with zeros on the right, and lengths i32[n]."""
+    """Returns tokens i32[n, length], padded with zeros on the right, and lengths i32[n]."""
     tokens = np.zeros((len(rows), length), np.int32)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids

@@ -3,8 +3,8 @@
 A query attends to a list of key/value segments, either shared by a group (the prompt, computed once
 for its G responses) or its own (the response, or the sampler's ring cache). Masks come from
 positions alone: `key position <= query position` is causality, padding and ring validity at once,
-because an absent key has position `ABSENT`. These are places in the order of the sequence; queries
-and keys come here turned by their RoPE positions, see streams.py.
+because an absent key has position `ABSENT`. These positions count the order in the sequence. The
+RoPE positions have already rotated queries and keys when they come here, see streams.py.
 """
 
 import functools
@@ -19,17 +19,19 @@ from jax import Array
 from mapo_jax.model.config import RopeScaling
 
 ABSENT = np.iinfo(np.int32).max
-_MASKED = -1e30  # finite, so that a query that sees no key at all (padding) stays finite
+_MASKED = -1e30  # finite, so that the result is finite for a query that sees no key (padding)
 
 
 class Segment(NamedTuple):
-    """Keys and values with their positions. Heads come before time: a head's keys are one
-    contiguous matrix, which makes a decode step's attention 2.5 times faster on a CPU than
-    time before heads."""
+    """Keys and values with their positions.
+
+    The axis of heads comes before the axis of time, so the keys of a head are one contiguous
+    matrix. On a CPU this makes a decode step's attention 2.5 times faster than the other order.
+    """
 
     k: Array  # [P, K, S, H] shared by the group, or [P, K, G, S, H] own
     v: Array  # as k
-    positions: Array  # i32[P, S] or i32[P, G, S]; ABSENT where there is no key
+    positions: Array  # i32[P, S] or i32[P, G, S]; ABSENT if there is no key
 
 
 def rope_angles(
@@ -46,7 +48,7 @@ def rope_angles(
 
 
 def rotate(x: Array, rope: tuple[Array, Array]) -> Array:
-    """Rotates [..., heads, H] by `rope_angles`; the halves are paired, as Llama and Qwen do."""
+    """Rotates [..., heads, H] by `rope_angles`; pairs the two halves of H as Llama and Qwen do."""
     cos, sin = (a[..., None, :] for a in rope)
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
@@ -66,16 +68,16 @@ def attend(
 
     Args:
       q_PGTNH: queries; N is a multiple of the segments' K (grouped-query attention).
-      positions_PGT: i32, the queries' places in the order of the sequence.
+      positions_PGT: i32, the queries' positions in the order of the sequence.
       segments: keys and values, shared or own.
-      chunk: queries at a time, recomputed in the backward pass, so that scores are never
-        [T, S + T] for all heads at once; 0: all of them together.
-      scale: of the queries; None: H ** -0.5.
-      window: i32[] or int, how many positions back a query sees, its own included; None: all.
-      softcap: scores become softcap * tanh(scores / softcap) (Gemma 2); 0: they stay.
+      chunk: number of queries computed at a time and again in the backward pass, so that scores
+        are never [T, S + T] for all heads at once; 0 means all queries together.
+      scale: factor of the queries; None means H ** -0.5.
+      window: i32[] or int, how many positions back a query sees, its own included; None means all.
+      softcap: changes scores to softcap * tanh(scores / softcap) (Gemma 2); 0 leaves them.
 
     Returns:
-      [P, G, T, N, H], of the queries' dtype.
+      [P, G, T, N, H] in the queries' dtype.
     """
     chex.assert_rank([q_PGTNH, positions_PGT], [5, 3])
     T = q_PGTNH.shape[2]
@@ -87,7 +89,7 @@ def attend(
         return attention(q_PGTNH, positions_PGT)
     n = -(-T // chunk)
 
-    def cut(x):  # [P, G, T, ...] -> [n, P, G, chunk, ...]; a padding query is at position 0
+    def cut(x):  # [P, G, T, ...] -> [n, P, G, chunk, ...]; padding queries have position 0
         x = jnp.pad(x, [(0, 0), (0, 0), (0, n * chunk - T)] + [(0, 0)] * (x.ndim - 3))
         return jnp.moveaxis(x.reshape(*x.shape[:2], n, chunk, *x.shape[3:]), 2, 0)
 
@@ -97,7 +99,7 @@ def attend(
 
 
 def visible(positions_PGT: Array, key_positions: Array, window: Array | int | None) -> Array:
-    """bool[P, G, T, S]: which keys, at i32[P, S] or i32[P, G, S], each query sees."""
+    """bool[P, G, T, S], true if the query sees the key; keys are at i32[P, S] or i32[P, G, S]."""
     keys = key_positions if key_positions.ndim == 3 else key_positions[:, None]
     keys, queries = keys[:, :, None, :], positions_PGT[..., None]
     seen = keys <= queries
@@ -107,7 +109,7 @@ def visible(positions_PGT: Array, key_positions: Array, window: Array | int | No
 def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
     P, G, T, N, H = q_PGTNH.shape
     K = segments[0].k.shape[1]
-    # In this order of axes no product below needs its operands or its result transposed.
+    # With the axes in this order no product below has to transpose an operand or its result.
     q = q_PGTNH.reshape(P, G, T, K, N // K, H).transpose(0, 3, 1, 2, 4, 5) * scale
     scores = []
     for k, _, k_positions in segments:
@@ -119,7 +121,7 @@ def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
-    # No preferred_element_type here: XLA:CPU has no such bfloat16 product with a float32 result.
+    # No preferred_element_type here, as XLA:CPU has no such bfloat16 product with a float32 result.
     outs = [
         jnp.einsum(f"pkgtrs,{_axes(v)}->pkgtrh", w.astype(v.dtype), v).astype(jnp.float32)
         for w, (_, v, _) in zip(weights, segments, strict=True)

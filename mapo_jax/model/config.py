@@ -1,4 +1,4 @@
-"""The numbers of an architecture."""
+"""Configurations that hold the numbers of an architecture."""
 
 import dataclasses
 import math
@@ -9,20 +9,21 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Longer contexts by slower rotations.
+    """Makes rotations slower for longer contexts.
 
-    With `original_length` 0 all frequencies are divided by `factor` (linear). Else, as Llama 3.1
-    does: those that turn less than `low_freq_factor` times in the original length are, those that
-    turn more than `high_freq_factor` times stay, and between the two it goes over evenly.
+    With `original_length` 0 all frequencies are divided by `factor` (linear). Otherwise it follows
+    Llama 3.1. Frequencies that turn less than `low_freq_factor` times in the original length are
+    divided by `factor`. Frequencies that turn more than `high_freq_factor` times stay. Between the
+    two the change is linear in the number of turns.
     """
 
     factor: float
     low_freq_factor: float = 0.0  # turns
     high_freq_factor: float = 0.0  # turns
-    original_length: int = 0  # tokens; 0: linear
+    original_length: int = 0  # tokens; 0 means linear
 
     def __call__(self, frequencies: Array) -> Array:
-        """Scales frequencies f32[H/2], radians a token."""
+        """Scales frequencies f32[H/2], in radians per token."""
         if not self.original_length:
             return frequencies / self.factor
         turns = self.original_length * frequencies / (2 * math.pi)
@@ -40,27 +41,27 @@ class ModelConfig:
     embed_dim: int  # D
     num_heads: int  # N
     num_kv_heads: int  # K, divides N
-    head_dim: int  # H, even; need not be D / N
+    head_dim: int  # H, even; may differ from D / N
     mlp_dim: int  # F
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = True  # the head is the transposed embedding
     qkv_bias: bool = False  # Qwen2, Qwen2.5
     qk_norm: bool = False  # Qwen3, Gemma 3
-    rope_scaling: RopeScaling | None = None  # Llama 3.1 and later; Gemma 3, in layers that see all
-    windows: tuple[int, ...] = ()  # tokens each layer sees, the own included, 0: all; (): all do
-    local_rope_theta: float = 0.0  # rope_theta, unscaled, of layers with a window; 0: as the others
+    rope_scaling: RopeScaling | None = None  # Llama 3.1 and later; Gemma 3 layers without a window
+    windows: tuple[int, ...] = ()  # tokens a layer sees, the own included; 0 or (): all
+    local_rope_theta: float = 0.0  # unscaled, for layers with a window; 0: rope_theta, scaled
     activation: str = "silu"  # or "gelu_tanh": Gemma
-    post_norms: bool = False  # Gemma: norms after attention and MLP as well
+    post_norms: bool = False  # Gemma: also norms after attention and MLP
     norm_offset: bool = False  # Gemma: norms multiply by 1 + scale
     scale_embeddings: bool = False  # Gemma: embeddings are multiplied by sqrt(D)
-    query_scale: float = 0.0  # queries are divided by its root; 0: head_dim
+    query_scale: float = 0.0  # queries are divided by its square root; 0: head_dim
     attention_softcap: float = 0.0  # Gemma 2: cap * tanh(scores / cap); 0: none
-    logits_softcap: float = 0.0  # Gemma 2, the same of logits
-    max_positions: int = 0  # tokens of prompt and response it was trained for; 0: not known
+    logits_softcap: float = 0.0  # Gemma 2: the same for logits
+    max_positions: int = 0  # trained for prompt + response of so many tokens; 0: unknown
     lora_rank: int = 0  # 0: no adapters
     lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
-    lora_targets: tuple[str, ...] = ()  # of LORA_TARGETS
+    lora_targets: tuple[str, ...] = ()  # some of LORA_TARGETS
 
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")

@@ -1,11 +1,11 @@
-"""Training's attention on GPUs: cuDNN's kernel, where it is shown to equal ours.
+"""Training's attention on GPUs by cuDNN's kernel, if a check shows that it equals ours.
 
-In place of `attention.attend`, over the same segments: their keys are laid side by side, those that
-a group shares once for each of its rollouts, and what positions let a query see becomes a mask.
-Scores never exist in memory. cuDNN computes in bfloat16 and knows no soft caps.
+It replaces `attention.attend` and takes the same segments. It lays their keys side by side, repeats
+the keys that a group shares for each of its rollouts, and makes a mask from the positions. Scores
+never exist in memory. cuDNN computes in bfloat16 and has no soft caps.
 
-No run takes it on trust: before the first step `equals_plain` compares it with `attention.attend`,
-gradients included, on the device and in the shapes of the run.
+Before the first step of a run `equals_plain` compares the kernel with `attention.attend`, gradients
+included, on the device and in the shapes of the run.
 """
 
 import functools
@@ -32,21 +32,21 @@ def attend(
     softcap: float = 0.0,
     implementation: Any = "cudnn",
 ) -> Array:
-    """`attention.attend` by one kernel on each device's prompts and heads.
+    """Computes `attention.attend` by one kernel on each device's prompts and heads.
 
     Args:
       q_PGTNH: queries, bfloat16.
-      positions_PGT: i32, their places in the order of the sequence.
+      positions_PGT: i32, their positions in the order of the sequence.
       segments: keys and values, shared or own.
-      scale: of the queries.
-      window: how many positions back a query sees; None: all.
+      scale: factor of the queries.
+      window: how many positions back a query sees; None means all.
       softcap: must be 0.
-      implementation: "cudnn", or "xla": what JAX has of the same function for any device.
+      implementation: "cudnn", or "xla", JAX's version of the same function for any device.
 
     Returns:
-      [P, G, T, N, H], of the queries' dtype.
+      [P, G, T, N, H] in the queries' dtype.
     """
-    assert not softcap  # `equals_plain` has said no
+    assert not softcap  # `equals_plain` returns False for a policy with soft caps
     one: Any = functools.partial(_attend, scale=scale, implementation=implementation)
     if not jax.sharding.get_abstract_mesh().empty:
         rows = PartitionSpec(sharding.BATCH_AXES)
@@ -76,7 +76,7 @@ def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
     k, v = (side_by_side([s[i] for s in segments]) for i in (0, 1))
     seen = jnp.concatenate([attention.visible(positions_PGT, s[2], window) for s in segments], -1)
     q, seen = q_PGTNH.reshape(P * G, T, N, H), seen.reshape(P * G, 1, T, -1)
-    # cuDNN's gradient wants even numbers of queries and of keys. One more query sees everything.
+    # cuDNN's gradient needs even numbers of queries and of keys. An added query sees all keys.
     more_q, more_k = [(0, 0), (0, T % 2)], [(0, 0), (0, k.shape[1] % 2)]
     none = (0, 0)
     q = jnp.pad(q, [*more_q, none, none])
@@ -96,17 +96,18 @@ def equals_plain(
     chunk: int,
     implementation: str = "cudnn",
 ) -> bool:
-    """Whether the kernel runs on this device and errs as little as `attention.attend` does.
+    """Returns whether the kernel runs on this device and errs as little as `attention.attend`.
 
-    Both are compared with `attention.attend` in float32, on random numbers and ragged prompts: the
-    output and the gradients of queries, keys and values, each by the norm of its errors, at most 3
-    times as large (roundings alone may double it), and by the largest of them, at most 6 times.
+    Both run in `dtype` on random numbers and ragged prompts, and `attention.attend` in float32
+    gives the exact values. The errors of the output and of the gradients of queries, keys and
+    values are compared one by one. The norm of the kernel's errors may be at most 3 times the norm
+    of the plain path's errors (roundings alone may double it), the largest error at most 6 times.
 
     Args:
-      config: the policy, whose heads are taken.
+      config: the policy; its numbers of heads and their size are used.
       shape: (P, G, S, T) of a microbatch on one device.
-      dtype: that the run computes in.
-      chunk: queries at a time of the plain path.
+      dtype: the run computes in it.
+      chunk: queries that the plain path computes at a time.
       implementation: see `attend`.
     """
     if config.attention_softcap:
@@ -139,7 +140,7 @@ def equals_plain(
         exact = of(attention.attend, "float32", chunk=chunk)
         plain = of(attention.attend, dtype, chunk=chunk)
         fused = of(attend, dtype, implementation=implementation)
-    except Exception:  # no GPU, too old a one, another dtype, a shape: each says so in its own way
+    except Exception:  # no GPU, an old GPU, another dtype and a shape all raise different errors
         return False
     pairs = [(a - e, b - e) for a, b, e in zip(fused, plain, exact, strict=True)]
     return all(

@@ -1,8 +1,9 @@
 """The policy: one Flax Linen decoder for the Llama, Mistral, Qwen2/2.5/3 and Gemma 2/3 families.
 
-Flax stays in this room, behind pure functions; elsewhere parameters are nested dicts of arrays.
-The layers' are stacked, [L, ...]: scoring scans over them, decoding takes them apart once, outside
-its loop. A pass returns its keys and values; the prompt pass's are the response pass's prefix.
+Flax stays in this room, behind pure functions; other rooms see parameters as nested dicts of
+arrays. The parameters of the layers are stacked, [L, ...]. Scoring scans over them; decoding takes
+them apart once, outside its loop. A pass returns its keys and values, and the response pass takes
+the keys and values of the prompt pass as its prefix.
 """
 
 import functools
@@ -26,14 +27,14 @@ ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approxim
 
 
 class Kind(NamedTuple):
-    """What differs between layers besides their weights."""
+    """The inputs of a layer that may differ from layer to layer, besides the weights."""
 
     rope: tuple[Array, Array]
     window: Array | None  # i32[]
 
 
 def kinds(config: ModelConfig, rope_positions: Array) -> Any:
-    """A function from a layer's entry of `config.windows`, traced or not, to its `Kind`."""
+    """Returns a function from a layer's entry of `config.windows`, traced or not, to its `Kind`."""
     rope = rope_angles(rope_positions, config.head_dim, config.rope_theta, config.rope_scaling)
     local = rope
     if config.local_rope_theta:
@@ -53,7 +54,7 @@ class Block(nn.Module):
     """One layer: attention over the prefix and the own segment, then the gated MLP."""
 
     config: ModelConfig
-    dtype: Any = None  # to compute in; None: that of the parameters
+    dtype: Any = None  # to compute in; None: the dtype of the parameters
 
     @nn.compact
     def __call__(
@@ -66,15 +67,16 @@ class Block(nn.Module):
         write_at: Array | int = 0,
         attend: Callable = attend,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns x and the own keys and values, [P, K, G, T, H]: the pass's or the cache's.
+        """Returns x and the own keys and values [P, K, G, T, H].
 
-        `positions_PGT` is the order in the sequence; the RoPE positions are in `kind`.
+        With a cache these are the updated cache, else the keys and values of this pass alone.
+        `positions_PGT` is the order in the sequence; `kind` holds the RoPE positions.
         """
         c = self.config
-        residual_scale = 1.0 / (2 * c.num_layers)  # of the variance: the stream keeps its size
+        residual_scale = 1.0 / (2 * c.num_layers)  # of variance; the residual stream keeps its size
 
-        # Matrix products see [tokens, features]: over [P, G, T, features] a weight's gradient is a
-        # product with three contracted axes, for which XLA:CPU transposes the activations first.
+        # Matrix products get [tokens, features]. With [P, G, T, features] the gradient of a weight
+        # contracts three axes, and for that XLA:CPU transposes the activations first.
         rows = x_PGTD.shape[:-1]
 
         def flat(y):
@@ -133,10 +135,10 @@ class Block(nn.Module):
 
 
 class Ends(nn.Module):
-    """Everything that is not a layer: embedding, final norm, head."""
+    """The parts before and after the layers: embedding, final norm and head."""
 
     config: ModelConfig
-    dtype: Any = None  # to compute in; None: that of the parameters
+    dtype: Any = None  # to compute in; None: the dtype of the parameters
 
     def setup(self):
         c = self.config
@@ -181,47 +183,49 @@ def _boxed_params(key: Array, config: ModelConfig) -> Params:
 
 
 def init_params(key: Array, config: ModelConfig) -> Params:
-    """Fresh float32 parameters: {"ends": {...}, "layers": {...}}, the layers stacked on axis 0."""
+    """Makes float32 parameters {"ends": {...}, "layers": {...}}; layers are stacked on axis 0."""
     return nn.unbox(_boxed_params(key, config))
 
 
 @functools.cache
 def logical_axes(config: ModelConfig) -> Params:
-    """The tree of `init_params` with a tuple of logical axis names for each array."""
+    """Returns the tree of `init_params` with a tuple of logical axis names for each array."""
     boxed = jax.eval_shape(lambda: _boxed_params(jax.random.key(0), config))
     return jax.tree.map(lambda b: b.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of `init_params` as shapes and dtypes; nothing is computed."""
+    """Returns the tree of `init_params` as shapes and dtypes; nothing is computed."""
     return jax.eval_shape(lambda: init_params(jax.random.key(0), config))
 
 
 def cast(params: Params, dtype: Any) -> Params:
-    """The parameters in another dtype: what a layer makes of them as it uses them."""
+    """Casts the parameters to another dtype, as a layer does when it uses them."""
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def embed(params: Params, config: ModelConfig, tokens: Array, dtype: Any = None) -> Array:
     """Token embeddings f32[..., D].
 
-    The residual stream that begins here stays in float32 whatever the layers compute in: rounding
-    it after each of them is what sampler and scorer differ by most in bfloat16.
+    The residual stream begins here and stays in float32, whatever dtype the layers compute in. If
+    it were rounded to bfloat16 after each layer, that would become the largest difference between
+    sampler and scorer.
     """
     out: Any = Ends(config, dtype).apply({"params": params["ends"]}, tokens, method="encode")
     return out.astype(jnp.float32)
 
 
 def head(params: Params, config: ModelConfig, hidden: Array, dtype: Any = None) -> Array:
-    """Logits f32[..., V] of the last layer's output [..., D]: final norm and LM head."""
+    """Logits f32[..., V] from the last layer's output [..., D], by the final norm and LM head."""
     out: Any = Ends(config, dtype).apply({"params": params["ends"]}, hidden, method="head")
     return out
 
 
 def gather_ends(params: Params, config: ModelConfig, dtype: Any = None) -> Params:
-    """What `head` needs, whole on each batch shard: float32, of values that `dtype` has.
+    """Gathers the parameters that `head` needs, so that each batch shard has them whole.
 
-    So its gradient may be summed in float32 over many calls of `head`, and over shards once.
+    They are float32, rounded to values that `dtype` can hold. So their gradient can be summed in
+    float32 over many calls of `head`, and then once over shards.
     """
     axes = logical_axes(config)["ends"]
     return {
@@ -243,20 +247,20 @@ def forward(
     dtype: Any = None,
     attend: Callable = attend,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """One pass over a stream of tokens, by a scan over the layers.
+    """Runs one pass over a stream of tokens, by a scan over the layers.
 
     Args:
-      params: as of `init_params`.
+      params: as `init_params` makes them.
       config: the architecture.
       tokens_PGT: i32. The prompt pass has G = 1.
-      positions_PGT: i32, order in the sequence, by which tokens see each other; ABSENT where there
-        is no token.
+      positions_PGT: i32, order in the sequence, which decides who sees whom; ABSENT if there is no
+        token.
       rope_PGT: i32, RoPE positions.
       prefix: keys and values of all layers that the stream can see, [L, P, K, S, H] twice, with
         positions i32[P, S].
       remat: recompute each layer in the backward pass.
-      dtype: to compute in; None: that of the parameters.
-      attend: `attention.attend`, or what equals it on some device: see splash.py and cudnn.py.
+      dtype: to compute in; None means the dtype of the parameters.
+      attend: `attention.attend`, or an equal for some device, see splash.py and cudnn.py.
 
     Returns:
       hidden f32[P, G, T, D], and the stream's keys and values, [L, P, K, G, T, H] twice.
@@ -282,10 +286,10 @@ def forward(
 
 
 def encode_prompts(params: Params, config: ModelConfig, prompts: Prompts, **options) -> Segment:
-    """The prompt pass. Returns the prefix of every layer: all prompt tokens but the last.
+    """Runs the prompt pass; returns every layer's prefix, all prompt tokens but the last.
 
-    The last prompt token is the first of the response stream, so the first sampled token is not
-    special, no LM head is needed here, and a prompt of length 1 works.
+    The last prompt token begins the response stream. So the first sampled token is not special,
+    no LM head is needed here, and a prompt of length 1 works.
 
     Raises:
       ValueError: see `prompt_stream`.

@@ -1,9 +1,9 @@
-"""Products with weights: where mixed precision and the layout of parameters meet.
+"""Products with weights; they decide the precision and the layout of weights and gradients.
 
-Weights are stored in float32 and split over `fsdp`; they are used in the dtype of the activations
-and whole. A layer gathers its weights when it uses them, in the forward and in the backward pass,
-and hands its gradient back summed in float32, over tokens and devices, split as the weights are:
-by an all-gather and a reduce-scatter per layer, never by moving activations.
+Weights are stored in float32 and split over `fsdp`. They are used whole, in the dtype of the
+activations. A layer gathers its weights when it uses them, in the forward and in the backward pass.
+It sums their gradient in float32 over tokens and devices, and splits it as the weights are split.
+This takes an all-gather and a reduce-scatter per layer and never moves activations.
 """
 
 import functools
@@ -27,13 +27,13 @@ def _gathered(w: Array, names: Names, dtype: Any) -> Array:
 
 
 def _gradient(g: Array, names: Names, like: Array) -> Array:
-    """A weight's gradient, float32 until it is where the weight is."""
+    """Moves a weight's gradient to the weight's place in float32, then casts it like the weight."""
     return sharding.constrain(g, names).astype(like.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def product(x: Array, w: Array, names: Names, n: int = 1, out_dtype: Any = None) -> Array:
-    """x [..., in...] times w [in..., out...] in the dtype of x, over n axes; of `out_dtype`."""
+    """Contracts n axes of x [..., in...] and w [in..., out...] in x's dtype; gives `out_dtype`."""
     w = _gathered(w, names, x.dtype)
     return _dot(x, w, range(x.ndim - n, x.ndim), range(n), out_dtype)
 
@@ -82,7 +82,7 @@ def _lookup_forward(w, index, names, dtype):
 def _lookup_backward(names, dtype, saved, g):
     w, index = saved
     dw = jnp.zeros(w.shape, jnp.float32).at[index].add(g.astype(jnp.float32))
-    # Summed where it is, whole: to be split by columns first, tokens would have to move.
+    # The gradient is summed while it is whole; splitting its columns first would move the tokens.
     return _gradient(sharding.constrain(dw, names, sharding.GATHERED), names, w), None
 
 
@@ -91,7 +91,7 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def rounded(w: Array, names: Names, dtype: Any) -> Array:
-    """A weight that is added or multiplied with: float32, of a value that `dtype` has."""
+    """A weight to add or to multiply with, in float32, rounded to a value that `dtype` can hold."""
     return _gathered(w, names, dtype).astype(jnp.float32)
 
 
@@ -109,9 +109,9 @@ rounded.defvjp(_rounded_forward, _rounded_backward)
 class Linear(nn.Module):
     """An affine map of x [..., in...] to [..., out...]; parameters `kernel` and, maybe, `bias`."""
 
-    axes: Names  # logical, of what goes in and what comes out
-    features: tuple[int, ...]  # sizes of what comes out
-    kernel_init: Callable  # of a matrix
+    axes: Names  # logical names of the input axes, then of the output axes
+    features: tuple[int, ...]  # sizes of the output axes
+    kernel_init: Callable  # makes a matrix [in, out]
     use_bias: bool = False
 
     @nn.compact
@@ -135,11 +135,11 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last axis (arXiv 1910.07467), in float32; the result is of `dtype`."""
+    """RMSNorm over the last axis (arXiv 1910.07467), computed in float32; returns `dtype`."""
 
     config: ModelConfig
     axis: str
-    dtype: Any = None  # None: that of the parameters
+    dtype: Any = None  # None: the dtype of the parameters
 
     @nn.compact
     def __call__(self, x):
@@ -155,5 +155,5 @@ class Norm(nn.Module):
 
 
 def init(scale: float) -> Callable:
-    """The initializer of a matrix: normal, of variance `scale` / its inputs."""
+    """Returns an initializer of matrices, normal with variance `scale` / number of inputs."""
     return nn.initializers.variance_scaling(scale, "fan_in", "normal")

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): a pair `q_lora` beside each adapted matrix `q`.
+"""Low-rank adapters (LoRA, arXiv 2106.09685). An adapted matrix `q` has a pair `q_lora` beside it.
 
-A run trains the adapters alone: `partition` parts them from the frozen base.
+A run trains the adapters alone; `partition` separates them from the frozen base.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ SUFFIX = "_lora"  # q_lora is the adapter of q
 
 
 class Lora(nn.Module):
-    """x A B alpha / rank: what is trained of a frozen matrix. B is 0 at first."""
+    """x A B alpha / rank, the trained change to a frozen matrix. B is 0 at first."""
 
     config: ModelConfig
-    axes: tuple[str, ...]  # logical, of what goes in and what comes out
-    features: tuple[int, ...]  # sizes of what comes out
+    axes: tuple[str, ...]  # logical names of the input axes, then of the output axes
+    features: tuple[int, ...]  # sizes of the output axes
 
     @nn.compact
     def __call__(self, x):
@@ -34,9 +34,9 @@ class Lora(nn.Module):
 
 
 def partition(params: Params) -> tuple[Params, Params]:
-    """Parts the tree of a policy (or of its axes) in what is trained and what is frozen.
+    """Splits the tree of a policy (or of its axes) into a trained and a frozen part.
 
-    The adapters and the rest; where there are no adapters, everything and {}.
+    Returns the adapters and the rest. Without adapters it returns the whole tree and {}.
     """
     layers = params["layers"]
     adapters = {name: layers[name] for name in layers if name.endswith(SUFFIX)}
@@ -54,7 +54,7 @@ def combine(trained: Params, frozen: Params | None) -> Params:
 
 
 def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
-    """The policy without adapters that computes the same: W + A B alpha / rank, in W's dtype."""
+    """Returns an equal policy without adapters: weights W + A B alpha / rank, in W's dtype."""
     adapters, frozen = partition(params)
     if not frozen:
         return params, config

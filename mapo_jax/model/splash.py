@@ -1,9 +1,10 @@
-"""Training's attention on TPUs: one splash call on the packed row [prompt | o_1 | ... | o_G].
+"""Training's attention on TPUs, by one splash call on the packed row [prompt | o_1 | ... | o_G].
 
-In place of a prompt pass and a response pass over segments (attention.py), which it equals. A
-token of the prompt sees the prompt before it; a token of a response sees the prompt and its own
-response before it: a tree. The kernel skips the blocks of the row in which nobody sees anybody, and
-computes the mask of the others from their numbers: scores and masks never exist in memory.
+It replaces a prompt pass and a response pass over segments (attention.py) and equals them. A token
+of the prompt sees the prompt before it. A token of a response sees the prompt and its own response
+before it. So the mask has the form of a tree. The kernel skips the blocks of the mask in which no
+token sees any other, and computes the other blocks from the numbers of their tokens. Scores and
+masks never exist in memory.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens, without what fills the last block."""
+        """Number of tokens, without the padding of the last block."""
         return self.prompt + self.group * self.response
 
     @property
@@ -52,16 +53,16 @@ class Row:
 
 
 def is_supported(config: config.ModelConfig) -> bool:
-    """Whether a policy's attention is the kernel's: windows and soft caps are not."""
+    """Returns whether the kernel computes a policy's attention; it has no windows or soft caps."""
     return not config.windows and not config.attention_softcap
 
 
 def pack(prompts: Prompts, responses: Stream) -> tuple[Row, Stream]:
-    """The row's layout, and the row as a stream [P, 1, N].
+    """Returns the row's layout, and the row as a stream [P, 1, N].
 
     Args:
         prompts: P of them.
-        responses: their streams [P, G, T], of `response_stream`.
+        responses: their streams [P, G, T], made by `response_stream`.
 
     Raises:
         ValueError: see `prompt_stream`.
@@ -73,25 +74,25 @@ def pack(prompts: Prompts, responses: Stream) -> tuple[Row, Stream]:
 
 
 def unpack(x: Array, row: Row) -> Array:
-    """The responses' part [P, G, T, ...] of [P, 1, N, ...]."""
+    """Returns the responses' part [P, G, T, ...] of [P, 1, N, ...]."""
     return x[:, 0, row.prompt :].reshape(x.shape[0], row.group, row.response, *x.shape[3:])
 
 
 def make_attend(row: Row, lengths_P: Array, interpret: bool) -> Callable[..., Array]:
-    """What stands for `attention.attend` in `model.forward` over packed rows.
+    """Makes the function that replaces `attention.attend` in `model.forward` over packed rows.
 
     Args:
         row: their layout.
-        lengths_P: i32, tokens of each prompt. The last one starts every response stream, so that
-            responses see the prompt without it.
-        interpret: run the kernel's steps on another platform than a TPU.
+        lengths_P: i32, tokens of each prompt. The last token of a prompt begins every response
+            stream, so responses see the prompt without it.
+        interpret: imitate the kernel on a platform that is not a TPU.
 
     Returns:
-        A function of queries [P, 1, N, heads, H] and one segment of their keys and values.
+        A function of queries [P, 1, N, heads, H] and one segment with their keys and values.
     """
     place = jnp.arange(row.padded)[None]
     hidden = (place >= lengths_P[:, None] - 1) & (place < row.prompt)
-    segment_PN = (hidden | (place >= row.length)).astype(jnp.int32)  # sees only its like
+    segment_PN = (hidden | (place >= row.length)).astype(jnp.int32)  # sees only its own number
 
     def attend(q_P1TNH, _, segments, *, scale, window=None, softcap=0.0):
         assert window is None  # see `is_supported`
@@ -107,7 +108,7 @@ def make_attend(row: Row, lengths_P: Array, interpret: bool) -> Callable[..., Ar
 
 
 def _sharded(row: Row, interpret: bool) -> Callable[..., Array]:
-    """The kernel on each device's prompts and heads: it knows nothing of other devices."""
+    """Runs the kernel on each device's prompts and heads, as it does not know other devices."""
     one: Any = functools.partial(_attend, row=row, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -138,7 +139,7 @@ def _attend(q_PNTH, k_PKTH, v_PKTH, segment_PT, *, row, interpret):
 
 
 class _Tree(splash_attention_mask._ComputableMask):
-    """Who sees whom in a row, but for the prompt's padding, which differs from row to row."""
+    """Who sees whom in a row, apart from the prompt's padding, which differs from row to row."""
 
     def __init__(self, row: Row):
         self._row = row

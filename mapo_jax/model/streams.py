@@ -1,8 +1,8 @@
 """Streams of tokens, each with its two positions.
 
-The order in the sequence decides who sees whom: causality, padding, windows and the sampler's ring.
-The RoPE position turns queries and keys. For text both count tokens; the tokens of a picture may
-share RoPE positions or leave some out.
+The order in the sequence decides who sees whom, through causality, padding, windows and the
+sampler's ring. The RoPE position decides how far queries and keys are rotated. For text both count
+tokens. The tokens of a picture may share RoPE positions or leave some out.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from mapo_jax.rollouts import Prompts
 
 
 class Stream(NamedTuple):
-    """Arguments of `forward`, in its order; all i32 of one shape."""
+    """The arguments of `forward`, in its order, all i32 and of one shape."""
 
     tokens: Array
     positions: Array  # order in the sequence
@@ -22,7 +22,7 @@ class Stream(NamedTuple):
 
 
 def prompt_stream(prompts: Prompts) -> Stream:
-    """The prompts as a stream [P, 1, S].
+    """Returns the prompts as a stream [P, 1, S].
 
     Raises:
         ValueError: the prompts have images, which no policy reads yet.
@@ -35,11 +35,11 @@ def prompt_stream(prompts: Prompts) -> Stream:
 
 
 def response_starts(prompts: Prompts) -> Stream:
-    """The token that every response stream of a prompt starts with: its last; a stream [P].
+    """Returns the last token of each prompt, which begins its response streams, as a stream [P].
 
-    Token t of a response stream has the positions of this one plus t, in both senses. In order that
-    is length - 1 + t. Its RoPE position is next - 1 + t, where next is one more than the largest of
-    the prompt: for text the same.
+    Both positions of token t of a response stream are the positions of this token plus t. The
+    order in the sequence is length - 1 + t. The RoPE position is next - 1 + t; next is the largest
+    RoPE position of the prompt plus one. For text the two are equal.
     """
     lengths = jnp.maximum(prompts.lengths, 1)
     token = jnp.take_along_axis(prompts.tokens, lengths[:, None] - 1, 1)[:, 0]
@@ -51,7 +51,7 @@ def response_starts(prompts: Prompts) -> Stream:
 
 
 def response_stream(prompts: Prompts, tokens_PGT: Array) -> Stream:
-    """What predicts the responses `tokens_PGT`: the last prompt token, then all but their last."""
+    """Makes the stream that predicts `tokens_PGT`: a prompt's last token and all but their last."""
     (P, G, T), start = tokens_PGT.shape, response_starts(prompts)
     first = jnp.broadcast_to(start.tokens[:, None, None], (P, G, 1))
     steps = jnp.arange(T)[None, None]

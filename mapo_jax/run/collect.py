@@ -1,8 +1,8 @@
-"""The rollout phase: from a position in the data to one batch of judged rollouts.
+"""The rollout phase, which turns a position in the data into one batch of judged rollouts.
 
-The first half of a step: prompts are sampled, their responses judged and, with dynamic sampling,
-groups that teach nothing dropped and more prompts sampled. Each process samples and judges its own
-prompts.
+It is the first half of a step. It samples responses to prompts and judges them. With dynamic
+sampling it also drops groups that teach nothing and samples more prompts. Each process samples and
+judges its own prompts.
 """
 
 import time
@@ -21,21 +21,21 @@ from mapo_jax.run.setup import Setup
 def collect(
     setup: Setup, params: model.Params, key: jax.Array, step: int, start: int
 ) -> tuple[Experience, np.ndarray, dict[str, float], int]:
-    """A whole batch for a step; with dynamic sampling of groups between the bounds only.
+    """Collects a whole batch for a step; dynamic sampling keeps only groups between its bounds.
 
     Args:
-        setup: of the run.
-        params: of the policy, as it samples.
-        key: of the step's draws.
+        setup: the fixed parts of the run.
+        params: parameters of the policy, in the sampler's dtype and layout.
+        key: PRNG key of the step's draws.
         step: its number.
         start: position in the data of the first prompt.
 
     Returns:
-        The experience; its draws i64[P], on every process; facts and times; how many prompts
-        were drawn.
+        The experience; its draws i64[P], on every process; facts and times; the number of drawn
+        prompts.
 
     Raises:
-        RunStopped: `dynamic.max_tries` rollout batches did not fill one.
+        RunStopped: `dynamic.max_tries` rollout batches did not give enough groups for a batch.
     """
     c, P = setup.config, setup.config.batch.prompts
     if not c.dynamic.max_tries:
@@ -64,14 +64,14 @@ def collect(
 def roll_out(
     setup: Setup, params: model.Params, key: jax.Array, step: int, start: int, attempt: int = 0
 ) -> tuple[Experience, dict[str, float]]:
-    """Samples prompts in chunks; judges each chunk while the next one is sampled.
+    """Samples responses in chunks; judges each chunk while the device samples the next one.
 
     Args:
-        setup, params, key, step, start: as those of `collect`.
-        attempt: the prompts from position start + attempt * batch.prompts on.
+        setup, params, key, step, start: see `collect`.
+        attempt: number of the try, from 0; it begins at position start + attempt * batch.prompts.
 
     Returns:
-        The experience of all these prompts, and the times.
+        The experience of batch.prompts prompts, its times and its counts of failed rewards.
     """
     c, began = setup.config, time.perf_counter()
     P, G = c.batch.prompts, c.batch.group
@@ -132,7 +132,7 @@ def roll_out(
 
 
 def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
-    """What the reward finds about this process's responses."""
+    """Judges this process's responses."""
     c, group = setup.config, rollouts.tokens.shape[1]
     tokens, length, finished, example_P = map(
         sharding.own, (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.example)
@@ -150,7 +150,7 @@ def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
 
 
 def _shuffle(judged: rewards.Judged, noise_PG: np.ndarray) -> rewards.Judged:
-    """Permutes what was found within each group: a control that must not learn."""
+    """Permutes the verdicts within each group, for a control run that must not learn."""
     order = np.argsort(noise_PG, -1)
     order = (order + np.arange(len(order))[:, None] * order.shape[1]).reshape(-1)
     return jax.tree.map(lambda x: x[order], judged)
@@ -163,7 +163,7 @@ def groups(
     positions: Sequence[int],
     kind: str,
 ) -> list[list[dict[str, Any]]]:
-    """The groups at some positions, as rows of rollouts.jsonl; the same on every process."""
+    """Returns the groups at `positions` as rows of rollouts.jsonl, the same on every process."""
     picked = setup.programs.pick((experience, advantages_PG), np.asarray(positions))
     e, advantages_PG = jax.device_get(picked)
     r, found = e.rollouts, []

@@ -1,9 +1,9 @@
-"""Evaluation: greedy and sampled answers to held-out sets, with 95% intervals over problems.
+"""Answers held-out sets greedily and by sampling, with 95% intervals over problems.
 
-Two compiled programs serve all sets, greedy and sampled, because every call has one shape. All
+Two compiled programs, greedy and sampled, serve all sets, because all calls have one shape. All
 evaluations of a run draw with the same keys, so that the curve compares policies and not draws.
-An answer becomes a row, a row a column of numbers, and these the metrics; `launch/evaluate.py`
-keeps the rows.
+Each answer is one row (text and verdict). Rows are reduced to numbers per problem, and these to
+metrics. `mapo evaluate` keeps the rows.
 """
 
 import dataclasses
@@ -30,28 +30,28 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """A held-out set, ready to be sampled."""
+    """A held-out set with encoded prompts."""
 
     examples: Sequence[dict]
     prompts: Sequence[Sequence[int]]  # their tokens
-    reward: rewards.RewardFunction | None = None  # None: that of the run
-    is_in_domain: bool = True  # of the task that is trained
+    reward: rewards.RewardFunction | None = None  # None means the reward of the run
+    is_in_domain: bool = True  # belongs to the trained task
 
 
 class Store(Protocol):
-    """Keeps rows, so that an evaluation can go on."""
+    """Keeps rows, so that an interrupted evaluation can continue."""
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[Row]]:
-        """What is there: problem -> its rows."""
+        """Returns the stored rows of each problem."""
         ...
 
     def add(self, name: str, mode: str, rows: Iterable[Row]) -> None:
-        """Keeps the rows of some problems."""
+        """Stores the rows of some problems."""
         ...
 
 
 class Nowhere:
-    """Keeps nothing: evaluations during training."""
+    """A store that keeps nothing, for evaluations during training."""
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[Row]]:
         return {}
@@ -61,10 +61,10 @@ class Nowhere:
 
 
 def further_tasks(sets: str, seed: int) -> dict[str, Task]:
-    """The tasks of `eval.sets`, "NAME=PATH,...", by what was written.
+    """Returns the tasks of `eval.sets`, "NAME=PATH,...", in a dict by their NAME=PATH.
 
     Raises:
-        UserError: one is no NAME=PATH, or cannot be made.
+        UserError: a part is not NAME=PATH, or its task cannot be made.
     """
     made, lines = {}, []
     for part in filter(None, (part.strip() for part in sets.split(","))):
@@ -86,13 +86,13 @@ def further_tasks(sets: str, seed: int) -> dict[str, Task]:
 def prepare(
     config: Config, task: Task, tokenizer: Tokenizer, say: Callable[[str], None]
 ) -> dict[str, EvalSet]:
-    """The evaluation sets of a configuration: the task's own, and those of eval.sets.
+    """Makes the evaluation sets of a configuration, from its task and from `eval.sets`.
 
     Args:
-        config: its task, data, eval and seed count.
-        task: of `config.task`.
-        tokenizer: of the policy.
-        say: told of rows and prompts that are left out.
+        config: only its data, eval and seed matter.
+        task: the task of `config.task`.
+        tokenizer: the policy's tokenizer.
+        say: is called with a line about rows and prompts that are left out.
 
     Raises:
         UserError: a set cannot be made, or all of its prompts are too long.
@@ -118,7 +118,7 @@ def prepare(
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """The keyword arguments of `evaluate` that a configuration gives."""
+    """Returns the keyword arguments of `evaluate` that come from a configuration."""
     c = config
     return {
         "batch": c.eval.batch,
@@ -131,7 +131,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def key_of(seed: int) -> jax.Array:
-    """The key of all evaluations of a run; purpose 3 of step 0, see trainer.py."""
+    """Returns the key of all evaluations of a run, for purpose 3 of step 0; see setup.py."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), 3)
 
 
@@ -154,19 +154,24 @@ def evaluate(
 ) -> dict[str, float]:
     """Answers every problem once greedily and `samples` times at random, and judges the answers.
 
-    Accuracy is the mean of the reward's part of that name; where it has none, the share of
-    successes. An answer that was cut is judged as it stands. `_low` and `_high` are 95% intervals
-    over problems: Wilson's of shares, the bootstrap's where a problem has several samples.
+    Accuracy is the mean of the reward's part `accuracy`, or the share of successes if the reward
+    has no such part. An answer that was cut is judged as it is. `_low` and `_high` are bounds of
+    95% intervals over problems: Wilson's interval for shares, the bootstrap's if a problem has
+    several samples.
 
     Returns:
-      {"eval/SET/accuracy": greedy, "eval/SET/accuracy_sampled": mean over samples,
-      "eval/SET/reward_mean": of the sampled answers}, each with `_low` and `_high`; "eval/SET/..."
-      `truncated` (share), `length_mean` (tokens) and, where the reward has such a part, `format`,
-      of the sampled answers. With several samples also `pass@K`, `maj@K` and `mean@K` with their
-      intervals, K = 2, 4, ... up to `samples`: pass@K is unbiased, maj@K and mean@K are of the
-      first K. With sets out of domain "overall/A_S" (mean accuracy in domain), "overall/A_T" (out
-      of it) and "overall/A" (the mean of both), as the paper has it, and `_sampled` likewise. And
-      "time/eval" (seconds).
+      A dict of metrics. For each set, each of these with `_low` and `_high`:
+      - "eval/SET/accuracy", greedy;
+      - "eval/SET/accuracy_sampled", the mean over samples;
+      - "eval/SET/reward_mean", the mean over the sampled answers;
+      - with several samples also "eval/SET/pass@K", "eval/SET/maj@K" and "eval/SET/mean@K",
+        K = 2, 4, ... up to `samples`. pass@K is unbiased; maj@K and mean@K use the first K.
+      For each set, over the sampled answers, without an interval: "eval/SET/truncated" (share),
+      "eval/SET/length_mean" (tokens) and, if the reward has such a part, "eval/SET/format".
+      If there are sets out of domain, as in the paper: "overall/A_S" (mean accuracy in domain),
+      "overall/A_T" (mean accuracy out of domain) and "overall/A" (mean of the two), with `_low` and
+      `_high`, and each of them with the suffix `_sampled`.
+      Always "time/eval" (seconds).
     """
     start = time.perf_counter()
     store = store or Nowhere()
@@ -181,7 +186,7 @@ def evaluate(
                 temperature=0.0 if mode == "greedy" else temperature,
                 top_p=1.0 if mode == "greedy" else top_p,
                 eos_ids=tokenizer.eos_ids,
-                # With several samples fewer problems at once: as many slots as without.
+                # Fewer problems at once if there are several samples; the number of slots stays.
                 lanes=max(1, batch // (size * sharding.batch_shards(mesh))),
             )
             there = store.rows(name, mode)
@@ -211,7 +216,7 @@ def evaluate(
 
 
 class _Sampler:
-    """Answers problems, a call's worth at a time."""
+    """Answers problems, as many at a time as one call takes."""
 
     def __init__(self, params, config, tokenizer, settings, key, mesh, max_prompt_tokens):
         self._params, self._config, self._tokenizer = params, config, tokenizer
@@ -226,9 +231,9 @@ class _Sampler:
         reward: rewards.RewardFunction,
         mode: str,
     ) -> list[list[Row]]:
-        """The rows of this process's problems, None being padding, which comes last."""
+        """Returns the rows of this process's problems; None is padding, which comes last."""
         rows = [() if i is None else problems.prompts[i] for i in mine]
-        # A draw belongs to its problem, whatever call it is answered in.
+        # A draw depends on its problem and not on the call that answers it.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
         padded = pad_prompts(rows, self._max_prompt_tokens)
         prompts, index_P = sharding.put((padded, index), self._mesh)
@@ -273,7 +278,7 @@ class _Sampler:
 
 
 def _ks(samples: int) -> list[int]:
-    """2, 4, 8 ... and all of them."""
+    """Returns 2, 4, 8, ... below `samples`, and `samples`; [] for one sample."""
     powers = [2**i for i in range(1, samples.bit_length())]
     return sorted({*(k for k in powers if k < samples), samples}) if samples > 1 else []
 
@@ -284,7 +289,7 @@ def _names(samples: int) -> list[str]:
 
 
 def _columns(rows: Sequence[Row]) -> np.ndarray:
-    """f32[columns] of one problem, from the rows of its answers: see `_names`."""
+    """Reduces the rows of one problem to f32[columns]; `_names` names the columns."""
     right = [row["accuracy"] for row in rows]
     given = [row["reward"] for row in rows if row["reward"] is not None]  # JSON has no NaN
     finite = [x for x in given if math.isfinite(x)]
@@ -342,7 +347,7 @@ def _metrics(prefix: str, mode: str, table: np.ndarray, samples: int) -> dict[st
 def _overall(
     sets: Mapping[str, EvalSet], tables: Mapping[str, Mapping[str, np.ndarray]], samples: int
 ) -> dict[str, float]:
-    """A_S, A_T and A, where there are sets of both kinds."""
+    """Returns A_S, A_T and A, or {} if all sets are in domain or all are out of it."""
     values: dict[str, float] = {}
     sides = {
         "A_S": [name for name, one in sets.items() if one.is_in_domain],
@@ -369,7 +374,7 @@ def _with_interval(name, value, interval):
 
 
 def decode(tokenizer: Tokenizer, tokens_PGT: np.ndarray, length_PG: np.ndarray) -> list[str]:
-    """The texts of P * G responses, in order."""
+    """Returns the texts of P * G responses, in order."""
     rows = tokens_PGT.reshape(-1, tokens_PGT.shape[-1])
     pairs = zip(rows, length_PG.reshape(-1), strict=True)
     return [tokenizer.decode(tokens[:n].tolist()) for tokens, n in pairs]

@@ -1,6 +1,6 @@
-"""What a run compiles, made from its configuration: the functions that the trainer's loop calls.
+"""Builds the functions that the training loop calls, from the configuration of a run.
 
-Between the configuration and the loop; nothing is compiled before it is first called.
+Each of them is compiled when it is first called, not before.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from mapo_jax.run import processes
 
 
 class Programs:
-    """The two phases' steps and optimizers, scoring, advantages, the sampler's settings."""
+    """Steps and optimizers of both phases, scoring, advantages, and the sampler's settings."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Programs:
             advantage = loading.load_function(c.algorithm.advantage, "algorithm.advantage")
         options = dict(c.algorithm.advantage_options)
         by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
-        # Of one greedy response to each prompt, where the advantage compares with its reward.
+        # Settings for one greedy response per prompt, if the advantage compares with its reward.
         self.greedy = None
         if advantages.takes(advantage, options, "baseline"):
             self.greedy = dataclasses.replace(self.sampling, group_size=1, temperature=0.0, width=1)
@@ -103,12 +103,12 @@ class Programs:
             functools.partial(_advantages, advantage, options, c.algorithm.truncated),
             out_shardings=(by_prompt, by_prompt, replicated),
         )
-        # The chunks of a rollout batch, back in the order of its prompts.
+        # Puts the chunks of a rollout batch together, in the order of its prompts.
         self.join = jax.jit(
             lambda *pieces: jax.tree.map(lambda *x: jnp.concatenate(x), *pieces),
             out_shardings=by_prompt,
         )
-        # Some groups, to every process.
+        # Copies some groups to every process.
         self.pick = jax.jit(
             lambda tree, index: jax.tree.map(lambda x: x[index], tree), out_shardings=replicated
         )
@@ -117,8 +117,9 @@ class Programs:
             functools.partial(_choose, *bounds, c.algorithm.truncated),
             out_shardings=(by_prompt, replicated),
         )
-        # The sampler's weights: the trainer's cast, gathered over fsdp once per rollout phase. Of
-        # what is frozen once per run, without a copy where the layout is the same.
+        # Makes the sampler's weights by the cast of the trainer and a gather over fsdp. This runs
+        # once per rollout phase for trained weights. For frozen weights it runs once per run, and
+        # copies nothing if the layout is the same.
         trained, frozen = (
             sharding.shardings(mesh, axes, sharding.GATHERED)
             for axes in model.partition(model.logical_axes(policy))
@@ -134,7 +135,7 @@ class Programs:
         }
 
     def init_trained(self, key: jax.Array) -> model.Params:
-        """Random parameters, of what is trained, each array where it belongs."""
+        """Makes random values for the trained parameters, in their shardings."""
 
         def init(key):
             return model.partition(model.init_params(key, self.policy))[0]
@@ -142,12 +143,12 @@ class Programs:
         return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
     def fresh_state(self, phase: str, params: model.Params) -> training.TrainState:
-        """A state with a new optimizer. One jit for the whole: it keeps every array's sharding."""
+        """Makes a state with a new optimizer, in one jit, so that every array has its sharding."""
         init = functools.partial(training.init_state, tx=self.txs[phase])
         return jax.jit(init, out_shardings=self.shardings[phase])(params)
 
     def abstract_state(self, phase: str) -> training.TrainState:
-        """Shapes, dtypes and shardings of a phase's state, to restore it by."""
+        """Returns shapes, dtypes and shardings of a phase's state; a restore needs them."""
         trained = model.partition(model.abstract_params(self.policy))[0]
         init = functools.partial(training.init_state, tx=self.txs[phase])
         shapes = jax.eval_shape(init, trained)
@@ -165,10 +166,11 @@ def choose_attention(
     microbatch: tuple[int, int],
     lengths: tuple[int, int],
 ) -> str:
-    """Of `ScoringConfig`: compute.attention, or where that is "auto" the device's own kernel.
+    """Chooses `ScoringConfig.attention`, which is `compute.attention` unless that is "auto".
 
-    On TPUs that is splash, where it computes what the policy asks for. On GPUs it is cuDNN's, where
-    every process finds that it equals the plain path in a microbatch of the run.
+    With "auto" it is splash on TPUs, if splash can compute the policy's attention. On GPUs it is
+    cuDNN's kernel, if every process finds that it equals the plain path in a microbatch of the run.
+    In all other cases it is "plain".
     """
     if compute.attention != "auto":
         return compute.attention
@@ -184,14 +186,14 @@ def choose_attention(
 
 
 def _valid(truncated: str, experience: Experience) -> jax.Array:
-    """bool[P, G]: the rollouts that count."""
+    """bool[P, G], true for rollouts that count."""
     rollouts = experience.rollouts
     valid_PG = advantages.valid_rewards(experience.rewards, rollouts.valid)
     return valid_PG & rollouts.finished if truncated == "mask" else valid_PG
 
 
 def _advantages(advantage, options, truncated, key, experience):
-    """(advantages f32[P, G], valid bool[P, G], facts), facts as `advantages.group_metrics`."""
+    """Returns advantages f32[P, G], valid bool[P, G] and facts like `advantages.group_metrics`."""
     rollouts, rewards_PG, success_PG = (
         experience.rollouts,
         experience.rewards,
@@ -232,18 +234,18 @@ def _advantages(advantage, options, truncated, key, experience):
 
 
 def _choose(low, high, truncated, pool, fresh):
-    """Dynamic sampling: the groups that are kept come first, in the order of their draws.
+    """Moves the groups that dynamic sampling keeps to the front, in the order of their draws.
 
-    DAPO (arXiv 2503.14476) sec. 3.2: a group is kept if low < its mean accuracy < high, accuracy
-    being the reward's part of that name, or success where it has none.
+    As in DAPO (arXiv 2503.14476) sec. 3.2, a group is kept if low < its mean accuracy < high.
+    Accuracy is the reward's part of that name, or success if the reward has no such part.
 
     Args:
         pool: (kept bool[P], Experience) of the tries before, or None.
         fresh: Experience of this try.
 
     Returns:
-        The new pool of P groups, and facts: how many of them are kept, the draws of all, and
-        (sum, number) of what this try sampled.
+        The new pool of P groups; and a triple of the number of kept groups in it, the draws of all
+        its groups, and facts as (sum, number) about all groups of this try.
     """
     valid_PG = _valid(truncated, fresh)
     right_PG = fresh.parts["accuracy"] if "accuracy" in fresh.parts else fresh.success

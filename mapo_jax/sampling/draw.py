@@ -1,4 +1,4 @@
-"""Draws one token a row from logits: temperature, top-p, top-k, without sorting."""
+"""Draws one token per row from logits with temperature, top-p and top-k, without sorting."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ _BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF
 
 
 def draw(logits_BV: Array, key_B: Array, settings: SamplingConfig) -> tuple[Array, Array]:
-    """One token a row and its log-prob under the scaled, untruncated distribution.
+    """Draws one token per row, with its log-prob under the scaled, untruncated distribution.
 
-    Top-p and top-k by rejection, never by sorting: a token is in the set where the mass of strictly
-    likelier tokens is below top_p and their number below top_k (so ties belong to it). A token that
-    is not takes all tokens that are no likelier out with it, and the row draws again from the rest:
-    exact, and done in a few rounds however small the set is.
+    Top-p and top-k work by rejection, never by sorting. A token is in the set if the mass of
+    strictly likelier tokens is below top_p and their number is below top_k, so ties are in the set.
+    If a row draws a token outside the set, it removes this token and all that are no likelier, and
+    draws again from the rest. This is exact, and takes a few rounds however small the set is.
 
     Args:
       logits_BV: f32.
-      key_B: typed PRNG keys, one a row.
+      key_B: typed PRNG keys, one per row.
       settings: temperature, top_p, top_k.
 
     Returns:
@@ -49,7 +49,7 @@ def _reject(mass_BV, token_B, key_B, settings):
         out = jnp.where(likelier, mass_BV, 0).sum(-1) >= settings.top_p * total
         if settings.top_k:
             out |= likelier.sum(-1) >= settings.top_k
-        return out & likelier.any(-1)  # the likeliest token is always in: this ends the loop
+        return out & likelier.any(-1)  # the likeliest token is always in the set, so the loop ends
 
     def again(carry):
         attempt, token, out = carry
@@ -64,9 +64,10 @@ def _reject(mass_BV, token_B, key_B, settings):
 
 
 def _invert(mass_BV, u_B):
-    """The index at which the cumulative mass passes u * total, by blocks and then inside one.
+    """Finds where the cumulative mass exceeds u * total, first the block and then the index in it.
 
-    Five to eight times faster than one cumulative sum over the vocabulary (CPU, V = 4k to 32k).
+    This is five to eight times faster than one cumulative sum over the vocabulary (CPU, V = 4k to
+    32k).
     """
     B, V = mass_BV.shape
     blocks = jnp.pad(mass_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
@@ -81,7 +82,9 @@ def _invert(mass_BV, u_B):
 
 
 def _first_above(cumulative, mass, target):
-    """First index with cumulative > target, at most the last that has mass (u * total may round to
-    total; u = 0 must pass over leading zeros, hence `<=`)."""
+    """Finds the first index with cumulative > target, at most the last index with mass.
+
+    The limit is needed because u * total may round to total. `<=` skips leading zeros if u = 0.
+    """
     last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, -1)
     return jnp.minimum((cumulative <= target[:, None]).sum(-1), last)

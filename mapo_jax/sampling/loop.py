@@ -1,12 +1,13 @@
-"""Sampling: prompts in, `Rollouts` out. The first half of a batch's life on the device.
+"""Samples `Rollouts` from prompts, the first half of a batch's life on the device.
 
-The decode batch is `lanes x width` slots. A lane holds one prompt's prefix, computed once for the
-group; its slots take that prompt's waiting rollouts, and when all of them are idle the lane takes
-the next prompt. The responses' cache is a ring that all slots write at one shared index, so slots
-of different age need no scatter; a cell older than its tenant has position ABSENT.
+The decode batch has `lanes x width` slots. A lane holds the prefix of one prompt, computed once for
+the group. Its slots take the waiting rollouts of that prompt. When all its slots are idle, the lane
+takes the next prompt. The cache of the responses is a ring. All slots write it at one shared index,
+so slots of different age need no scatter. A cell that was written before the slot's rollout began
+has position ABSENT.
 
-Written for one shard and `shard_map`ped over the prompts: each shard loops as long as its own rows
-need, and no collective over `data` or `fsdp` sits in the loop.
+The code is written for one shard and `shard_map`ped over the prompts. Each shard loops as long as
+its own rows need, and the loop has no collective over `data` or `fsdp`.
 """
 
 import dataclasses
@@ -40,8 +41,8 @@ def sample(
 ) -> Rollouts:
     """Samples a group of responses to each prompt.
 
-    A draw's randomness is a function of (key, rollout, age) alone, the rollout being p * G + g: the
-    same tokens come out whatever the lanes, the width and the mesh, up to float rounding.
+    The randomness of a draw depends on (key, rollout, age) alone; the rollout is p * G + g. So
+    lanes, width and mesh do not change the tokens, up to float rounding.
 
     Args:
       params: in the dtype to compute in.
@@ -49,15 +50,19 @@ def sample(
       prompts: P of them; the rollouts of a padding row are not valid.
       key: typed PRNG key.
       settings: see `SamplingConfig`.
-      max_new_tokens_PG: i32, a limit of its own for each rollout, at most `max_new_tokens`.
-      example_P: i32, carried along to the result; default: 0, 1, ...
-      prompt_index_P: i32, the p of the draws' keys, for a call that samples a part of a batch;
-        default: 0, 1, ...
-      mesh: the devices to sample on; default: one device. P must divide by its data x fsdp shards.
+      max_new_tokens_PG: i32, a limit for each rollout, at most `settings.max_new_tokens`; None
+        means `settings.max_new_tokens` for all.
+      example_P: i32, copied to the result; None means 0, 1, ...
+      prompt_index_P: i32, the p of the draws, for a call that samples a part of a batch; None means
+        0, 1, ...
+      mesh: the devices to sample on; None means one device. Its data x fsdp shards must divide P.
 
     Returns:
-      Rollouts. `logps` are of the temperature-scaled, untruncated distribution (at temperature 0:
-      of that at temperature 1); top-p and top-k restrict only what is drawn.
+      Rollouts. Their `logps` belong to the temperature-scaled, untruncated distribution; here
+      temperature 0 counts as 1. Top-p and top-k only restrict the draw.
+
+    Raises:
+      ValueError: the shards do not divide P, or the prompts have images.
     """
     P = prompts.tokens.shape[0]
     if mesh is not None and P % sharding.batch_shards(mesh):
@@ -82,7 +87,7 @@ def program(params, inputs, key, config, settings, mesh):
             mesh=mesh,
             in_specs=(PartitionSpec(), by_prompt, PartitionSpec()),
             out_specs=by_prompt,
-            axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
+            axis_names=set(sharding.BATCH_AXES),  # the compiler splits over `tensor`
             check_vma=False,
         )
     inputs = (prompts, limits, count if index is None else index)
@@ -100,16 +105,16 @@ def program(params, inputs, key, config, settings, mesh):
 
 
 def _sample_shard(params, inputs, key, *, config, settings):
-    """Prefill, then one while_loop over decode steps. See the module docstring."""
+    """Encodes the prompts, then decodes in one while_loop; see the module docstring."""
     prompts, limits_PG, prompt_index = inputs
     P, G, T = prompts.tokens.shape[0], settings.group_size, settings.max_new_tokens
-    R = P * G  # rollouts; as a slot's row, R means idle
+    R = P * G  # number of rollouts; a slot whose row is R is idle
     Q, W = min(settings.lanes or P, P), min(settings.width or G, G)
     limits_R = jnp.where(prompts.lengths[:, None] > 0, limits_PG, 0).reshape(R)
     rollout_R = (prompt_index[:, None] * G + jnp.arange(G)[None]).reshape(R)
     start = model.response_starts(prompts)
     prefixes = model.encode_prompts(params, config, prompts)
-    # Sliced once, outside the loop: a scan over stacked layers would copy weights and cache a step.
+    # Sliced once, outside the loop; a scan over layers would copy weights and cache in every step.
     layers = [
         jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
     ]
@@ -117,12 +122,12 @@ def _sample_shard(params, inputs, key, *, config, settings):
     block, windows = model.Block(config), config.windows or (0,) * config.num_layers
 
     def take_prefix(lane_Q):
-        if Q == P:  # every prompt has its lane for good
+        if Q == P:  # every prompt keeps its lane
             return prefix_keys, prefixes.positions
         return jax.tree.map(lambda x: x[lane_Q], (prefix_keys, prefixes.positions))
 
     def decode_step(state):
-        """Logits of every slot's next token [Q * W, V], and the caches."""
+        """Returns the logits of every slot's next token [Q * W, V], and the caches."""
         at = state["step"] % T
         positions, rope = (  # [Q, W, 1]
             (x[state["lane"]][:, None] + state["age"])[..., None]
@@ -149,8 +154,9 @@ def _sample_shard(params, inputs, key, *, config, settings):
             )
             caches.append(cache)
         logits = model.head(params, config, x[:, :, 0]).reshape(Q * W, -1)
-        # Gathered over `tensor`: split logits would make the draw communicate a dozen times a step,
-        # also by collective-permute, which can wait for shards whose loop is over (XLA:CPU hangs).
+        # Gathered over `tensor`. With split logits the draw would communicate a dozen times a step,
+        # in part by collective-permute, which can wait for shards whose loop has ended (XLA:CPU
+        # hangs).
         return sharding.constrain(logits, (None, None)), caches
 
     def body(state):
@@ -166,7 +172,7 @@ def _sample_shard(params, inputs, key, *, config, settings):
         ended = functools.reduce(jnp.logical_or, [token == e for e in settings.eos_ids], False)
         used = age + 1
         stop = (row < R) & (ended | (used >= limits_R[jnp.minimum(row, R - 1)]))
-        # Refill: the lane's waiting rollouts; then, where all its slots are idle, a new prompt.
+        # A free slot takes a waiting rollout; a lane with only idle slots takes a new prompt.
         waiting = state["started"][:, None] + jnp.cumsum(stop, 1) - 1
         next_row = jnp.where(waiting < G, lane[:, None] * G + waiting, R)
         new_row = jnp.where(stop, next_row, row)
@@ -177,7 +183,7 @@ def _sample_shard(params, inputs, key, *, config, settings):
         new_row = jnp.where(switch[:, None], lane[:, None] * G + jnp.arange(W)[None], new_row)
         fresh = (stop & (new_row < R)) | switch[:, None]
         prefix = state["prefix"]
-        if Q < P:  # by cond: else every step would copy the prefixes
+        if Q < P:  # without the cond every step would copy the prefixes
             prefix = jax.lax.cond(switch.any(), lambda: take_prefix(lane), lambda: prefix)
         return {
             "step": state["step"] + 1,
@@ -202,9 +208,9 @@ def _sample_shard(params, inputs, key, *, config, settings):
         "step": jnp.int32(0),
         "lane": lane,
         "next_lane": jnp.int32(Q),
-        "started": jnp.full(Q, W),  # rollouts of the lane's prompt that have a slot or had one
+        "started": jnp.full(Q, W),  # rollouts of the lane's prompt that have or had a slot
         "row": lane[:, None] * G + jnp.arange(W)[None],  # the slot's rollout
-        "age": jnp.zeros((Q, W), jnp.int32),  # tokens the slot's rollout has
+        "age": jnp.zeros((Q, W), jnp.int32),  # tokens of the slot's rollout so far
         "token": jnp.broadcast_to(start.tokens[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
         "caches": [
@@ -216,7 +222,7 @@ def _sample_shard(params, inputs, key, *, config, settings):
         "ended": jnp.zeros(R, bool),
     }
     state = jax.lax.while_loop(lambda s: (s["row"] < R).any(), body, state)
-    # A limit of 0 (a padding row) has drawn one token all the same: it is dropped here.
+    # A rollout with limit 0 (a padding row) has still drawn one token, which is dropped here.
     length = jnp.minimum(state["lengths"], limits_R)
     trained = jnp.arange(T)[None] < length[:, None]
     return (

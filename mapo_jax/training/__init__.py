@@ -1,4 +1,4 @@
-"""Where a batch is learnt from: rollouts and advantages in, a new state out."""
+"""Learns from a batch: takes rollouts and advantages and returns a new state."""
 
 from mapo_jax.training.losses import AGGREGATIONS as AGGREGATIONS
 from mapo_jax.training.losses import KLS as KLS

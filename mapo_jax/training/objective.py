@@ -1,4 +1,4 @@
-"""What a step minimises: the policy's loss, the warm-up's, and the metrics that they report."""
+"""The losses that a step minimises, in RL and in warm-up, and the metrics that they report."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,14 +19,14 @@ LossFn = Callable[[Array, Array, Batch, Array], tuple[Array, "Metrics"]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What a step reports, each in the form that adds up over microbatches."""
+    """Values that a step reports, in a form that can be merged over microbatches."""
 
-    losses: dict[str, Array]  # f32[], parts of the loss: their sum over microbatches is the value
+    losses: dict[str, Array]  # f32[], parts of the loss, which are summed over microbatches
     means: dict[str, tuple[Array, Array]]  # (sum, count), f32[] each
     maxima: dict[str, Array]  # f32[]
 
     def merge(self, other: "Metrics") -> "Metrics":
-        """Both together."""
+        """Returns the metrics of both parts together."""
         losses, means = jax.tree.map(
             jnp.add, (self.losses, self.means), (other.losses, other.means)
         )
@@ -37,11 +37,12 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
     """surrogate + beta * KL to the reference - entropy * mean entropy, with the batch's advantages.
 
     With "clipped" and "k3" it is the objective of arXiv 2509.18849 sec. 3. On policy the ratio is
-    1, so that surrogate's value is minus the mean advantage, about 0 at first: its gradient is not.
+    1. Then the value of that surrogate is minus the mean advantage, about 0, but its gradient is
+    not 0.
 
     Args:
-      surrogate: of `make_surrogate`.
-      beta: weight of the KL, where the batch has a reference.
+      surrogate: made by `make_surrogate`.
+      beta: weight of the KL, if the batch has a reference.
       kl: a name of `losses.KLS`.
       entropy: weight of the bonus; it trains only with `ScoringConfig.entropy_gradient`.
     """
@@ -69,7 +70,7 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
 
 
 def cross_entropy_loss(logps, entropies, batch, weights) -> tuple[Array, Metrics]:
-    """-log p of a demonstration's tokens: the warm-up's loss."""
+    """-log p of a demonstration's tokens, the warm-up's loss."""
     mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
     loss = (weights * losses.cross_entropy(logps, mask)).sum()
     return loss, Metrics({"loss/total": loss}, {"policy/entropy": _sum_count(entropies, mask)}, {})

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with linear warm-up and gradient clipping, all of it optax."""
+"""Makes the optimizer, AdamW with linear warm-up and gradient clipping, from optax alone."""
 
 import optax
 
@@ -6,10 +6,10 @@ from mapo_jax.config import OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decoupled weight decay on every parameter.
+    """Clips by global norm, then applies AdamW with decoupled weight decay to every parameter.
 
-    The learning rate rises linearly over `schedule_steps` and stays: a function of the step, not of
-    the run's length.
+    The learning rate rises linearly over `schedule_steps` steps and then stays. It depends on the
+    step, not on the length of the run.
     """
     rate = optax.schedules.linear_schedule(
         config.learning_rate / (config.schedule_steps + 1),

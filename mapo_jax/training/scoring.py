@@ -1,4 +1,4 @@
-"""Teacher-forced log-probs of sampled responses: what the trainer recomputes and differentiates."""
+"""Computes teacher-forced log-probs of sampled responses, which the trainer differentiates."""
 
 import dataclasses
 import functools
@@ -13,21 +13,21 @@ from mapo_jax import model, sharding
 from mapo_jax.model import cudnn, splash
 from mapo_jax.rollouts import Rollouts
 
-# Kernels of TPUs and GPUs, and what computes the same on any device, for tests.
+# The kernels of TPUs and GPUs, and for tests their imitations, which run on any device.
 _SPLASH = {"splash": {"interpret": False}, "splash_interpreted": {"interpret": True}}
 _CUDNN = {"cudnn": {"implementation": "cudnn"}, "cudnn_imitated": {"implementation": "xla"}}
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-    """How log-probs are computed; static. None of the memory knobs changes the result."""
+    """Says how log-probs are computed; static. The memory knobs do not change the result."""
 
-    temperature: float = 1.0  # of the distribution; 0 (greedy) is scored at 1
+    temperature: float = 1.0  # of the distribution; 0 (greedy) counts as 1
     remat: bool = True  # recompute each layer in the backward pass
-    head_chunk: int = 0  # tokens of a batch shard per piece of the LM head; 0: all at once
-    attention_chunk: int = 0  # queries per piece of attention; 0: all at once
-    attention: str = "plain"  # or of `_SPLASH` or `_CUDNN`
-    entropy_gradient: bool = False  # for an entropy bonus; without one nobody pays for it
+    head_chunk: int = 0  # tokens that a batch shard's LM head takes at once; 0 means all
+    attention_chunk: int = 0  # queries that attention takes at once; 0 means all
+    attention: str = "plain"  # or a name of `_SPLASH` or `_CUDNN`
+    entropy_gradient: bool = False  # needed for an entropy bonus alone; it costs time and memory
 
 
 def score(
@@ -37,15 +37,15 @@ def score(
     settings: ScoringConfig,
     dtype: Any = None,
 ) -> tuple[Array, Array]:
-    """Log-probs of the response tokens and entropies of the distributions they came from.
+    """Returns log-probs of the response tokens and entropies of the distributions they came from.
 
-    log p(token) under softmax(logits / temperature), without top-p or top-k. The prompt is computed
-    once per group; the LM head runs on response positions only, in chunks that the backward pass
-    recomputes: no [tokens, V] array is ever alive. Gradients flow through the entropies only with
-    `entropy_gradient`.
+    A log-prob is log p(token) under softmax(logits / temperature), without top-p or top-k. The
+    prompt is computed once per group. The LM head runs on response positions only, in chunks that
+    the backward pass recomputes, so no [tokens, V] array is ever alive. Gradients flow through the
+    entropies only with `entropy_gradient`.
 
     Returns:
-      logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 where not trained.
+      logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 for untrained tokens.
     """
     prompts, tokens, trained = rollouts.prompts, rollouts.tokens, rollouts.trained
     passes: dict[str, Any] = {
@@ -71,10 +71,10 @@ def score(
 
 
 def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):
-    """The LM head, by each batch shard on its own rows.
+    """Runs the LM head; each batch shard computes its own rows.
 
-    Its weights are gathered once, before the pieces, and their gradient is summed over the pieces
-    where it is and over shards once, after them.
+    The weights are gathered once, before the pieces. Their gradient is summed over the pieces on
+    each shard, and after them once over shards.
     """
     one: Any = functools.partial(_head_of_shard, config=config, settings=settings, dtype=dtype)
     if not jax.sharding.get_abstract_mesh().empty:
@@ -83,14 +83,14 @@ def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):
             one,
             in_specs=(PartitionSpec(), rows, rows),
             out_specs=rows,
-            axis_names=set(sharding.BATCH_AXES),  # `tensor` stays the compiler's
+            axis_names=set(sharding.BATCH_AXES),  # the compiler splits over `tensor`
             check_vma=False,
         )
     return one(model.gather_ends(params, config, dtype), hidden_PGTD, tokens_PGT)
 
 
 def _head_of_shard(params, hidden_PGTD, tokens_PGT, *, config, settings, dtype):
-    """Log-probs and entropies, by pieces of time."""
+    """Computes log-probs and entropies in pieces of the time axis."""
     P, G, T, _ = hidden_PGTD.shape
     size = min(T, max(1, settings.head_chunk // (P * G))) if settings.head_chunk else T
     n = -(-T // size)

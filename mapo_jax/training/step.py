@@ -1,8 +1,8 @@
-"""The update: one jitted, donated step from a rollout batch's minibatch to new parameters.
+"""The update, one jitted, donated step from a minibatch of a rollout batch to new parameters.
 
 The gradient is the same for every split into microbatches [p, g], every padding and every order of
-groups: a loss is `sum(weights * per_token_loss)` whose weights come from the whole minibatch.
-Metrics are (sum, count) pairs, exact under any split; maxima stand apart.
+groups, because a loss is `sum(weights * per_token_loss)` with weights from the whole minibatch.
+Metrics are (sum, count) pairs, which are exact under any split; maxima are kept apart.
 """
 
 import dataclasses
@@ -27,21 +27,21 @@ class TrainState:
     """Everything that an optimizer step changes."""
 
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
-    skipped: Array  # i32[], steps left out, see `make_train_step`
-    in_a_row: Array  # i32[], those since the last one that was not
-    params: model.Params  # float32, what is trained: all parameters, or the adapters alone
+    skipped: Array  # i32[], steps that changed nothing, see `make_train_step`
+    in_a_row: Array  # i32[], skipped steps since the last step that was not skipped
+    params: model.Params  # float32, the trained parameters: all, or the adapters alone
     opt_state: Any
 
 
 def init_state(params: model.Params, tx: optax.GradientTransformation) -> TrainState:
-    """A fresh state around `params`, as a new phase starts with."""
+    """Makes the state with which a new phase starts from `params`."""
     return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, tx.init(params))
 
 
 def state_shardings(
     config: model.ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state's tree with a sharding for each array: moments lie where their parameters do."""
+    """Returns the state's tree of shardings; moments have the sharding of their parameters."""
     replicated: Any = sharding.replicated(mesh)
     params = sharding.shardings(mesh, model.partition(model.logical_axes(config))[0])
     initable: Any = tx
@@ -70,8 +70,8 @@ def make_train_step(
     """Builds the jitted step `(state, batch, index, frozen) -> (state, metrics)`.
 
     It takes the index-th `minibatch_prompts` prompts of the batch. `frozen`: the untrained
-    parameters (`model.partition`); None without LoRA. The state is donated. Where the loss, the
-    gradient or the update is not finite, and where no rollout of the minibatch is valid, parameters
+    parameters (`model.partition`); None without LoRA. The state is donated. If the loss, the
+    gradient or the update is not finite, or if no rollout of the minibatch is valid, parameters
     and optimizer state stay as they were and `skipped` goes up by one.
 
     Args:
@@ -79,14 +79,14 @@ def make_train_step(
       settings: temperature and memory knobs of scoring.
       loss_fn: `policy_loss(...)` or `cross_entropy_loss`.
       tx: the optimizer.
-      mesh: of `sharding.make_mesh`.
-      aggregation: a name of `losses.AGGREGATIONS`: the weights of a minibatch's tokens.
+      mesh: made by `sharding.make_mesh`.
+      aggregation: a name in `losses.AGGREGATIONS`, for the weights of a minibatch's tokens.
       minibatch_prompts: prompts per optimizer step.
-      microbatch: (p, g), prompts and rollouts of each that are computed at a time.
-      dtype: to compute in; parameters, gradients' sums and optimizer stay float32.
+      microbatch: (p, g), prompts, and rollouts of each prompt, that are computed at a time.
+      dtype: to compute in; parameters, sums of gradients and optimizer stay float32.
 
     Returns:
-      The step; its metrics are of its minibatch, before the update.
+      The step; its metrics describe its minibatch before the update.
     """
     shardings = state_shardings(config, tx, mesh)
 
@@ -96,7 +96,7 @@ def make_train_step(
         return loss_fn(logps, entropies, batch, weights)
 
     def gradient(params, frozen, batch):
-        """The minibatch's gradient and metrics, summed in float32 over its microbatches."""
+        """Sums the minibatch's gradient and metrics in float32 over its microbatches."""
         trained = batch.rollouts.trained & batch.rollouts.valid[..., None]
         weights = losses.AGGREGATIONS[aggregation](trained)
         pieces = to_microbatches((batch, weights), batch.advantages.shape, microbatch)
@@ -145,7 +145,7 @@ def make_score(
 ) -> Callable[[model.Params, Rollouts], Array]:
     """Builds the jitted `(params, rollouts) -> logps f32[P, G, T]`, a microbatch at a time.
 
-    For the reference policy, and for `old_logps = "rescored"`.
+    A run uses it for the reference policy and for `old_logps = "rescored"`.
     """
 
     def score(params, rollouts):

@@ -1,12 +1,12 @@
-"""The surrogate that a run is configured with: found, checked, and made ready for the loss.
+"""Finds and checks the surrogate that a run is configured with, and prepares it for the loss.
 
 It is an entry of `losses.SURROGATES` or a user's own function from a file,
 
     fn(logps f32[..., T], old_logps f32[..., T], advantages f32[..., 1], mask bool[..., T],
        *, options) -> (loss f32[..., T], {metric: [..., T]})
 
-Beyond the first four a parameter is an option, set by `algorithm.surrogate_options`, unless it has
-one of the names in `INPUTS`: then it is that field of `algorithm`.
+Every parameter after the first four is an option, set by `algorithm.surrogate_options`, unless its
+name is in `INPUTS`; then it is that field of `algorithm`.
 """
 
 import functools
@@ -27,14 +27,14 @@ Surrogate = Callable[[Array, Array, Array, Array], tuple[Array, dict[str, Array]
 
 INPUTS = ("clip_low", "clip_high", "clip_dual")
 
-# What a run writes itself: groups of metrics, and those of the group policy/.
+# Names that a run uses itself: groups of metrics, and metrics in the group policy/.
 _GROUPS = ("advantage", "eval", "groups", "loss", "memory", "reward", "rollout", "throughput")
 _GROUPS += ("time",)
 _OWN = ("entropy", "grad_norm", "logp_gap_max", "logp_gap_mean", "skipped")
 
 
 def make_surrogate(algorithm: AlgorithmConfig) -> Surrogate:
-    """The configured surrogate as a function of the four arrays alone.
+    """Returns the configured surrogate as a function of the four arrays alone.
 
     Raises:
         UserError: there is no such name, file or function.
@@ -45,7 +45,7 @@ def make_surrogate(algorithm: AlgorithmConfig) -> Surrogate:
 
 
 def check_surrogate(algorithm: AlgorithmConfig) -> list[str]:
-    """The mistakes in a configured surrogate, one line each; nothing is compiled."""
+    """Lists the mistakes in a configured surrogate, one line each; nothing is compiled."""
     try:
         fn = _function(algorithm.surrogate)
     except errors.UserError as error:
@@ -88,16 +88,16 @@ def _function(surrogate: str) -> Callable[..., Any]:
 
 
 def _parameters(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The inputs and options of `fn`: its parameters beyond the four arrays."""
+    """Returns the inputs and options of `fn`, its parameters after the four arrays."""
     return dict(list(inspect.signature(fn).parameters.items())[4:])
 
 
 def _own(fn: Callable[..., Any], where: str) -> Callable[..., Any]:
-    """A user's function, held to its form; off the mask its loss and gradient are 0."""
+    """Wraps a user's function to check its results and to make loss and gradient 0 off the mask."""
 
     @functools.wraps(fn)
     def masked(logps, old_logps, advantages, mask, **options):
-        # `where` on both sides: the last one alone would turn an infinite slope into 0 * inf.
+        # `where` before and after; the second one alone would turn an infinite slope into 0 * inf.
         logps, old_logps = (jnp.where(mask, x, 0) for x in (logps, old_logps))
         returned = fn(logps, old_logps, advantages, mask, **options)
         lines = _form_mistakes(returned, logps)
@@ -147,7 +147,7 @@ def _trace_mistakes(algorithm: AlgorithmConfig) -> list[str]:
         jax.eval_shape(jax.grad(lambda *x: fn(*x)[0].sum()), tokens, tokens, row, mask)
     except errors.UserError as error:
         return list(error.lines)
-    except Exception as error:  # whatever the user's code raises is the user's to mend
+    except Exception as error:  # the user's code may raise anything; the user mends it
         reason = next(iter(str(error).splitlines()), "")
         return [
             f"algorithm.surrogate={algorithm.surrogate}: fails on rollouts of 5 tokens with "
