@@ -181,5 +181,5 @@ def test_further_tasks(tmp_path):
 
 def test_responses_are_decoded_up_to_their_end():
     tokens = np.array([[[5, 6, 1, 9], [7, 8, 9, 4]]])
-    mask = np.array([[[True, True, True, False], [True] * 4]])
-    assert evaluation.decode(Letters(), tokens, mask) == ["5 6 1", "7 8 9 4"]
+    length = np.array([[3, 4]])
+    assert evaluation.decode(Letters(), tokens, length) == ["5 6 1", "7 8 9 4"]
