@@ -25,19 +25,21 @@ class Programs:
     def __init__(
         self,
         config: Config,
-        policy: model.ModelConfig,
+        architecture: model.ModelConfig,
         eos_ids: tuple[int, ...],
         mesh: Mesh,
     ):
         c = config
-        self.policy = policy
+        self.architecture = architecture
         common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
         microbatch = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
         memory: dict[str, Any] = {
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
         lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
-        self.attention = choose_attention(c.compute, policy, mesh, c.batch.microbatch, lengths)
+        self.attention = choose_attention(
+            c.compute, architecture, mesh, c.batch.microbatch, lengths
+        )
         memory["attention"] = self.attention
         settings = training.ScoringConfig(
             temperature=c.rollout.temperature,
@@ -55,7 +57,7 @@ class Programs:
             "rl": training.make_optimizer(c.optimizer),
         }
         self.warmup_step = training.make_train_step(
-            policy,
+            architecture,
             training.ScoringConfig(**memory),
             training.cross_entropy_loss,
             self.txs["warmup"],
@@ -65,7 +67,7 @@ class Programs:
             **common,
         )
         self.update = training.make_train_step(
-            policy,
+            architecture,
             settings,
             training.policy_loss(
                 training.make_surrogate(c.algorithm),
@@ -79,7 +81,7 @@ class Programs:
             microbatch=microbatch,
             **common,
         )
-        self.score = training.make_score(policy, settings, microbatch=microbatch, **common)
+        self.score = training.make_score(architecture, settings, microbatch=microbatch, **common)
         self.sampling = sampling.SamplingConfig(
             group_size=c.batch.group,
             max_new_tokens=c.rollout.max_new_tokens,
@@ -122,7 +124,7 @@ class Programs:
         # copies nothing if the layout is the same.
         trained, frozen = (
             sharding.shardings(mesh, axes, sharding.GATHERED)
-            for axes in model.partition(model.logical_axes(policy))
+            for axes in model.partition(model.logical_axes(architecture))
         )
         self.serve = jax.jit(
             lambda params: model.cast(params, c.compute.dtype), out_shardings=trained
@@ -131,14 +133,15 @@ class Programs:
             model.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
-            phase: training.state_shardings(policy, tx, mesh) for phase, tx in self.txs.items()
+            phase: training.state_shardings(architecture, tx, mesh)
+            for phase, tx in self.txs.items()
         }
 
     def init_trained(self, key: jax.Array) -> model.Params:
         """Makes random values for the trained parameters, in their shardings."""
 
         def init(key):
-            return model.partition(model.init_params(key, self.policy))[0]
+            return model.partition(model.init_params(key, self.architecture))[0]
 
         return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
@@ -149,7 +152,7 @@ class Programs:
 
     def abstract_state(self, phase: str) -> training.TrainState:
         """Returns shapes, dtypes and shardings of a phase's state; a restore needs them."""
-        trained = model.partition(model.abstract_params(self.policy))[0]
+        trained = model.partition(model.abstract_params(self.architecture))[0]
         init = functools.partial(training.init_state, tx=self.txs[phase])
         shapes = jax.eval_shape(init, trained)
         return jax.tree.map(
@@ -161,7 +164,7 @@ class Programs:
 
 def choose_attention(
     compute: ComputeConfig,
-    policy: model.ModelConfig,
+    architecture: model.ModelConfig,
     mesh: Mesh,
     microbatch: tuple[int, int],
     lengths: tuple[int, int],
@@ -175,11 +178,11 @@ def choose_attention(
     if compute.attention != "auto":
         return compute.attention
     platform = mesh.devices.flat[0].platform
-    if platform == "tpu" and splash.is_supported(policy):
+    if platform == "tpu" and splash.is_supported(architecture):
         return "splash"
     if platform == "gpu":
         shape = (*microbatch, *lengths)
-        equal = cudnn.equals_plain(policy, shape, compute.dtype, compute.attention_chunk)
+        equal = cudnn.equals_plain(architecture, shape, compute.dtype, compute.attention_chunk)
         if all(processes.everyones("equal" if equal else "")):
             return "cudnn"
     return "plain"
