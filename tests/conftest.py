@@ -24,7 +24,23 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # processes of tests inherit 
     cache = tempfile.mkdtemp(prefix="mapo_jax_tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
+# Those of the smallest run too; of single operations, thousands, it takes longer to write them.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The work directory of a finished run of `runs.micro()` with its report: one for all tests."""
+    from mapo_jax.commands import train
+    from tests import runs
+
+    def make(workdir):
+        with runs.traced_once():
+            train.run(runs.micro(), workdir, ["a=1"])
+
+    return runs.once(tmp_path_factory, "undisturbed", make)

@@ -1,5 +1,7 @@
 """Writes every file of docs/own.md and runs every command on it, with a short warm-up."""
 
+import itertools
+import operator
 import os
 import re
 import shlex
@@ -8,6 +10,7 @@ import sys
 
 import pytest
 
+from mapo_jax.commands import cli
 from tests.runs import ROOT, one_device
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,25 +32,50 @@ def clone(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("script", [text for kind, text in BLOCKS if kind == "bash"])
+# What follows on each other without a file between is one: data is made, then learnt from.
+SCRIPTS = [
+    "".join(text for _, text in blocks)
+    for kind, blocks in itertools.groupby(BLOCKS, key=operator.itemgetter(0))
+    if kind == "bash"
+]
+TRAIN = re.compile(r"^python launch/run\.py (.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(x, marks=[pytest.mark.slow] if TRAIN.search(x) else []) for x in SCRIPTS],
+)
 def test_commands(clone, tmp_path, script):
-    python = tmp_path / "python"  # no link, as Python finds its packages by its own path
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    shorter = re.sub(r"(launch/run\.py .*)", r"\1 --config.warmup.steps=3", script)
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", shorter],
-        cwd=clone,
-        env=one_device(clone / "cache") | path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run(clone, tmp_path, TRAIN.sub(r"\g<0> --config.warmup.steps=3", script))
     if "--workdir" in script:
         workdir = re.search(r"--workdir (\S+)", script)[1]
         lines = (clone / workdir / "metrics.jsonl").read_text(encoding="utf-8")
         assert '"phase": "rl", "step": 4' in lines
+
+
+def run(clone, tmp_path, script):
+    python = tmp_path / "python"  # no link, as Python finds its packages by its own path
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=clone,
+        env=one_device() | path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", [x for x in SCRIPTS if TRAIN.search(x)])
+def test_what_trains_is_a_valid_command(clone, tmp_path, monkeypatch, script):
+    """Its keys, and the functions in the page's files with their options: all but the run."""
+    train = TRAIN.search(script)
+    run(clone, tmp_path, script[: train.start()])
+    monkeypatch.chdir(clone)
+    arguments = cli.parse(shlex.split(train[1]), "", several=True)
+    assert arguments.workdir.parent.name == "runs"
 
 
 def test_the_page_has_its_four_parts():

@@ -1,12 +1,21 @@
 """The smallest run that uses every part, its command line, and functions that read its files."""
 
+import contextlib
+import dataclasses
+import fcntl
+import functools
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from experiments import arithmetic
-from mapo_jax.config import from_config_dict
+from mapo_jax.config import Config, from_config_dict
+from mapo_jax.run import programs, setup, trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = {
@@ -53,6 +62,54 @@ def micro(**changes):
     return from_config_dict(tree)
 
 
+# Groups of the configuration that no program is made from.
+_OUTSIDE = ("seed", "steps", "task", "tokenizer", "policy", "lora", "guard")
+_OUTSIDE += ("eval", "checkpoint", "log", "profile")
+_made = functools.cache(programs.Programs)
+
+
+def _programs(config: Config, *rest) -> programs.Programs:
+    read = dataclasses.replace(config, **dict.fromkeys(_OUTSIDE))  # to read another one raises
+    warmup = dataclasses.replace(config.warmup, steps=0)
+    dynamic = dataclasses.replace(config.dynamic, max_tries=0)
+    return _made(dataclasses.replace(read, warmup=warmup, dynamic=dynamic), *rest)
+
+
+@contextlib.contextmanager
+def traced_once() -> Iterator[None]:
+    """Runs in it take the programs of an earlier one in this process that computed the same.
+
+    To trace them again takes longer than all else that the smallest run does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "Programs", _programs)
+        yield
+
+
+def train(config: Config, workdir: Path) -> None:
+    """`trainer.train`, traced once."""
+    with traced_once():
+        trainer.train(config, workdir)
+
+
+def once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """The directory that `make` fills: once, for all workers, of which the others wait.
+
+    Tests read it and change only copies.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    directory, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            done.touch()
+    return directory
+
+
 def lines(workdir: Path, name: str = "metrics") -> list[dict]:
     path = workdir / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -81,15 +138,10 @@ def command(workdir: Path) -> list[str]:
     ]
 
 
-def one_device(cache: Path) -> dict[str, str]:
-    """Returns the environment of a run's own process, which keeps compiled programs in `cache`."""
+def one_device() -> dict[str, str]:
+    """Returns the environment of a run's own process."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    return {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 def readable(workdir: Path) -> list[dict]:

@@ -1,6 +1,7 @@
 """Runs evaluate, sample and export on a run, as a user calls them."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -13,13 +14,19 @@ import pytest
 from etils import epath
 
 from mapo_jax import errors, model, pretrained, sampling, sharding
-from mapo_jax.commands import evaluate, sample
+from mapo_jax.commands import evaluate, exits, launchers, sample
 from mapo_jax.rollouts import pad_prompts
-from mapo_jax.run import trainer
 from tests import runs, small
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = runs.micro(steps=1, eval__samples=2, eval__problems=6, eval__batch=8)
+CONFIG = runs.micro(
+    warmup__steps=0,
+    steps=1,
+    algorithm__beta=0.0,
+    eval__samples=2,
+    eval__problems=6,
+    eval__batch=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def workdir(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        trainer.train(with_sets(path), path / "work")
+        runs.train(with_sets(path), path / "work")
     return path / "work"
 
 
@@ -206,22 +213,31 @@ def test_the_policy_of_the_experiment_need_not_be_there(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_commands(tmp_path):
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    def called(name, *arguments, answer=""):
+        """As by the command line, in this process: to start one of its own takes seconds."""
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        code = exits.main(getattr(launchers, name))
+        return code, *capsys.readouterr()
+
     tiny = ("--config", "experiments/arithmetic.py:tiny")
     where = ("--workdir", tmp_path / "none")
     for name in ("evaluate", "sample"):
-        done = command(name, *tiny, *where, *(("--prompt", "1+1=") if name == "sample" else ()))
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"--workdir={tmp_path}/none: holds no checkpoint")
-    done = command("sample", *tiny, *where, "-n", "0", "--prompt", "x")
-    assert (done.returncode, done.stderr) == (2, "-n=0: must be an integer >= 1\n")
-    done = command("sample", *tiny, *where, input="")
-    assert (done.returncode, done.stderr.partition(":")[0]) == (2, "--prompt")
-    done = command("export", "--workdir", tmp_path / "none", "--output", tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "No such file or directory); give the work directory of a run" in done.stderr
+        prompt = ("--prompt", "1+1=") if name == "sample" else ()
+        code, out, err = called(name, *tiny, *where, *prompt)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"--workdir={tmp_path}/none: holds no checkpoint")
+    code, out, err = called("sample", *tiny, *where, "-n", "0", "--prompt", "x")
+    assert (code, err) == (2, "-n=0: must be an integer >= 1\n")
+    code, out, err = called("sample", *tiny, *where)
+    assert (code, err.partition(":")[0]) == (2, "--prompt")
+    code, out, err = called("export", "--workdir", tmp_path / "none", "--output", tmp_path / "out")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "No such file or directory); give the work directory of a run" in err
     done = command("export", "--workdir", "x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--output" in command("export", "--help").stdout
     assert "--params PATH" in command("evaluate", "--help").stdout
+    assert "--prompt TEXT" in command("sample", "--help").stdout

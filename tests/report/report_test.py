@@ -147,6 +147,13 @@ RUN = {
 }
 
 
+# Of a run in two pictures, for tests of something else: to draw all takes seconds.
+FEW = [
+    {"kind": "train", "phase": "rl", "step": step, "reward/mean": 0.5, "policy/entropy": 1.0}
+    for step in (1, 2)
+]
+
+
 class Page(html.parser.HTMLParser):
     """Collects a page's text, and the links and scripts that a browser would fetch or run."""
 
@@ -181,7 +188,10 @@ def check_self_contained(page):
 
 
 def write(workdirs, output):
-    path = Path(report.write(workdirs, output))
+    return check(Path(report.write(workdirs, output)))
+
+
+def check(path):
     page = Page(path)
     check_self_contained(page)
     pictures = {p.stem for p in (path.parent / "figures").iterdir()}
@@ -253,7 +263,8 @@ def test_a_run_that_lacks_something(tmp_path, name):
 
 
 def test_a_run_that_is_still_writing(tmp_path):
-    workdir = make_run(tmp_path / "a", metrics_of(9), rollouts_of(1), config())
+    lines = [FEW[0] | {"step": step, "time/step": 1.0} for step in range(1, 10)]
+    workdir = make_run(tmp_path / "a", lines, rollouts_of(1), config())
     for name in ("metrics", "rollouts"):
         with (workdir / f"{name}.jsonl").open("a") as file:
             file.write('{"kind": "train", "phase": "rl", "st')
@@ -353,7 +364,7 @@ def test_a_wrong_directory_is_named(tmp_path, text, wrong):
 
 def test_the_launcher(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    workdirs = [str(make_run(tmp_path / name, metrics_of(2))) for name in "ab"]
+    workdirs = [str(make_run(tmp_path / name, FEW)) for name in "ab"]
     for argv, path in (
         (workdirs[:1], f"{workdirs[0]}/report.html"),
         (workdirs, "report/report.html"),
@@ -408,18 +419,17 @@ def documented(key):
     return re.sub(r"^(\w+)/\d+$", r"\1/K", key)
 
 
-def test_the_page_of_the_docs_has_every_key_that_a_run_writes(tmp_path):
-    from mapo_jax.run import trainer
-    from tests.runs import micro
-
-    trainer.train(micro(steps=1, warmup__steps=1, log__tensorboard=False), tmp_path)
+def test_the_page_of_the_docs_has_every_key_that_a_run_writes(undisturbed):
     page = (ROOT / "docs" / "healthy.md").read_text()
-    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(x) for x in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     keys = {key for line in [*lines, *metrics_of(9)] for key in line}
     parts = {"reward/accuracy", "reward/format"}
     missing = [k for k in sorted(keys - parts) if f"`{documented(k)}`" not in page]
     assert not missing
-    write([tmp_path], tmp_path)
+
+
+def test_the_report_of_a_run(undisturbed):
+    check(undisturbed / "report.html")
 
 
 def test_numbers():
@@ -430,7 +440,7 @@ def test_numbers():
 def test_it_runs_without_jax(tmp_path):
     import subprocess
 
-    make_run(tmp_path / "a", metrics_of(1))
+    make_run(tmp_path / "a", FEW)
     code = (
         "import sys; sys.modules['jax'] = None; from mapo_jax import report; "
         f"report.write([{str(tmp_path / 'a')!r}], {str(tmp_path)!r})"

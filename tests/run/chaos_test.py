@@ -13,7 +13,7 @@ import pytest
 
 from mapo_jax.run import trainer
 from tests.run.damage_test import files, flip
-from tests.run.interruption_test import environment, start  # noqa: F401  # a fixture, by its name
+from tests.run.interruption_test import start
 from tests.runs import ROOT, command, lines, micro, timeless
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def reach(run: Path, steps: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def test_37_kills_at_random_moments(environment, tmp_path):  # noqa: F811
+def test_37_kills_at_random_moments(environment, tmp_path):
     """None loses more than the steps since the last save; no data is skipped or seen twice."""
     settings = ["--config.steps=500", "--config.warmup.steps=40", "--config.checkpoint.every=3"]
     settings += ["--config.eval.every=1000", "--config.log.rollouts_every=1"]
@@ -98,7 +98,7 @@ mount -t tmpfs -o size=$1k tmpfs "$3" && cp -a "$2/." "$3" && shift 3 && "${@}"
 """
 
 
-def test_everything_at_once(environment, tmp_path):  # noqa: F811
+def test_everything_at_once(environment, tmp_path):
     (tmp_path / "my.py").write_text(REWARD)
     settings = [f"--config.task.reward={tmp_path}/my.py:mine", "--config.task.reward_timeout=1"]
     settings += ["--config.steps=200", "--config.warmup.steps=30", "--config.checkpoint.keep=3"]
@@ -189,7 +189,7 @@ def test_a_run_goes_on_bit_for_bit_at_each_step_across_an_epochs_end(tmp_path):
         shutil.rmtree(run)
 
 
-def test_records_survive_a_kill_while_they_are_uploaded(environment, tmp_path):  # noqa: F811
+def test_records_survive_a_kill_while_they_are_uploaded(environment, tmp_path):
     """A directory that takes no appends, as a bucket: records are written whole at checkpoints."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     code = (

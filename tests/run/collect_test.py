@@ -8,8 +8,8 @@ import pytest
 
 from mapo_jax import errors, rewards, sharding, tasks
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import checkpoints, collect, programs, setup, trainer
-from tests import small
+from mapo_jax.run import checkpoints, collect, programs, setup
+from tests import runs, small
 from tests.runs import command, lines, micro, timeless
 
 # A policy that knows nothing differs in its responses, so their checksums are coin tosses.
@@ -48,7 +48,7 @@ def dynamic(reward, **changes):
 @pytest.fixture(scope="module")
 def undisturbed(reward, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("dynamic")
-    trainer.train(dynamic(reward), workdir)
+    runs.train(dynamic(reward), workdir)
     return workdir
 
 
@@ -94,9 +94,9 @@ def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(collect, "collect", runs_dry)
         with pytest.raises(errors.RunStopped):
-            trainer.train(dynamic(reward), tmp_path)
+            runs.train(dynamic(reward), tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()  # warm-up 1 + RL 3
-    trainer.train(dynamic(reward), tmp_path)
+    runs.train(dynamic(reward), tmp_path)
     assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))
     assert lines(tmp_path, "rollouts") == lines(undisturbed, "rollouts")
 
@@ -107,7 +107,8 @@ def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatc
     argv += [f"--config.task.reward={reward.replace('some', 'none')}"]
     argv += ["--config.dynamic.max_tries=2", "--config.warmup.steps=3"]
     monkeypatch.setattr(sys, "argv", ["run.py", *argv])
-    assert exits.main(launchers.run) == 3
+    with runs.traced_once():
+        assert exits.main(launchers.run) == 3
     said = capsys.readouterr().err
     assert said == (
         "step 1: 32 prompts, all that dynamic.max_tries=2 allows, gave 0 of the 16 groups of a "
@@ -138,7 +139,7 @@ def test_remax_compares_with_the_greedy_response(tmp_path):
         steps=1,
         batch__epochs=1,
     )
-    trainer.train(config, tmp_path / "run")
+    runs.train(config, tmp_path / "run")
     rows = [r for r in lines(tmp_path / "run", "rollouts") if r["kind"] == "train"]
     greedy = {}
     for row in filter(lambda row: row["finished"], rows):

@@ -14,22 +14,11 @@ import numpy as np
 import pytest
 
 from mapo_jax import errors
-from mapo_jax.run import processes, trainer
+from mapo_jax.commands import exits, launchers
+from mapo_jax.run import processes, records
+from tests import runs
 from tests.run.damage_test import files, flip
-from tests.runs import ROOT, command, lines, micro, one_device, readable, timeless
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Of a run's own process: one device, programs compiled once for all tests."""
-    return one_device(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def whole(environment, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(workdir), cwd=ROOT, env=environment, check=True, capture_output=True)
-    return workdir
+from tests.runs import ROOT, command, lines, micro, readable, timeless
 
 
 def start(workdir: Path, environment, *settings: str) -> subprocess.Popen:
@@ -47,7 +36,35 @@ def wait_for(process: subprocess.Popen, workdir: Path, phase: str, step: int) ->
         time.sleep(0.01)
 
 
-def test_sigterm_in_both_phases_saves_and_ends_with_143(whole, environment, tmp_path):
+def test_sigterm_in_both_phases_saves_and_ends_with_143(undisturbed, tmp_path, monkeypatch, capsys):
+    """Sent when a line of either phase has been written."""
+    run = tmp_path / "run"
+    settings = [*command(run)[2:], "--config.checkpoint.every=100"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *settings])
+    write = records.Records.write
+    for phase, step in (("warmup", 1), ("rl", 3)):
+
+        def then_signal(self, *place_and_values, last=("train", phase, step)):
+            write(self, *place_and_values)
+            if place_and_values[:3] == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(records.Records, "write", then_signal)
+        with runs.traced_once():
+            assert exits.main(launchers.run) == 143
+        done = [row["step"] for row in lines(run) if row["phase"] == phase][-1]
+        index = done + (5 if phase == "rl" else 0)
+        assert (run / "checkpoints" / str(index)).is_dir()
+        said = f"SIGTERM: step {done} of {phase} is saved; the same command continues\n"
+        assert capsys.readouterr().err == said
+    runs.train(micro(checkpoint__every=100), run)
+    assert timeless(lines(run)) == timeless(lines(undisturbed))
+    assert lines(run, "rollouts") == lines(undisturbed, "rollouts")
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_process_in_both_phases(whole, environment, tmp_path):
+    """The same in processes of their own, at any moment of a step."""
     run = tmp_path / "run"
     for phase, step in (("warmup", 1), ("rl", 3)):
         process = start(run, environment, "--config.checkpoint.every=100")
@@ -113,18 +130,20 @@ def test_a_run_in_another_thread_leaves_signals_alone():
     assert found == [(before, False)]
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(whole, environment, tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    undisturbed, tmp_path, capsys
+):
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(undisturbed, run)
     for path in files(run / "checkpoints" / "10" / "params" / "d"):
         for place in range(0, path.stat().st_size, 500):
             flip(path, 8 * place)
-    assert start(run, environment).wait() == 0
-    log = (tmp_path / "run.log").read_text()
+    runs.train(micro(), run)
+    log = " ".join(capsys.readouterr().out.split())
     assert "checkpoint 10 is damaged (" in log
     assert "it is checkpoints/damaged-10 now" in log
     assert "continued after step 4 of rl" in log
-    assert timeless(lines(run)) == timeless(lines(whole))
+    assert timeless(lines(run)) == timeless(lines(undisturbed))
     assert (run / "checkpoints" / "damaged-10").is_dir()
     assert (run / "checkpoints" / "10").is_dir()
 
@@ -140,7 +159,7 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
         algorithm__beta=0.0,
     )
     with pytest.raises(errors.RunStopped) as stopped:
-        trainer.train(config, tmp_path / "run")
+        runs.train(config, tmp_path / "run")
     rows = [row for row in lines(tmp_path / "run") if row["phase"] == "rl"]
     last = rows[-1]["step"]
     assert rows[-1]["policy/skipped"] >= 3
@@ -157,9 +176,7 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
         assert batch["rollouts.tokens"].shape == (16, 4, 16)
         assert batch["advantages"].shape == (16, 4)
 
-    trainer.train(
-        micro(policy__init=str(tmp_path / "run"), warmup__steps=0, steps=1), tmp_path / "b"
-    )
+    runs.train(micro(policy__init=str(tmp_path / "run"), warmup__steps=0, steps=1), tmp_path / "b")
 
 
 def test_a_batch_without_rewards_is_no_update(tmp_path):
@@ -176,7 +193,7 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
         algorithm__beta=0.0,
     )
     with pytest.raises(errors.RunStopped, match=r"step 3 of rl: 12 updates in a row"):
-        trainer.train(config, tmp_path / "run")
+        runs.train(config, tmp_path / "run")
     rows = [row for row in lines(tmp_path / "run") if row["kind"] == "train"]
     assert [row["policy/skipped"] for row in rows] == [4, 8, 12]
     assert rows[0]["reward/invalid"] == 1
@@ -192,7 +209,7 @@ def test_rewards_that_are_not_finite_are_left_out(tmp_path, capsys):
         "    return {'reward': reward, 'success': n < 9, 'parts': {}}\n"
     )
     config = micro(task__reward=f"{tmp_path}/my.py:mine", warmup__steps=0, steps=22)
-    trainer.train(config, tmp_path / "run")
+    runs.train(config, tmp_path / "run")
     rows = [row for row in lines(tmp_path / "run") if row["kind"] == "train"]
     assert all(0 < row["reward/invalid"] < 1 for row in rows)
     assert all(0 < row["reward/mean"] < 1 for row in rows)

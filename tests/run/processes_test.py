@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mapo_jax import errors
-from mapo_jax.run import processes, trainer
-from tests.runs import ROOT, command, lines, micro, one_device, readable
+from mapo_jax.run import processes
+from tests.runs import ROOT, command, lines, micro, one_device, readable, train
 
 HEARTBEAT = 10  # seconds, in the tests below
 
@@ -20,7 +20,7 @@ HEARTBEAT = 10  # seconds, in the tests below
 @pytest.fixture
 def start(tmp_path):
     """Starts the processes of a run in tmp_path/run; ends those that a failed test leaves."""
-    environment = one_device(tmp_path / "cache")
+    environment = one_device()
     started: list[subprocess.Popen] = []
 
     def start(number: int, *settings: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
@@ -105,7 +105,7 @@ def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     (alone,) = start(1, setting)  # from the newest checkpoint, to step 5
     assert alone.wait() == 0, (tmp_path / "0.log").read_text()
     assert "continued after step" in (tmp_path / "0.log").read_text()
-    trainer.train(micro(task__reward=reward), tmp_path / "whole")
+    train(micro(task__reward=reward), tmp_path / "whole")
     ours = [row for row in lines(run) if row["kind"] == "train"]
     assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
 
@@ -183,7 +183,7 @@ def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = one_device(tmp_path / "cache")
+    environment = one_device()
     reward = short(tmp_path)
     together = [
         f"--config.task.reward={reward}",
@@ -209,7 +209,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert '"event"' not in outputs[1][0]  # the first process alone speaks
 
     config = micro(task__reward=reward, dynamic__max_tries=20)
-    trainer.train(config, tmp_path / "one")  # 8 devices in this process
+    train(config, tmp_path / "one")  # 8 devices in this process
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert_close(one, two)
     assert max(row["groups/tries"] for row in two if "groups/tries" in row) > 1

@@ -9,7 +9,7 @@ from etils import epath
 
 from mapo_jax import errors, model, pretrained, sharding
 from mapo_jax.commands import export
-from mapo_jax.run import sources, trainer
+from mapo_jax.run import sources
 from mapo_jax.text import load_tokenizer
 from tests import runs, small
 
@@ -104,7 +104,7 @@ def adapted(folder, tmp_path_factory, pytestconfig):
     workdir = tmp_path_factory.mktemp("adapted")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(pytestconfig.rootpath)
-        trainer.train(micro(folder, lora__rank=2, lora__targets="q,down"), workdir)
+        runs.train(micro(folder, lora__rank=2, lora__targets="q,down"), workdir)
     return workdir
 
 
@@ -135,8 +135,8 @@ def test_an_export_is_the_merged_policy(adapted, tmp_path):
 
 def test_a_run_of_adapters_goes_on_as_if_undisturbed(adapted, folder, tmp_path):
     config = micro(folder, lora__rank=2, lora__targets="q,down", steps=1)
-    trainer.train(config, tmp_path)
-    trainer.train(dataclasses.replace(config, steps=2), tmp_path)
+    runs.train(config, tmp_path)
+    runs.train(dataclasses.replace(config, steps=2), tmp_path)
     again, whole = (
         runs.timeless([row for row in runs.lines(path) if row["kind"] == "train"])
         for path in (tmp_path, adapted)

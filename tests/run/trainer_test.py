@@ -1,6 +1,7 @@
 """The loop, end to end: through the real command line, killed and continued, and its controls."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -13,19 +14,14 @@ from etils import epath
 from mapo_jax import errors
 from mapo_jax.commands import train
 from mapo_jax.config import ADDED
-from mapo_jax.report import health, runs
+from mapo_jax.report import health
+from mapo_jax.report import runs as reported
 from mapo_jax.run import checkpoints, checks, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
-from tests.runs import MICRO, ROOT, command, lines, micro, one_device, readable, timeless, without
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    train.run(micro(), workdir, ["a=1"])
-    return workdir
+from tests import runs
+from tests.runs import MICRO, ROOT, command, lines, micro, readable, timeless, without
 
 
 def test_records_hold_what_the_contract_names(undisturbed):
@@ -76,14 +72,18 @@ def test_the_first_ratio_of_every_step_is_one(undisturbed):
     assert all(row["policy/skipped"] == 0 for row in steps)
 
 
-def test_a_finished_run_has_nothing_left_to_do(undisturbed, capsys):
-    before = (undisturbed / "metrics.jsonl").read_text()
-    trainer.train(micro(), undisturbed)
-    assert (undisturbed / "metrics.jsonl").read_text() == before
+def test_a_finished_run_has_nothing_left_to_do(undisturbed, tmp_path, capsys):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    before = (run / "metrics.jsonl").read_text()
+    runs.train(micro(), run)
+    assert (run / "metrics.jsonl").read_text() == before
     assert "raise steps" in capsys.readouterr().out
 
 
-def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, tmp_path):
+@pytest.fixture(scope="module")
+def knobs(tmp_path_factory):
+    """A run with other memory knobs and rescoring, and how many samplers it compiled."""
+    workdir = tmp_path_factory.mktemp("knobs")
     config = micro(
         rollout__chunks=2,
         rollout__lanes=1,
@@ -94,8 +94,14 @@ def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, tmp_path):
         compute__attention_chunk=4,
         algorithm__old_logps="rescored",
     )
-    trainer.train(config, tmp_path)
-    for one, other in zip(lines(undisturbed), lines(tmp_path), strict=True):
+    with Console("plain") as console, trainer.Trainer(config, epath.Path(workdir), console) as run:
+        before = loop.program._cache_size()
+        run.go()
+    return workdir, run.setup.programs, loop.program._cache_size() - before
+
+
+def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, knobs):
+    for one, other in zip(lines(undisturbed), lines(knobs[0]), strict=True):
         assert one["step"] == other["step"]
         for name in ("loss/total", "reward/mean", "policy/entropy", "eval/test/reward_mean"):
             if name in one:
@@ -121,7 +127,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
     config = micro(policy__init=str(undisturbed), warmup__steps=0, steps=1)
-    trainer.train(config, tmp_path)
+    runs.train(config, tmp_path)
     first, last = lines(tmp_path)[0], lines(undisturbed)[-1]
     assert (first["kind"], first["phase"], first["step"]) == ("eval", "rl", 0)
     # Common random numbers: the same policy gives the same evaluation.
@@ -207,34 +213,32 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
         assert 0.5 < row["mine/far"] <= 1  # all but those whose two log-probs are equal
     assert "RL 2/2" in capsys.readouterr().out
     assert "policy/moved" in (tmp_path / "run" / "report.html").read_text()
-    (run,) = runs.read([tmp_path / "run"])
+    (run,) = reported.read([tmp_path / "run"])
     checked = {finding.check.name for finding in health.examine(run)}
     assert "Gradient norm" in checked
     assert not checked & {"Clipping", "First ratio"}
 
 
 def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path):
-    trainer.train(micro(steps=4), tmp_path)
+    runs.train(micro(steps=4), tmp_path)
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     for key in ADDED:
         group, name = key.split(".")
         del old[group][name]
     path.write_text(json.dumps(old))
-    trainer.train(micro(), tmp_path)
+    runs.train(micro(), tmp_path)
     assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))
     began, whole = (lines(workdir, "rollouts") for workdir in (tmp_path, undisturbed))
     assert [r for r in began if (r["kind"], r["step"]) != ("after", 4)] == whole
     assert json.loads(path.read_text()) == json.loads((undisturbed / "config.json").read_text())
 
 
-def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
+def test_killed_in_both_phases_it_ends_with_the_same_metrics(whole, environment, tmp_path):
     """kill -9 in the warm-up and in RL with a reference; the same command again."""
-    environment = one_device(tmp_path / "cache")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed = tmp_path / "killed"
     with (tmp_path / "log").open("w") as log:
         options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
-        subprocess.run(command(whole), check=True, **options)
         for place in (("train", "warmup", 3), ("train", "rl", 3)):
             process = subprocess.Popen(command(killed), **options)
             while place not in [(r["kind"], r["phase"], r["step"]) for r in readable(killed)]:
@@ -249,18 +253,13 @@ def test_killed_in_both_phases_it_ends_with_the_same_metrics(tmp_path):
     assert (killed / "checkpoints" / str(index)).is_dir()
 
 
-def test_each_program_compiles_once(tmp_path):
-    with Console("plain") as console:
-        config = micro(rollout__chunks=2, algorithm__beta=0.0)
-        with trainer.Trainer(config, epath.Path(tmp_path), console) as run:
-            before = loop.program._cache_size()
-            run.go()
-    programs = run.setup.programs
+def test_each_program_compiles_once(knobs):
+    _, programs, samplers = knobs
     assert programs.warmup_step._cache_size() == 1
     assert programs.update._cache_size() == 1
     assert programs.serve._cache_size() == 1
     # The sampler, and evaluation's two: greedy and sampled, whatever the number of sets.
-    assert loop.program._cache_size() - before <= 3
+    assert samplers <= 3
 
 
 def test_the_best_checkpoint_is_kept(undisturbed):
@@ -304,5 +303,5 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
 
 
 def test_a_trace_of_the_steps_asked_for(tmp_path):
-    trainer.train(micro(profile__steps="2:3", warmup__steps=0, steps=3), tmp_path)
+    runs.train(micro(profile__steps="2:3", warmup__steps=0, steps=3), tmp_path)
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1

@@ -12,11 +12,10 @@ import pytest
 from etils import epath
 
 import mapo_jax
-from mapo_jax import errors
-from mapo_jax.commands import train
+from mapo_jax import errors, report
 from mapo_jax.config import to_dict
-from mapo_jax.run import records, trainer, workdirs
-from tests.runs import lines, micro, timeless
+from mapo_jax.run import records, workdirs
+from tests.runs import lines, micro, timeless, train
 
 
 def check(directory, config=None):
@@ -138,14 +137,15 @@ def test_where_appends_work_nothing_is_copied(tmp_path):
 def test_a_run_and_its_continuation_leave_whole_records(no_appends, tmp_path):
     plain = tmp_path / "plain"
     for directory in (no_appends, plain):
-        trainer.train(micro(steps=2), directory)
+        train(micro(steps=2), directory)
         assert lines(directory)[-1]["step"] == 2
-        train.run(micro(steps=3), epath.Path(directory))
+        train(micro(steps=3), directory)
     assert timeless(lines(no_appends)) == timeless(lines(plain))
     assert lines(no_appends, "rollouts") == lines(plain, "rollouts")
     steps = [row["step"] for row in lines(no_appends) if row["kind"] == "train"]
     assert steps == [1, 2, 3, 4, 5, 1, 2, 3]
     assert list((no_appends / "tensorboard").rglob("events*"))
+    report.write([no_appends], epath.Path(no_appends))
     assert (no_appends / "report.html").exists()
 
 

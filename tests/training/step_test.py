@@ -29,7 +29,6 @@ OBJECTIVES = {
 }
 TRIED = [("clipped", "token_mean"), ("clipped", "sequence_mean")]
 TRIED += [("gspo", "sequence_mean"), ("cispo", "constant")]
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 
 
 @functools.cache
@@ -96,10 +95,9 @@ def gradient(batch, index=0, **options):
 LORA = small.replace(CONFIG, lora_rank=3, lora_alpha=6.0, lora_targets=("q", "o", "down"))
 
 
-@pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 2, 2)])
-def test_adapters_have_the_gradient_of_the_weights_they_add_to(mesh_shape):
+def test_adapters_have_the_gradient_of_the_weights_they_add_to():
     """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
-    step, mesh = build(mesh_shape, config=LORA)
+    step, mesh = build((2, 2, 2), config=LORA)
     trained, frozen = model.partition(small.params(LORA))
     shardings = training.state_shardings(LORA, KEEP, mesh)
     state = jax.device_put(training.init_state(trained, KEEP), shardings)
@@ -158,9 +156,9 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize(("loss", "aggregation"), TRIED)
 def test_splits_into_microbatches(loss, aggregation):
-    for microbatch in [(2, G), (P, 1)] if aggregation == "token_mean" else [(2, 2)]:
-        actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
-        assert_same(actual, whole(loss, aggregation))
+    microbatch = (2, 1) if aggregation == "token_mean" else (2, 2)
+    actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
+    assert_same(actual, whole(loss, aggregation))
 
 
 @pytest.mark.parametrize("surrogate", training.SURROGATES)
@@ -210,33 +208,47 @@ def test_order_of_groups_and_of_rollouts():
     assert_same(gradient(shuffled), whole())
 
 
-@pytest.mark.parametrize(
-    ("shape", "loss", "aggregation"),
-    [(shape, *TRIED[0]) for shape in MESHES] + [((1, 4, 2), *TRIED[2]), ((8, 1, 1), *TRIED[3])],
-    ids=str,
-)
-def test_meshes(shape, loss, aggregation, capfd):
-    microbatch = {(8, 1, 1): (8, 2), (1, 4, 2): (4, 2)}
-    options = {"microbatch": microbatch[shape]} if shape in microbatch else {}
-    options |= {"loss": loss, "aggregation": aggregation}
-    step, mesh = build(shape, **options)
+@pytest.fixture
+def compiled(capfd, _compiled={}):  # noqa: B006  # kept: several tests read the same program
+    """The compiled step on a mesh; without the partitioner's last resort, which it tells."""
+
+    def compiled(shape, **options):
+        if (key := (shape, *options.items())) not in _compiled:
+            step, mesh = build(shape, **options)
+            state = fresh_state(mesh, config=options.get("config", CONFIG))
+            b = jax.device_put(batch(), sharding.by_prompt(mesh))
+            _compiled[key] = step.lower(state, b, jnp.int32(0)).compile()
+            assert "rematerialization" not in capfd.readouterr().err
+        return _compiled[key]
+
+    return compiled
+
+
+# Each mesh and each loss.
+MICROBATCH = {(8, 1, 1): (8, 2), (1, 8, 1): (8, 2), (1, 4, 2): (4, 2), (2, 2, 2): (8, 2)}
+ON_MESHES = [((8, 1, 1), *TRIED[3]), ((1, 8, 1), *TRIED[0])]
+ON_MESHES += [((1, 4, 2), *TRIED[2]), ((2, 2, 2), *TRIED[0])]
+
+
+@pytest.mark.parametrize(("shape", "loss", "aggregation"), ON_MESHES, ids=str)
+def test_meshes(shape, loss, aggregation, compiled):
+    options = {} if (loss, aggregation) == TRIED[0] else {"loss": loss, "aggregation": aggregation}
+    program = compiled(shape, microbatch=MICROBATCH[shape], **options)
+    _, mesh = build(shape, microbatch=MICROBATCH[shape], **options)
     b = jax.device_put(batch(), sharding.by_prompt(mesh))
-    compiled = step.lower(fresh_state(mesh), b, jnp.int32(0)).compile()
-    state, metrics = compiled(fresh_state(mesh), b, jnp.int32(0))
+    state, metrics = program(fresh_state(mesh), b, jnp.int32(0))
     actual = jax.tree.map(np.asarray, (state.opt_state.trace, metrics))
     assert_same(actual, whole(loss, aggregation))
-    assert "rematerialization" not in capfd.readouterr().err  # the partitioner's last resort
-    text = compiled.as_text()
+    text = program.as_text()
     assert (" all-gather(" in text) == (shape[1] > 1)  # stored split, used whole
     assert " all-reduce(" in text
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_move_and_activations_do_not(dtype):
+def test_weights_move_and_activations_do_not(dtype, compiled):
     """The compiled step gathers each weight, sums each gradient, and communicates nothing else."""
-    step, mesh = build((1, 8, 1), dtype=dtype)
-    b = jax.device_put(batch(), sharding.by_prompt(mesh))
-    text = step.lower(fresh_state(mesh), b, jnp.int32(0)).compile().as_text()
+    options = {} if dtype == "float32" else {"dtype": dtype}
+    text = compiled((1, 8, 1), microbatch=(8, 2), **options).as_text()
     params = small.params(CONFIG)
     weights = {x.shape for x in jax.tree.leaves(params["ends"])}
     weights |= {x.shape[1:] for x in jax.tree.leaves(params["layers"])}
@@ -257,12 +269,10 @@ def test_weights_move_and_activations_do_not(dtype):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
-def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied):
+def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied, compiled):
     """Nothing of the vocabulary's size crosses devices in a loop inside that of microbatches."""
-    config = small.replace(CONFIG, tie_embeddings=tied)
-    step, mesh = build(shape, microbatch=(8, 2), config=config)
-    b = jax.device_put(batch(), sharding.by_prompt(mesh))
-    text = step.lower(fresh_state(mesh, config=config), b, jnp.int32(0)).compile().as_text()
+    options = {} if tied else {"config": small.replace(CONFIG, tie_embeddings=False)}
+    text = compiled(shape, microbatch=(8, 2), **options).as_text()
     found = computations(text)
     bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
     within = {name: "\n".join(reachable(found, name)) for name in bodies}
@@ -397,10 +407,11 @@ def on_policy():
     return Batch(*jax.tree.map(np.asarray, (r, batch().advantages, r.logps)), None)
 
 
-def plain_gradient(loss):
-    """Gradient of loss(logps [P, G, T]) with the log-probs of `model.apply` on whole rows."""
-    r = on_policy().rollouts
-    return jax.jit(jax.grad(lambda p: loss(small.plain_logps(p, CONFIG, r))))(small.params(CONFIG))
+@jax.jit
+@jax.grad
+def plain_gradient(params, weights_PGT):
+    """Gradient of minus the weighted log-probs, those of `model.apply` on whole rows."""
+    return -(weights_PGT * small.plain_logps(params, CONFIG, on_policy().rollouts)).sum()
 
 
 def test_on_policy_it_is_reinforce():
@@ -408,7 +419,7 @@ def test_on_policy_it_is_reinforce():
     actual, metrics = gradient(b)
     n = b.rollouts.trained.sum()
     weights = np.where(b.rollouts.trained, b.advantages[..., None] / n, 0).astype(np.float32)
-    expected = plain_gradient(lambda logps: -(weights * logps).sum())
+    expected = plain_gradient(small.params(CONFIG), weights)
     small.assert_trees_close(actual, expected, 2e-5)  # the ratio is 1 to 1e-6 only
     means = {k: total / count for k, (total, count) in metrics.means.items()}
     np.testing.assert_allclose(means["policy/ratio_mean"], 1, atol=1e-4)
@@ -482,7 +493,7 @@ def test_cross_entropy():
     )
     mask = b.rollouts.trained
     weights = (mask / mask.sum(-1, keepdims=True) / (P * G)).astype(np.float32)
-    expected = plain_gradient(lambda logps: -(weights * logps).sum())
+    expected = plain_gradient(small.params(CONFIG), weights)
     small.assert_trees_close(actual, expected, 1e-5)
     value = -(weights * b.rollouts.logps).sum()
     np.testing.assert_allclose(metrics.losses["loss/total"], value, rtol=1e-5)
@@ -530,6 +541,7 @@ def test_nothing_moves_where_something_is_not_finite():
     for bad in (np.nan, np.inf):
         advantages = batch().advantages.copy()
         advantages[3, 1] = bad
+        advantages = jax.device_put(advantages, sharding.by_prompt(mesh))
         state, metrics = step(state, small.replace(good, advantages=advantages), jnp.int32(0))
         skipped += 1
         assert not np.isfinite(metrics.losses["loss/total"])
