@@ -219,7 +219,8 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
     assert not checked & {"Clipping", "First ratio"}
 
 
-def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path):
+def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setitem(ADDED, "algorithm.overlong_buffer", 0.2)  # as if it were new
     runs.train(micro(steps=4), tmp_path)
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())

@@ -38,6 +38,10 @@ def limited(logps, old_logps, advantages, mask, *, scale: float = 1.0):
     return scale * logps, {}
 
 
+def loops(logps, old_logps, advantages, mask):
+    return jax.lax.while_loop(lambda x: x.max() < 0, lambda x: x + 1, logps), {}
+
+
 def junk(logps, old_logps, advantages, mask):
     '''Not finite at a log-prob of 0; NaN and infinite off the mask, in value and slope.'''
     loss = jnp.log(-logps) * advantages + jnp.sqrt(-logps) / mask
@@ -104,6 +108,11 @@ def test_the_limit_of_an_option_is_a_line(configured):
     assert training.check_surrogate(configured("limited", scale=0.5)) == []
     (line,) = training.check_surrogate(configured("limited", scale=-1.0))
     assert "ValueError: scale=-1.0: must be > 0;" in line
+
+
+def test_what_cannot_be_differentiated_is_a_line(configured):
+    (line,) = training.check_surrogate(configured("loops"))
+    assert "fails on rollouts of 5 tokens with ValueError: Reverse-mode differentiation" in line
 
 
 def test_what_is_not_finite_off_the_mask_has_no_effect(configured):
