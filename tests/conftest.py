@@ -13,11 +13,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 flags = [
     "--xla_force_host_platform_device_count=8",
-    # This compiles 5 times faster; compiling tiny programs takes nearly all of the tests' time.
+    # This compiles 8 times faster; compiling tiny programs takes nearly all of the tests' time.
     "--xla_backend_optimization_level=0",
 ]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones lack the flag and abort
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # others may lack a flag and abort
     flags.append("--xla_cpu_use_fusion_emitters=false")
+    flags.append("--xla_cpu_parallel_codegen_split_count=1")
+    flags.append("--xla_llvm_disable_expensive_passes=true")
 os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])  # the user's win
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # processes of tests inherit it

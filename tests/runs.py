@@ -141,7 +141,7 @@ def command(workdir: Path) -> list[str]:
 def one_device() -> dict[str, str]:
     """Returns the environment of a run's own process."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    return {**os.environ, "XLA_FLAGS": flags}
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def readable(workdir: Path) -> list[dict]:

@@ -1,6 +1,7 @@
 """One splash call on the packed row equals the two passes over segments, gradients included."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -20,6 +21,7 @@ PLAIN = training.ScoringConfig(remat=True)
 SPLASH = dataclasses.replace(PLAIN, attention="splash_interpreted")
 
 
+@functools.cache
 def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
     params = small.params(config)
     rollouts = small.rollouts(P, G, S, T)

@@ -190,7 +190,6 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
         warmup__steps=0,
         guard__max_skipped=9,
         steps=4,
-        algorithm__beta=0.0,
     )
     with pytest.raises(errors.RunStopped, match=r"step 3 of rl: 12 updates in a row"):
         runs.train(config, tmp_path / "run")

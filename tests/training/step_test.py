@@ -343,7 +343,7 @@ def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
         "constant": trained / (T * P * G),
     }[aggregation]
     weights = (weights * b.advantages[..., None]).astype(np.float32)
-    small.assert_trees_close(actual, plain_gradient(lambda x: -(weights * x).sum()), 2e-5)
+    small.assert_trees_close(actual, plain_gradient(small.params(CONFIG), weights), 2e-5)
     np.testing.assert_allclose(metrics.losses["loss/surrogate"], -weights.sum(), atol=1e-5)
 
 

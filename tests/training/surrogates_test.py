@@ -121,7 +121,7 @@ def test_what_is_not_finite_off_the_mask_has_no_effect(configured):
     assert training.check_surrogate(algorithm) == []
     logps, old, advantages, mask = arrays()
     mask[0, 1] = False  # a row that is not trained at all
-    r = small.replace(small.rollouts(2, 3, 4, 5), mask=mask, logps=old)
+    r = small.replace(small.rollouts(2, 3, 4, 5), trained=mask, logps=old)
     loss_fn = training.policy_loss(
         training.make_surrogate(algorithm), beta=0.0, kl="k3", entropy=0.0
     )
