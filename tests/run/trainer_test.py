@@ -1,5 +1,6 @@
 """The loop, end to end: through the real command line, killed and continued, and its controls."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -16,7 +17,7 @@ from mapo_jax.commands import train
 from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
-from mapo_jax.run import checkpoints, checks, trainer
+from mapo_jax.run import checkpoints, checks, records, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
@@ -144,7 +145,7 @@ def test_without_learning_rate_nothing_moves(tmp_path):
         task__reward=f"{tmp_path}/my.py:short",
         optimizer__learning_rate=0.0,
         algorithm__beta=0.0,
-        warmup__steps=1,
+        warmup__steps=0,
         steps=2,
     )
     trainer.train(config, tmp_path)
@@ -200,6 +201,7 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
         algorithm__surrogate=f"{tmp_path}/my.py:fn",
         algorithm__surrogate_options={"scale": 2.0},
         algorithm__clip_high=0.0,
+        warmup__steps=0,
         steps=2,
     )
     assert checks.validate(config, 8) == []
@@ -235,6 +237,31 @@ def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path, monke
     assert json.loads(path.read_text()) == json.loads((undisturbed / "config.json").read_text())
 
 
+def test_what_a_kill_leaves_in_both_phases_goes_on_to_the_same_metrics(
+    undisturbed, tmp_path, monkeypatch
+):
+    """Copies the directory in the warm-up and in RL with a reference, and continues the copies."""
+    run, write = tmp_path / "run", records.Records.write
+    copies = {("train", "warmup", 3): tmp_path / "a", ("train", "rl", 3): tmp_path / "b"}
+
+    def then_copy(self, *arguments):
+        write(self, *arguments)
+        if arguments[:3] in copies:
+            with contextlib.suppress(shutil.Error):  # a checkpoint is being written
+                shutil.copytree(run, copies[arguments[:3]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.Records, "write", then_copy)
+        runs.train(micro(), run)
+    for place, copy in copies.items():
+        last = lines(copy)[-1]
+        assert (last["kind"], last["phase"], last["step"]) == place
+        runs.train(micro(), copy)
+        assert timeless(lines(copy)) == timeless(lines(undisturbed))
+        assert lines(copy, "rollouts") == lines(undisturbed, "rollouts")
+
+
+@pytest.mark.slow
 def test_killed_in_both_phases_it_ends_with_the_same_metrics(whole, environment, tmp_path):
     """kill -9 in the warm-up and in RL with a reference; the same command again."""
     killed = tmp_path / "killed"
