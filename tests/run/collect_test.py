@@ -135,7 +135,7 @@ def test_remax_compares_with_the_greedy_response(tmp_path):
         algorithm__truncated="mask",
         rollout__chunks=2,
         log__rollouts_prompts=16,
-        warmup__steps=1,
+        warmup__steps=0,
         steps=1,
         batch__epochs=1,
     )
