@@ -4,6 +4,7 @@ Rank promotion is an error in all tests.
 """
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -33,6 +34,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traced programs fill the heap with objects that live on; looking through them all takes minutes.
+gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.fixture(scope="session")
