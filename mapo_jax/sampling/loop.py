@@ -73,6 +73,7 @@ def sample(
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def program(params, inputs, key, config, settings, mesh):
+    """The compiled part of `sample`; a plan lowers it without data."""
     prompts, max_new_tokens, example, index = inputs
     P, G = prompts.tokens.shape[0], settings.group_size
     count = jnp.arange(P, dtype=jnp.int32)
