@@ -154,12 +154,11 @@ def assert_same(actual, expected):
 # ---- the gradient is one, however it is computed ----
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_splits_into_microbatches(aggregation):
-    """Splits prompts and groups; `test_meshes` does with the other losses."""
+@pytest.mark.parametrize(("loss", "aggregation"), TRIED)
+def test_splits_into_microbatches(loss, aggregation):
     microbatch = (2, 1) if aggregation == "token_mean" else (2, 2)
-    actual = gradient(batch(), microbatch=microbatch, aggregation=aggregation)
-    assert_same(actual, whole("clipped", aggregation))
+    actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
+    assert_same(actual, whole(loss, aggregation))
 
 
 @pytest.mark.parametrize("surrogate", training.SURROGATES)
