@@ -132,11 +132,10 @@ def test_apply_equals_the_formulas(config):
     np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["all", "gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2", "qwen3", "gemma2", "gemma3"])
 def test_shared_prefix_equals_plain_forward(name):
     """The prompt is computed once per group; logits and gradients are those of every whole row."""
-    config = small.CONFIG if name == "all" else FAMILIES[name]  # all that Llama and Qwen have
-    rollouts = small.rollouts(P=4, G=3)
+    config, rollouts = FAMILIES[name], small.rollouts(P=4, G=3)
     weights = np.random.default_rng(1).normal(size=rollouts.trained.shape) * rollouts.trained
 
     def shared(params):
@@ -228,7 +227,7 @@ def test_logical_axes_name_every_dimension(config):
         assert tuple(sizes[name] for name in names) == x.shape
 
 
-@pytest.mark.parametrize("config", [LLAMA, small.CONFIG], ids=["least", "all"])
+@every_config
 def test_fresh_parameters_train(config):
     params = init_params(jax.random.key(0), config)
     tokens = small.rollouts(P=2, G=1, T=8).tokens[:, 0]
