@@ -34,6 +34,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # lowers single operations faster
 # Traced programs fill the heap with objects that live on; looking through them all takes minutes.
 gc.set_threshold(100_000, 50, 1000)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from experiments import arithmetic
-from mapo_jax.config import Config, from_config_dict
+from mapo_jax import training
+from mapo_jax.config import AlgorithmConfig, Config, from_config_dict
 from mapo_jax.run import programs, setup, trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +73,24 @@ def _programs(config: Config, *rest) -> programs.Programs:
     read = dataclasses.replace(config, **dict.fromkeys(_OUTSIDE))  # to read another one raises
     warmup = dataclasses.replace(config.warmup, steps=0)
     dynamic = dataclasses.replace(config.dynamic, max_tries=0)
-    return _made(dataclasses.replace(read, warmup=warmup, dynamic=dynamic), *rest)
+    batch = dataclasses.replace(config.batch, epochs=0)
+    read = dataclasses.replace(read, warmup=warmup, dynamic=dynamic, batch=batch)
+    return _made(read, *rest)
+
+
+_made_surrogate = functools.cache(training.make_surrogate)
+
+
+def _surrogate(algorithm: AlgorithmConfig) -> Callable:
+    others = {"advantage": None, "advantage_options": None, "truncated": None, "beta": None}
+    return _made_surrogate(dataclasses.replace(algorithm, **others))
+
+
+# Runs that differ in their advantage only have the same steps.
+_PARTS = {
+    name: functools.cache(getattr(training, name))
+    for name in ("make_optimizer", "policy_loss", "make_train_step", "make_score")
+} | {"make_surrogate": _surrogate}
 
 
 @contextlib.contextmanager
@@ -83,6 +101,8 @@ def traced_once() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "Programs", _programs)
+        for name, make in _PARTS.items():
+            patch.setattr(training, name, make)
         yield
 
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import common
 from mapo_jax import model, training
@@ -24,6 +25,11 @@ CONFIG = model.ModelConfig(
     qkv_bias=True,
     qk_norm=True,
 )
+
+
+def slow(*cases):
+    """Cases of a test that a few others stand for in the default suite."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 @functools.cache

@@ -233,7 +233,7 @@ def success_counts(arm: Arm, color: str) -> Callable[[Any], bool]:
 
     def draw(axes) -> bool:
         counts = _by_count(arm, "success_count")
-        if not counts or not len(counts[0].steps):
+        if not counts:
             return False
         steps = np.unique(np.concatenate([curve.steps for curve in counts.values()]))
         shares = np.zeros((max(counts) + 1, len(steps)))

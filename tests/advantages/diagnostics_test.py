@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mapo_jax.advantages import diagnostics
+from tests import small
 from tests.advantages import oracles
 
 
@@ -27,7 +28,7 @@ def test_worst_of_the_papers_groups(name, expected):
     np.testing.assert_allclose(worst[1:], expected, atol=5e-4)
 
 
-@pytest.mark.parametrize("G", [8, 12])
+@pytest.mark.parametrize("G", [8, *small.slow([12])])
 @pytest.mark.parametrize(
     ("name", "options", "reverses", "reverses_01", "mirrors", "mirrors_01"),
     [

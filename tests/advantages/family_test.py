@@ -14,7 +14,7 @@ import pytest
 from mapo_jax import advantages
 from tests.advantages import oracles
 
-P, G = 3, 6  # all examples have one shape, so each case compiles once
+P, G = 8, 6  # all examples have one shape, so each case compiles once
 CASES = {
     "mapo": ("mapo", {}),
     "mapo, ddof=1": ("mapo", {"ddof": 1}),
@@ -53,7 +53,7 @@ CASES = {
     "signed(remax)": ("signed", {"base": "remax", "pos": 2.0, "neg": 0.5}),
 }
 every = pytest.mark.parametrize("case", CASES)
-examples = hypothesis.settings(deadline=None, max_examples=25)
+examples = hypothesis.settings(deadline=None, max_examples=10)
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 WHITENED = ("reinforce_plus_plus", "reinforce_plus_plus_baseline", "gdpo")
 KEY = jax.random.key(7)
@@ -307,7 +307,7 @@ def test_masked_is_deleted(case, junk):
         "rewards_PG": np.tile([0.9, 0.0, junk, 0.5, 1.0, 0.1], (P, 1)),
         "success_PG": np.tile([False, False, True, False, True, True], (P, 1)),
         "mask_PG": np.tile([True, True, not np.isfinite(junk), True, True, True], (P, 1)),
-        "baseline_P": np.array([0.5, 0.1, 0.9]),
+        "baseline_P": np.linspace(0.1, 0.9, P),
         "lengths_PG": rng.integers(1, 9, (P, G)),
         "components_PGC": rng.choice([0, 0.5, 1], (P, G, 2)),
     }
@@ -322,7 +322,8 @@ def test_masked_is_deleted(case, junk):
 
 @every
 def test_no_gradient_flows(case):
-    rewards = jnp.array([[0.9, 0.0, jnp.nan, 0.5, 1.0, 0.1], [0.3] * 6, [1e-30, 0, 0, 0, 0, 0]])
+    odd = [[0.9, 0.0, jnp.nan, 0.5, 1.0, 0.1], [0.3] * 6, [1e-30, 0, 0, 0, 0, 0]]
+    rewards = jnp.array([*odd, *[[0.0, 0, 1, 1, 0, 1]] * (P - 3)])
 
     def total(rewards, baseline, components):
         result = function(case)(
@@ -348,18 +349,16 @@ def test_sharded_over_prompts(case):
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     rng = np.random.default_rng(0)
     groups = {
-        "rewards_PG": rng.choice([0, 0.1, 0.9, 1], (16, 4)).astype(np.float32),
-        "success_PG": rng.random((16, 4)) < 0.5,
-        "mask_PG": rng.random((16, 4)) < 0.8,
-        "baseline_P": rng.random(16).astype(np.float32),
-        "lengths_PG": rng.integers(1, 9, (16, 4)),
-        "components_PGC": rng.choice([0, 1], (16, 4, 2)).astype(np.float32),
+        "rewards_PG": rng.choice([0, 0.1, 0.9, 1], (P, G)).astype(np.float32),
+        "success_PG": rng.random((P, G)) < 0.5,
+        "mask_PG": rng.random((P, G)) < 0.8,
+        "baseline_P": rng.random(P),
+        "lengths_PG": rng.integers(1, 9, (P, G)),
+        "components_PGC": rng.choice([0.0, 0.5, 1.0], (P, G, 2)),
     }
-    compiled = jitted(case)
-    program = compiled.lower(**jax.device_put(groups, sharding), key=KEY).compile()
-    np.testing.assert_allclose(
-        program(**jax.device_put(groups, sharding), key=KEY), compiled(**groups, key=KEY), atol=1e-5
-    )
+    on_mesh = jax.device_put(groups, sharding)
+    program = jitted(case).lower(**on_mesh, key=KEY).compile()
+    np.testing.assert_allclose(program(**on_mesh, key=KEY), compute(case, groups), atol=1e-5)
     name, options = CASES[case]
     entry = advantages.ADVANTAGES[options.get("base", name)]
     collectives = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
@@ -381,7 +380,7 @@ def test_sharded_over_prompts(case):
         (1.0, 2.0, "sign_balance", 1 / 2),
     ],
 )
-@pytest.mark.parametrize("size", [2, 5, 8, 16])
+@pytest.mark.parametrize("size", [2, 5, 16])
 def test_beta_norm_holds_others(a, b, name, factor, size):
     same_as("beta_norm", {"a": a, "b": b, "eps": 0.0}, name, factor, size)
 
@@ -396,7 +395,7 @@ def same_as(left, options, right, factor, size):
     np.testing.assert_allclose(result, factor * compared, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 5, 8, 16])
+@pytest.mark.parametrize("size", [2, 5, 16])
 def test_entries_that_are_others(size):
     same_as("pkpo", {"k": 1}, "rloo", 1, size)
     same_as("passk", {"k": 1, "eps": 0.0}, "grpo", 1, size)

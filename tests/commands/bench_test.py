@@ -28,6 +28,7 @@ def tiny():
     return bench.read(tree)
 
 
+@pytest.mark.slow
 def test_a_table_and_then_one_line_of_json(capsys):
     config = tiny()
     phases = bench.measure(config)

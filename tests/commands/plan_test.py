@@ -14,6 +14,7 @@ from mapo_jax.commands import aot, launchers, plan
 from mapo_jax.config import from_config_dict
 from mapo_jax.pretrained.known import KNOWN
 from mapo_jax.run import programs, sources
+from tests import small
 from tests.runs import micro
 
 
@@ -49,7 +50,9 @@ def test_known_policies_have_as_many_parameters_as_published(name, count):
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), *small.slow([(8, 1, 1)], [(1, 8, 1)], [(1, 4, 2)])], ids=str
+)
 def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
     """The count on an abstract mesh equals the bytes that lie on a device."""
     names = dict(zip(("mesh__data", "mesh__fsdp", "mesh__tensor"), shape, strict=True))

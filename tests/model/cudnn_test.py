@@ -11,14 +11,21 @@ from jax._src.cudnn import fused_attention_stablehlo as kernels
 
 from mapo_jax import model
 from mapo_jax.model import ABSENT, Segment, cudnn
+from tests import small
 from tests.model.splash_test import CONFIG, PLAIN, value_and_gradients
 
 IMITATED = dataclasses.replace(PLAIN, attention="cudnn_imitated")
 WINDOWED = dataclasses.replace(CONFIG, windows=(5, 0))
 
 
-@pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["all", "window"])
+@pytest.mark.parametrize(
+    ("config", "mesh_shape"),
+    [
+        (WINDOWED, (1, 1, 1)),
+        *small.slow((WINDOWED, (2, 2, 2)), (CONFIG, (1, 1, 1)), (CONFIG, (2, 2, 2))),
+    ],
+    ids=["window-1", "window-8", "all-1", "all-8"],
+)
 def test_it_equals_the_plain_path(config, mesh_shape):
     """Ragged prompts, an odd number of queries and of keys."""
     plain = value_and_gradients(PLAIN, config=config)

@@ -43,7 +43,7 @@ def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
     return jax.tree.map(np.asarray, run(params, rollouts, weights))
 
 
-@pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), *small.slow([(1, 1, 1)])], ids=str)
 def test_it_equals_the_plain_path(mesh_shape):
     plain, splash = value_and_gradients(PLAIN), value_and_gradients(SPLASH, mesh_shape)
     np.testing.assert_allclose(splash[0], plain[0], atol=1e-5)

@@ -273,7 +273,7 @@ def own(response, example):
     if response == "crash":
         ctypes.string_at(0)
     if response == "eat":
-        bytearray(5 * 2**30)
+        np.empty(5 * 2**30, np.uint8)  # the limit is one of addresses: none need be written
     if response == "hang once":
         with open(HERE / "hung", "a") as file:
             file.write("x")
@@ -330,10 +330,11 @@ def test_a_users_function_may_be_told_and_may_have_no_reward(own):
 
 
 @pytest.mark.parametrize("trick", ["hang", "sleep", "exit", "crash", "eat"])
-def test_what_gives_no_reward_is_asked_once_more_and_left_out(own, trick):
+def test_a_response_without_reward_is_asked_once_more_and_left_out(own, trick):
     fn = own()
     rewards.judge(fn, ["a"], [{"worth": 1}])  # the names of its parts are known from here on
-    for responses in ([trick, "b"], ["b", trick], [trick]):
+    orders = [[trick, "b"], ["b", trick], [trick]]
+    for responses in orders[: {"hang": 2, "sleep": 1}.get(trick)]:  # these two take seconds
         before = fn.failures
         judged = rewards.judge(fn, responses, [{"worth": 1}] * len(responses))
         at = responses.index(trick)

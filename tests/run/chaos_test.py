@@ -16,7 +16,7 @@ from tests.run.damage_test import files, flip
 from tests.run.interruption_test import start
 from tests.runs import ROOT, command, lines, micro, timeless
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def newest(run: Path) -> int:

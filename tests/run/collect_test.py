@@ -120,6 +120,7 @@ def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatc
     assert [r["step"] for r in lines(tmp_path) if r["kind"] == "train"] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_remax_compares_with_the_greedy_response(tmp_path):
     """A reward whose hundredths tell the question and whose rest tells the response."""
     (tmp_path / "my.py").write_text(

@@ -13,6 +13,7 @@ from etils import epath
 
 from mapo_jax import errors
 from mapo_jax.run import checkpoints, digests
+from tests import small
 from tests.run.checkpoints_test import abstract, assert_same_bits, make_state
 
 # Orbax leaves a coroutine behind for each array that it gives up.
@@ -21,8 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture(autouse=True)
 def _leave_nothing_behind():
+    gc.freeze()  # it looks through what this test leaves, not through all that there is
     yield
     gc.collect()
+    gc.unfreeze()
 
 
 POSITION = {"phase": "rl", "step": 12, "drawn": 192, "first": [0, 1]}
@@ -73,23 +76,23 @@ def restored_or_noticed(directory: Path, state, later) -> str:
 
 
 def test_flipped_bits_are_noticed_or_harmless(saved, tmp_path):
-    """50 single bits, half of them in the largest files, where the numbers are."""
+    """30 single bits, half of them in the largest files, where the numbers are."""
     directory, state, later = saved
     rng = random.Random(0)
     whole = files(directory / "checkpoints" / "2")
     largest = sorted(whole, key=lambda path: -path.stat().st_size)[:4]
     counts = {"noticed": 0, "harmless": 0}
-    for number in range(50):
+    for number in range(30):
         path = rng.choice(largest if number % 2 else whole)
         copy = tmp_path / str(number)
         shutil.copytree(directory, copy)
         flip(copy / path.relative_to(directory), rng.randrange(8 * path.stat().st_size))
         counts[restored_or_noticed(copy, state, later)] += 1
         shutil.rmtree(copy)
-    assert counts["noticed"] >= 20
+    assert counts["noticed"] >= 12
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "zeroed"])
+@pytest.mark.parametrize("damage", ["cut", *small.slow(["removed"], ["emptied"], ["zeroed"])])
 def test_other_damage(saved, tmp_path, damage):
     directory, state, later = saved
     outcomes = []

@@ -178,6 +178,7 @@ def test_the_odd_ones_are_named(monkeypatch):
     processes.check_same("a", "read something else")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """The same losses within tolerance, and one set of records."""
     with socket.socket() as free:

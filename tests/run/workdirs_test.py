@@ -134,14 +134,16 @@ def test_where_appends_work_nothing_is_copied(tmp_path):
     assert mirror.local == tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation_leave_whole_records(no_appends, tmp_path):
     plain = tmp_path / "plain"
-    for directory in (no_appends, plain):
-        train(micro(steps=2), directory)
-        assert lines(directory)[-1]["step"] == 2
-        train(micro(steps=3), directory)
+    train(micro(steps=3), plain)
+    train(micro(steps=2), no_appends)
+    assert lines(no_appends)[-1]["step"] == 2
+    train(micro(steps=3), no_appends)
     assert timeless(lines(no_appends)) == timeless(lines(plain))
-    assert lines(no_appends, "rollouts") == lines(plain, "rollouts")
+    ours = [r for r in lines(no_appends, "rollouts") if (r["kind"], r["step"]) != ("after", 2)]
+    assert ours == lines(plain, "rollouts")
     steps = [row["step"] for row in lines(no_appends) if row["kind"] == "train"]
     assert steps == [1, 2, 3, 4, 5, 1, 2, 3]
     assert list((no_appends / "tensorboard").rglob("events*"))

@@ -48,8 +48,8 @@ def test_greedy_is_scored_at_temperature_1():
 @pytest.mark.parametrize(
     "settings",
     [
-        ScoringConfig(remat=False, head_chunk=1),
         ScoringConfig(remat=True, head_chunk=150, attention_chunk=4),  # 4 and 4 do not divide 6
+        *small.slow([ScoringConfig(remat=False, head_chunk=1)]),
     ],
     ids=str,
 )

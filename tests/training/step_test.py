@@ -95,9 +95,10 @@ def gradient(batch, index=0, **options):
 LORA = small.replace(CONFIG, lora_rank=3, lora_alpha=6.0, lora_targets=("q", "o", "down"))
 
 
-def test_adapters_have_the_gradient_of_the_weights_they_add_to():
+@pytest.mark.parametrize("shape", [(1, 1, 1), *small.slow([(2, 2, 2)])], ids=str)
+def test_adapters_have_the_gradient_of_the_weights_they_add_to(shape):
     """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
-    step, mesh = build((2, 2, 2), config=LORA)
+    step, mesh = build(shape, config=LORA)
     trained, frozen = model.partition(small.params(LORA))
     shardings = training.state_shardings(LORA, KEEP, mesh)
     state = jax.device_put(training.init_state(trained, KEEP), shardings)
@@ -154,9 +155,13 @@ def assert_same(actual, expected):
 # ---- the gradient is one, however it is computed ----
 
 
-@pytest.mark.parametrize(("loss", "aggregation"), TRIED)
-def test_splits_into_microbatches(loss, aggregation):
-    microbatch = (2, 1) if aggregation == "token_mean" else (2, 2)
+SPLITS = [(*TRIED[0], (2, G)), (*TRIED[0], (P, 1)), *((*tried, (2, 2)) for tried in TRIED[1:])]
+
+
+@pytest.mark.parametrize(
+    ("loss", "aggregation", "microbatch"), [(*TRIED[0], (2, 1)), *small.slow(*SPLITS)], ids=str
+)
+def test_splits_into_microbatches(loss, aggregation, microbatch):
     actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
     assert_same(actual, whole(loss, aggregation))
 
@@ -224,10 +229,12 @@ def compiled(capfd, _compiled={}):  # noqa: B006  # kept: several tests read the
     return compiled
 
 
-# Each mesh and each loss.
 MICROBATCH = {(8, 1, 1): (8, 2), (1, 8, 1): (8, 2), (1, 4, 2): (4, 2), (2, 2, 2): (8, 2)}
-ON_MESHES = [((8, 1, 1), *TRIED[3]), ((1, 8, 1), *TRIED[0])]
-ON_MESHES += [((1, 4, 2), *TRIED[2]), ((2, 2, 2), *TRIED[0])]
+ON_MESHES = [((1, 8, 1), *TRIED[0]), ((2, 2, 2), *TRIED[0])]
+ON_MESHES += small.slow(
+    *(((8, 1, 1), *tried) for tried in (TRIED[0], TRIED[3])),
+    *(((1, 4, 2), *tried) for tried in (TRIED[0], TRIED[2])),
+)
 
 
 @pytest.mark.parametrize(("shape", "loss", "aggregation"), ON_MESHES, ids=str)
@@ -244,7 +251,7 @@ def test_meshes(shape, loss, aggregation, compiled):
     assert " all-reduce(" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", *small.slow(["bfloat16"])])
 def test_weights_move_and_activations_do_not(dtype, compiled):
     """The compiled step gathers each weight, sums each gradient, and communicates nothing else."""
     options = {} if dtype == "float32" else {"dtype": dtype}
@@ -267,7 +274,7 @@ def test_weights_move_and_activations_do_not(dtype, compiled):
     assert "collective-permute(" not in text
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, *small.slow([False])])
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
 def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied, compiled):
     """Nothing of the vocabulary's size crosses devices in a loop inside that of microbatches."""
@@ -319,7 +326,9 @@ def test_what_is_not_valid_counts_in_nothing():
     assert actual[1].means["policy/entropy"][1] == (r.trained & out).sum()
 
 
-@pytest.mark.parametrize("aggregation", training.AGGREGATIONS)
+@pytest.mark.parametrize(
+    "aggregation", ["token_mean", *small.slow(["sequence_mean"], ["constant"])]
+)
 def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
     """A stretch inside a response, as a tool's output would be; on policy, so that ratios are 1."""
     b, r = on_policy(), on_policy().rollouts
