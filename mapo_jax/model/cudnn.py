@@ -4,7 +4,7 @@ It replaces `attention.attend` and takes the same segments. It lays their keys s
 the keys that a group shares for each of its rollouts, and makes a mask from the positions. Scores
 never exist in memory. cuDNN computes in bfloat16 and has no soft caps.
 
-Before the first step of a run `equals_plain` compares the kernel with `attention.attend`, gradients
+Before the first step of a run `fault` compares the kernel with `attention.attend`, gradients
 included, on the device and in the shapes of the run.
 """
 
@@ -46,7 +46,7 @@ def attend(
     Returns:
       [P, G, T, N, H] in the queries' dtype.
     """
-    assert not softcap  # `equals_plain` returns False for a policy with soft caps
+    assert not softcap  # `fault` names the soft caps of a policy that has them
     one: Any = functools.partial(_attend, scale=scale, implementation=implementation)
     if not jax.sharding.get_abstract_mesh().empty:
         rows = PartitionSpec(sharding.BATCH_AXES)
@@ -89,14 +89,16 @@ def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
     return out[:, :T].reshape(P, G, T, N, H)
 
 
-def equals_plain(
+def fault(
     config: config.ModelConfig,
     shape: tuple[int, int, int, int],
     dtype: str,
     chunk: int,
     implementation: str = "cudnn",
-) -> bool:
-    """Returns whether the kernel runs on this device and errs as little as `attention.attend`.
+) -> str:
+    """Returns why the kernel may not replace `attention.attend` here; "" if it may.
+
+    It may if it runs on this device and errs as little as `attention.attend`.
 
     Both run in `dtype` on random numbers and ragged prompts, and `attention.attend` in float32
     gives the exact values. The errors of the output and of the gradients of queries, keys and
@@ -111,7 +113,7 @@ def equals_plain(
       implementation: see `attend`.
     """
     if config.attention_softcap:
-        return False
+        return "the policy has soft caps"
     P, G, S, T = shape
     N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
     rng = np.random.default_rng(0)
@@ -140,11 +142,12 @@ def equals_plain(
         exact = of(attention.attend, "float32", chunk=chunk)
         plain = of(attention.attend, dtype, chunk=chunk)
         fused = of(attend, dtype, implementation=implementation)
-    except Exception:  # no GPU, an old GPU, another dtype and a shape all raise different errors
-        return False
+    except Exception as error:  # no GPU, an old one, another dtype, a shape, too little memory
+        return " ".join(f"{type(error).__name__}: {error}".split())[:120]
     pairs = [(a - e, b - e) for a, b, e in zip(fused, plain, exact, strict=True)]
-    return all(
+    is_close = all(
         np.linalg.norm(ours) <= 3 * np.linalg.norm(theirs)
         and np.abs(ours).max() <= 6 * np.abs(theirs).max()
         for ours, theirs in pairs
     )
+    return "" if is_close else "it computes something else here"

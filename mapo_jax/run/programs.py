@@ -37,7 +37,7 @@ class Programs:
             name: getattr(c.compute, name) for name in ("remat", "head_chunk", "attention_chunk")
         }
         lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
-        self.attention = choose_attention(
+        self.attention, self.attention_note = choose_attention(
             c.compute, architecture, mesh, c.batch.microbatch, lengths
         )
         memory["attention"] = self.attention
@@ -168,24 +168,27 @@ def choose_attention(
     mesh: Mesh,
     microbatch: tuple[int, int],
     lengths: tuple[int, int],
-) -> str:
+) -> tuple[str, str]:
     """Chooses `ScoringConfig.attention`, which is `compute.attention` unless that is "auto".
 
     With "auto" it is splash on TPUs, if splash can compute the policy's attention. On GPUs it is
     cuDNN's kernel, if every process finds that it equals the plain path in a microbatch of the run.
     In all other cases it is "plain".
+
+    Returns:
+        The choice, and a note for the user: why it is not cuDNN's kernel on a GPU; else "".
     """
     if compute.attention != "auto":
-        return compute.attention
+        return compute.attention, ""
     platform = mesh.devices.flat[0].platform
     if platform == "tpu" and splash.is_supported(architecture):
-        return "splash"
+        return "splash", ""
     if platform == "gpu":
         shape = (*microbatch, *lengths)
-        equal = cudnn.equals_plain(architecture, shape, compute.dtype, compute.attention_chunk)
-        if all(processes.everyones("equal" if equal else "")):
-            return "cudnn"
-    return "plain"
+        fault = cudnn.fault(architecture, shape, compute.dtype, compute.attention_chunk)
+        faults = [text for text in processes.everyones(fault) if text]
+        return ("plain", f"not cuDNN's: {faults[0]}") if faults else ("cudnn", "")
+    return "plain", ""
 
 
 def _valid(truncated: str, experience: Experience) -> jax.Array:

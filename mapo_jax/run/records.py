@@ -144,7 +144,7 @@ class Records:
         """Closes all files and uploads them."""
         for file in (*self._files.values(), *self._writers.values()):
             file.close()
-        self._mirror.upload()
+        self._mirror.close()
         if self._wandb_run:
             self._wandb_run.finish()
 

@@ -12,8 +12,8 @@ import jax
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, rewards, sharding, tasks, training
-from mapo_jax.config import Config, show
-from mapo_jax.run import evaluation, processes, sources
+from mapo_jax.config import Config
+from mapo_jax.run import contents, evaluation, processes, sources
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.programs import Programs
 from mapo_jax.text import Tokenizer
@@ -52,6 +52,13 @@ class Setup:
     def tokenizer(self) -> Tokenizer:
         return self.source.tokenizer
 
+    def contents(self) -> dict[str, str]:
+        """Digests of what the run reads; see `contents.of`."""
+        frozen = self.source.folder if self.config.lora.rank else None
+        rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
+        sets = {name: [one.prompts, one.examples] for name, one in self.eval_sets.items()}
+        return contents.of(self.tokenizer, rows, sets, frozen)
+
     def key(self, step: int, purpose: int) -> jax.Array:
         """The PRNG key of a step for one purpose."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), step)
@@ -81,7 +88,7 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
         say: is told which rows and prompts are left out.
 
     Raises:
-        UserError: a file cannot be had, or processes read different data.
+        UserError: a file cannot be had.
     """
     c = config
     with processes.together():  # each reads its own files
@@ -93,12 +100,6 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
         prompts = tasks.encode_prompts(task, source.tokenizer, task.train, "train", *limits, say)
         eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
         demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
-    if jax.process_count() > 1:
-        processes.check_same(
-            str([tuple(prompt) for prompt in prompts]),
-            f"reads other rows of {c.task.name} than process 0; give all machines the same "
-            f"data.path={show(c.data.path)} and tokenizer",
-        )
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
     return Setup(c, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
@@ -196,7 +197,7 @@ def start_table(
         ("parameters", f"{count + frozen:,}", vocabulary),
         *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
         ("mesh", shape, jax.devices()[0].device_kind),
-        ("attention", setup.programs.attention, "in training"),
+        ("attention", setup.programs.attention, setup.programs.attention_note or "in training"),
         ("examples", f"{len(setup.prompts):,}", f"of {c.task.name}"),
         ("prompts", c.batch.prompts, "per rollout batch"),
         ("rollouts", c.batch.prompts * c.batch.group, f"{c.batch.group} per prompt"),

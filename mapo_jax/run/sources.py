@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from mapo_jax import errors, model, pretrained, rewards, sharding, tasks
 from mapo_jax.config import Config, LoraConfig, TaskConfig
-from mapo_jax.run import checkpoints, workdirs
+from mapo_jax.run import checkpoints, contents, workdirs
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer, load_tokenizer
 
@@ -214,6 +214,7 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     saved = json.loads((workdir / "config.json").read_text())
     if architecture.lora_rank:
         folder = pretrained.folder(saved["policy"]["init"])
+        contents.check_base(workdir, folder, where)
         frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
     warmup = saved["warmup"]["steps"]
     step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"

@@ -20,7 +20,7 @@ from etils import epath
 from mapo_jax import errors, model, sharding, tasks, training
 from mapo_jax.config import Config, to_dict
 from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
-from mapo_jax.run import collect, evaluation, processes, setup, workdirs
+from mapo_jax.run import collect, contents, evaluation, processes, setup, workdirs
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
 from mapo_jax.run.guard import Guard
@@ -39,22 +39,23 @@ def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str
       overrides: what the command line changed, shown at the start.
 
     Raises:
-      UserError: the work directory belongs to another configuration, or data cannot be had; a
-        reward function raises. The state before it is saved.
+      UserError: the work directory belongs to another configuration, or another process trains in
+        it, or it read other content; data cannot be had; a reward function raises. The state before
+        it is saved.
       RunStopped: too many updates in a row were skipped, or dynamic sampling found no batch.
       Preempted: after a SIGTERM, with a checkpoint of the step that it came in.
     """
     path, writes = epath.Path(workdir), jax.process_index() == 0
-    with processes.together():
-        workdirs.check(path, to_dict(config), writes)
-    jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
-    mode = config.log.console if writes else "quiet"
-    with (
-        processes.Termination() as termination,
-        Console(mode) as console,
-        Trainer(config, path, console, overrides, termination) as trainer,
-    ):
-        trainer.go()
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            if writes:
+                stack.enter_context(workdirs.hold(path))
+            workdirs.check(path, to_dict(config), writes)
+        jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
+        termination = stack.enter_context(processes.Termination())
+        console = stack.enter_context(Console(config.log.console if writes else "quiet"))
+        trainer = Trainer(config, path, console, overrides, termination)
+        stack.enter_context(trainer).go()
 
 
 class Trainer:
@@ -73,10 +74,17 @@ class Trainer:
         self._termination = termination
         self.setup = setup.prepare(config, console.print)
         self.saved = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+        found = self.setup.contents()
         self.progress = setup.begin(self.setup, self.saved, console.print)
+        if self.progress.restored is not None:
+            for note in contents.check(found, config, workdir):
+                console.print(note)
         self._served = self.setup.programs.serve_frozen(self.progress.frozen)
         self.records: Records | NoRecords = NoRecords()
         if jax.process_index() == 0:  # no sooner: until here a mistake can be mended
+            if self.progress.restored is None and (note := workdirs.set_aside(workdir)):
+                console.print(note)
+            contents.keep(found, workdir)
             self.records = open_records(self.setup, self.progress, workdir, overrides)
         console.table(f"{workdir}", setup.start_table(self.setup, self.progress, overrides))
 
@@ -189,8 +197,9 @@ class Trainer:
         updating = time.perf_counter()
         # Updates.
         reported = []
-        for _ in range(c.batch.epochs):
-            for index in range(c.batch.prompts // c.batch.minibatch_prompts):
+        minibatches = c.batch.prompts // c.batch.minibatch_prompts
+        for epoch in range(c.batch.epochs):
+            for index in _order(c.seed, step, epoch, minibatches):
                 progress.state, metrics = programs.update(
                     progress.state, batch, np.int32(index), progress.frozen
                 )
@@ -337,6 +346,13 @@ class Trainer:
             if first <= step < end:
                 return jax.profiler.trace(str(directory / "profile"))
         return contextlib.nullcontext()
+
+
+def _order(seed: int, step: int, epoch: int, minibatches: int) -> list[int]:
+    """The minibatches as an epoch takes them: the first as they come, a later one shuffled."""
+    if not epoch:
+        return list(range(minibatches))
+    return np.random.default_rng((seed, step, epoch)).permutation(minibatches).tolist()
 
 
 def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -1,19 +1,26 @@
-"""Checks a run's directory, describes each start in it, and brings records there.
+"""Checks and holds a run's directory, describes each start in it, and brings records there.
 
 A directory may be remote, gs://..., or refuse appends: there objects are written whole or not at
 all. So records grow in a local directory and are uploaded whole.
 """
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import io
 import json
+import os
 import platform
+import re
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,51 @@ from mapo_jax.config import continuation_mistakes
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 _RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")
+_RECORDED = (*_RECORDS, "report.html", "figures", "tensorboard", "evaluation.json", "evaluation")
+
+
+@contextlib.contextmanager
+def hold(workdir: epath.Path) -> Iterator[None]:
+    """Context manager: keeps other runs out of a work directory.
+
+    The system frees the lock with the process, however that ends. An object store has no locks, and
+    some file systems have none: there nothing is held.
+
+    Raises:
+        UserError: another process holds it, and which one.
+    """
+    if "://" in str(workdir):
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT)
+    except OSError:  # `check` names it
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # no locks here
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.UserError(
+                    f"--workdir={workdir}: {_holder(lock)} is training there; wait until it ends, "
+                    "or choose another directory"
+                ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+        os.ftruncate(lock, 0)
+    finally:
+        os.close(lock)
+
+
+def _holder(lock: int) -> str:
+    for _ in range(20):  # it writes its name just after it has got the lock
+        if name := os.pread(lock, 1000, 0).decode(errors="replace").strip():
+            return name
+        time.sleep(0.05)
+    return "another process"
 
 
 def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
@@ -38,9 +90,15 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
         writes: whether this process writes there.
 
     Raises:
-        UserError: it cannot be written, or holds another run, or files that are no run.
+        UserError: it cannot be written, or holds another run, or files that are no run; or its path
+            is one that checkpoints cannot be read from.
     """
     where = f"--workdir={workdir}"
+    if re.search(r"\[.*\]|\\", os.path.abspath(workdir)):
+        raise errors.UserError(
+            f"{where}: has [...] or a backslash in its path, {os.path.abspath(workdir)}, and orbax "
+            "reads these as a pattern, so no checkpoint could be read; choose another directory"
+        )
     try:
         if writes:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -69,6 +127,24 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
     mistakes = continuation_mistakes(old, config)
     if mistakes:
         raise errors.UserError(*mistakes)
+
+
+def set_aside(workdir: epath.Path) -> str:
+    """Moves the records of a run that has lost its checkpoints into `before-N/`.
+
+    Returns:
+        A sentence that says so; "" if there are no records of RL.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists() or '"kind": "train", "phase": "rl"' not in path.read_text():
+        return ""
+    number = next(n for n in range(1, 10_000) if not (workdir / f"before-{n}").exists())
+    target = workdir / f"before-{number}"
+    target.mkdir()
+    for name in _RECORDED:
+        if (workdir / name).exists():
+            (workdir / name).rename(target / name)
+    return f"no checkpoint is left, so the run begins anew; its records are in {target.name}/ now"
 
 
 def write(path: epath.Path, content: bytes) -> None:
@@ -126,7 +202,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code; None where it is no clone, as installed in a user's repository."""
+    """The commit of the code; None where it is unknown, as installed in a user's repository."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
@@ -134,6 +210,9 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        exported = (root / "mapo_jax" / "commit.txt").read_text().strip()
+        if "$" not in exported:  # `git archive` has filled it in, as for the workers of a pod
+            return exported
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None
         changed = " (with changes)" if git("status", "--porcelain") else ""
@@ -177,6 +256,12 @@ class Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write(target, path.read_bytes())
                 self._sent[path] = version
+
+    def close(self) -> None:
+        """Uploads what is left and removes the local directory, if it is not the work directory."""
+        self.upload()
+        if self.local != Path(self._workdir):
+            shutil.rmtree(self.local, ignore_errors=True)
 
 
 def _takes_appends(workdir: epath.Path, names: Sequence[str]) -> bool:

@@ -2,11 +2,15 @@
 
 import builtins
 import errno
+import fcntl
 import io
 import json
+import os
 import pathlib
 import re
+import socket
 import subprocess
+import sys
 
 import pytest
 from etils import epath
@@ -15,7 +19,7 @@ import mapo_jax
 from mapo_jax import errors, report
 from mapo_jax.config import to_dict
 from mapo_jax.run import records, workdirs
-from tests.runs import lines, micro, timeless, train
+from tests.runs import ROOT, lines, micro, timeless, train
 
 
 def check(directory, config=None):
@@ -78,6 +82,7 @@ def test_the_commit_is_that_of_the_packages_own_clone(tmp_path, monkeypatch):
     for file in (installed, clone):
         file.parent.mkdir(parents=True)
         file.touch()
+        (file.parents[1] / "commit.txt").write_text("$Format:%h$")
 
     def commit(file):
         monkeypatch.setattr(workdirs, "__file__", str(file))
@@ -91,6 +96,8 @@ def test_the_commit_is_that_of_the_packages_own_clone(tmp_path, monkeypatch):
     assert commit(installed) is None
     (tmp_path / ".gitignore").write_text("*")
     assert re.fullmatch(r"[0-9a-f]{12}", commit(clone))
+    (clone.parents[1] / "commit.txt").write_text("0123abc\n")  # as `git archive` fills it in
+    assert commit(clone) == "0123abc"
 
 
 @pytest.fixture
@@ -158,3 +165,68 @@ def test_a_bucket_needs_its_package(monkeypatch):
     monkeypatch.setattr(epath.gpath.PosixGPath, "mkdir", mkdir)
     with pytest.raises(errors.UserError, match=r"--workdir=gs://b/run: .* pip install gcsfs"):
         check("gs://b/run")
+
+
+# ---- one run at a time ----
+
+
+def test_a_directory_is_held_by_one_run(tmp_path):
+    where = epath.Path(tmp_path / "run")
+    with workdirs.hold(where):
+        mine = f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(errors.UserError, match=rf"{mine} is training there; wait") as caught:
+            with workdirs.hold(where):
+                pass
+        assert len(caught.value.lines) == 1
+    with workdirs.hold(where), workdirs.hold(epath.Path(tmp_path / "other")):
+        pass  # free again
+
+
+def test_a_killed_run_holds_nothing(tmp_path):
+    code = (
+        "import os, sys; from etils import epath; from mapo_jax.run import workdirs\n"
+        "with workdirs.hold(epath.Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert (tmp_path / "lock").read_text().startswith("process ")
+    with workdirs.hold(epath.Path(tmp_path)):
+        pass
+
+
+def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with workdirs.hold(epath.Path(tmp_path)):
+        pass
+    with workdirs.hold(epath.Path("gs://bucket/run")):
+        pass
+
+
+@pytest.mark.parametrize("name", ["lr[1e-3]", "a[bc]d", "a\\b", "[x]/run"])
+def test_paths_that_orbax_takes_for_patterns_are_refused(tmp_path, name):
+    with pytest.raises(errors.UserError, match=r"has \[\.\.\.\] or a backslash in its path"):
+        check(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["a[b", "a{b}", "a*b", "a?b", "a b", "ä#%20"])
+def test_other_paths_will_do(tmp_path, name):
+    check(tmp_path / name)
+
+
+def test_records_whose_checkpoints_are_gone_are_set_aside(tmp_path):
+    where = epath.Path(tmp_path)
+    assert workdirs.set_aside(where) == ""
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "phase": "warmup", "step": 1}\n')
+    assert workdirs.set_aside(where) == ""  # it died before its first checkpoint
+    for number in (1, 2):
+        line = '{"kind": "train", "phase": "rl", "step": 1}\n'
+        (tmp_path / "metrics.jsonl").write_text(line)
+        (tmp_path / "run.json").write_text(str(number))
+        assert f"its records are in before-{number}/ now" in workdirs.set_aside(where)
+        assert (tmp_path / f"before-{number}" / "metrics.jsonl").read_text() == line
+        assert (tmp_path / f"before-{number}" / "run.json").read_text() == str(number)
+        assert not (tmp_path / "metrics.jsonl").exists()

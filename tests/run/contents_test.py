@@ -1,0 +1,93 @@
+"""A run goes on with the content that it began with, and says what differs."""
+
+import dataclasses
+
+import pytest
+from etils import epath
+
+from experiments import arithmetic
+from mapo_jax import errors
+from mapo_jax.config import from_config_dict
+from mapo_jax.run import contents, processes
+from mapo_jax.text import load_tokenizer
+
+CONFIG = from_config_dict(arithmetic.get_config("tiny"))
+TOKENIZER = load_tokenizer(CONFIG.tokenizer.path, "")
+ROWS = [[[1, 2], {"question": "1+1", "answer": "2"}], [[3], {"question": "2", "answer": "2"}]]
+SETS = {"test": [[[5]], [{"question": "3", "answer": "3"}]]}
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model-1.safetensors").write_bytes(b"weights")
+    return tmp_path / "base"
+
+
+def of(frozen, rows=ROWS, sets=SETS, tokenizer=TOKENIZER):
+    return contents.of(tokenizer, rows, sets, frozen)
+
+
+def test_the_same_content_goes_on(frozen, tmp_path):
+    where = epath.Path(tmp_path)
+    assert contents.check(of(frozen), CONFIG, where) == []  # an older version kept nothing
+    contents.keep(of(frozen), where)
+    assert contents.check(of(frozen), CONFIG, where) == []
+    contents.check_base(where, frozen, "x")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[[9], {"question": "0", "answer": "0"}], *ROWS],
+        [*ROWS, ROWS[0]],
+        ROWS[::-1],
+        [[ROWS[0][0], {"question": "1+1", "answer": "3"}], ROWS[1]],
+        [[[1, 2, 2], ROWS[0][1]], ROWS[1]],
+    ],
+    ids=["one in front", "one appended", "order", "an answer", "a template"],
+)
+def test_other_rows_are_named(frozen, tmp_path, rows):
+    contents.keep(of(frozen), epath.Path(tmp_path))
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, path="x.jsonl"))
+    with pytest.raises(errors.UserError, match=r"^data.path=x.jsonl: its training rows and prompt"):
+        contents.check(of(frozen, rows), config, epath.Path(tmp_path))
+
+
+def test_another_tokenizer_is_named_once(frozen, tmp_path):
+    class Other:
+        def save(self, directory):
+            TOKENIZER.save(directory)
+            (epath.Path(directory) / "more.json").write_text("{}")
+
+    contents.keep(of(frozen), epath.Path(tmp_path))
+    with pytest.raises(errors.UserError, match=r"^tokenizer.path=.*: its tokenizer") as caught:
+        contents.check(of(frozen, ROWS[:1], tokenizer=Other()), CONFIG, epath.Path(tmp_path))
+    assert len(caught.value.lines) == 1
+
+
+def test_other_weights_under_adapters_are_named(frozen, tmp_path):
+    contents.keep(of(frozen), epath.Path(tmp_path))
+    (frozen / "model-1.safetensors").write_bytes(b"Weights")
+    with pytest.raises(errors.UserError, match=r"^policy.init='': its weights under the adapters"):
+        contents.check(of(frozen), CONFIG, epath.Path(tmp_path))
+    with pytest.raises(
+        errors.UserError, match=r"^--workdir=x: the weights in .*base are not"
+    ):
+        contents.check_base(epath.Path(tmp_path), frozen, "--workdir=x")
+
+
+def test_other_evaluation_rows_are_told(frozen, tmp_path):
+    contents.keep(of(frozen), epath.Path(tmp_path))
+    notes = contents.check(of(frozen, sets=SETS | {"new": []}), CONFIG, epath.Path(tmp_path))
+    assert notes == []
+    other = {"test": [[[5]], [{"question": "3", "answer": "4"}]]}
+    (note,) = contents.check(of(frozen, sets=other), CONFIG, epath.Path(tmp_path))
+    assert note.startswith("eval.test: its rows are not what this run began with")
+
+
+def test_processes_that_read_other_content_are_named(frozen, monkeypatch):
+    theirs = '{"tokenizer.path": "0", "data.path": "1", "policy.init": "2", "eval.test": "3"}'
+    monkeypatch.setattr(processes, "everyones", lambda text: [text, text, theirs])
+    with pytest.raises(errors.UserError, match=r"^process 2 reads other content .* of tokenizer"):
+        of(frozen)
