@@ -37,7 +37,8 @@ def _reported(config: Config, workdir: epath.Path) -> Iterator[None]:
                 f"report: not written ({type(error).__name__}: {error}); "
                 f"python launch/report.py {workdir} tries again"
             )
-        Console(config.log.console).print(said)
+        mode = config.log.console  # a quiet run still says where its report is
+        Console("plain" if mode == "quiet" else mode).print(said)
 
     first = jax.process_index() == 0
     before = recorded() if first else None

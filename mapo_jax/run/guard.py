@@ -52,10 +52,9 @@ class Guard:
         before, self._skipped = self._skipped, int(state.skipped)
         found = []
         if self._skipped > before:
-            found.append(
-                f"{self._skipped - before} updates were skipped, as they were not finite or had no "
-                "reward"
-            )
+            skipped = self._skipped - before
+            were = "update was" if skipped == 1 else "updates were"
+            found.append(f"{skipped} {were} skipped: not finite or without a reward")
         if invalid:
             found.append(f"{invalid:.2%} of the rollouts have no finite reward and are left out")
         if not found:

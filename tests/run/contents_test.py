@@ -71,9 +71,7 @@ def test_other_weights_under_adapters_are_named(frozen, tmp_path):
     (frozen / "model-1.safetensors").write_bytes(b"Weights")
     with pytest.raises(errors.UserError, match=r"^policy.init='': its weights under the adapters"):
         contents.check(of(frozen), CONFIG, epath.Path(tmp_path))
-    with pytest.raises(
-        errors.UserError, match=r"^--workdir=x: the weights in .*base are not"
-    ):
+    with pytest.raises(errors.UserError, match=r"^--workdir=x: the weights in .*base are not"):
         contents.check_base(epath.Path(tmp_path), frozen, "--workdir=x")
 
 

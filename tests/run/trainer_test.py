@@ -110,6 +110,27 @@ def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, knobs):
                 np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_run_that_has_lost_its_checkpoints_keeps_its_records(undisturbed, tmp_path, capsys):
+    """They were deleted to save space; the same command begins anew."""
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    runs.train(micro(), run)
+    assert "its records are in before-1/ now" in " ".join(capsys.readouterr().out.split())
+    assert lines(run / "before-1") == lines(undisturbed)
+    assert (run / "before-1" / "report.html").exists()
+    assert timeless(lines(run)) == timeless(lines(undisturbed))
+
+
+def test_a_later_epoch_takes_its_minibatches_in_an_order_of_its_own():
+    def order(step, epoch, seed=0):
+        return trainer._order(seed, step, epoch, 16)
+
+    assert order(1, 0) == list(range(16))
+    assert sorted(order(1, 1)) == list(range(16))
+    orders = [order(step, epoch) for step in (1, 2) for epoch in (0, 1, 2)] + [order(1, 1, seed=1)]
+    assert len({tuple(x) for x in orders}) == 6  # the first epoch's is that of the data
+
+
 def test_another_configuration_is_refused(undisturbed):
     with pytest.raises(errors.UserError, match=r"batch\.group=2: .* started with 4"):
         trainer.train(micro(batch__group=2, batch__microbatch=(8, 2)), undisturbed)
