@@ -8,7 +8,9 @@ message. CASES are command lines; RAISED are mistakes that show only in the midd
 import errno
 import io
 import json
+import os
 import re
+import socket
 import sys
 import threading
 
@@ -23,7 +25,7 @@ from mapo_jax import errors, loading, rewards
 from mapo_jax.commands import exits, launchers
 from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
-from mapo_jax.run import checkpoints, sources
+from mapo_jax.run import checkpoints, contents, sources, workdirs
 from mapo_jax.text import load_tokenizer
 from tests import small
 from tests.runs import ROOT
@@ -389,6 +391,10 @@ CASES = {
         "--workdir={files}/plain.txt/run: cannot be written (Not a directory); choose another "
         "directory"
     ],
+    "--workdir={files}/lr[1e-3]": [
+        "--workdir={files}/lr[1e-3]: has [...] or a backslash in its path, {files}/lr[1e-3], and "
+        "orbax reads these as a pattern, so no checkpoint could be read; choose another directory"
+    ],
     "--workdir={files}/another": [
         "seed=0: the run in this work directory was started with 7; set it back, or start a new "
         "run in another --workdir"
@@ -628,7 +634,32 @@ class JaxRuntimeError(Exception):
     """Has the name by which `exits.main` recognises JAX's error."""
 
 
+def hold_twice(files):
+    where = epath.Path(files / "held")
+    with workdirs.hold(where), workdirs.hold(where):
+        pass
+
+
+def other_content(files):
+    where, found = epath.Path(files / "held"), {"data.path": "1", "tokenizer.path": "1"}
+    contents.keep(found | {"policy.init": "1"}, where)
+    config = from_config_dict(arithmetic.get_config("tiny"))
+    contents.check(found | {"data.path": "2", "policy.init": "2"}, config, where)
+
+
 RAISED = {
+    "two runs in a directory": (
+        hold_twice,
+        f"--workdir={{files}}/held: process {os.getpid()} on {socket.gethostname()} is training "
+        "there; wait until it ends, or choose another directory",
+    ),
+    "other content": (
+        other_content,
+        "data.path='': its training rows and prompts are not what this run began with; give the "
+        "same content, or start a new run in another --workdir",
+        "policy.init='': its weights under the adapters are not what this run began with; give the "
+        "same content, or start a new run in another --workdir",
+    ),
     "a reward that raises": (
         judge("parses", ["\n{19"]),
         "task.reward: parses raised JSONDecodeError: Expecting property name enclosed in double "
@@ -768,7 +799,7 @@ def test_a_report(capsys, monkeypatch, tmp_path, files, command):
 
 @pytest.mark.parametrize("name", RAISED)
 def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
-    act, line = RAISED[name]
+    act, *lines = RAISED[name]
 
     def launcher(argv):
         try:
@@ -777,7 +808,7 @@ def test_in_the_middle_of_a_run(capsys, monkeypatch, files, name):
             place = re.compile(rf"{re.escape(judging.__file__)}:\d+")
             raise errors.UserError(*(place.sub("{rewards}", x) for x in error.lines)) from None
 
-    check(capsys, monkeypatch, files, launcher, [], [line])
+    check(capsys, monkeypatch, files, launcher, [], lines)
 
 
 def test_the_runs_own_guard(capsys, monkeypatch, files):
