@@ -125,7 +125,7 @@ def parse(
             _stop_if_any(check(config, jax.device_count()))
     else:
         _stop_if_any([*lines, *check(config, jax.device_count())])
-    overrides = tuple(f"{key}={text}" for key, text in settings)
+    overrides = tuple(f"{key}={text}" for key, text in dict(settings).items())  # the last counts
     return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
 
 

@@ -99,6 +99,10 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
         limits = c.data.max_prompt_tokens, c.data.too_long
         prompts = tasks.encode_prompts(task, source.tokenizer, task.train, "train", *limits, say)
         eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
+        asked = {row["question"] for row in task.train}
+        for name, one in eval_sets.items():
+            if seen := sum(row["question"] in asked for row in one.examples):
+                say(f"eval set {name}: {seen} of {len(one.examples)} questions are trained on too")
         demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)

@@ -216,6 +216,12 @@ def test_settings_take_the_type_of_their_default():
     assert "algorithm.beta=1" in arguments.overrides
 
 
+def test_of_a_key_that_is_given_twice_the_last_counts():
+    arguments = cli.parse([*TINY, "--config.steps=3", "--config.seed=1", "--config.steps=7"], "")
+    assert arguments.config.steps == 7
+    assert arguments.overrides == ("steps=7", "seed=1")
+
+
 def test_workdir_follows_the_experiment():
     """The name has no time stamp, so the same command continues the same run."""
     assert str(cli.parse(TINY, "").workdir) == "runs/arithmetic-tiny"
