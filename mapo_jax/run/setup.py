@@ -5,6 +5,7 @@ the newest checkpoint.
 """
 
 import dataclasses
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class Setup:
     """The fixed parts of a run."""
 
     config: Config
+    began: datetime.datetime  # the time of the run's first start
     task: tasks.Task
     reward: rewards.RewardFunction
     source: sources.Source
@@ -73,12 +75,13 @@ class Progress:
     restored: tuple[str, int] | None = None  # (phase, step) of the checkpoint it goes on from
 
 
-def prepare(config: Config, say: Callable[[str], None]) -> Setup:
+def prepare(config: Config, say: Callable[[str], None], began: datetime.datetime) -> Setup:
     """Reads the files that a configuration names and builds the programs; compiles nothing.
 
     Args:
         config: valid, see `checks.validate`.
         say: is told which rows and prompts are left out.
+        began: the time of the run's first start, which chat templates can print.
 
     Raises:
         UserError: a file cannot be had, or processes read different data.
@@ -86,7 +89,7 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
     c = config
     with processes.together():  # each reads its own files
         task, reward = sources.make_task(c)
-        source = sources.find(c)
+        source = sources.find(c, began)
         for note in task.notes:
             say(note)
         limits = c.data.max_prompt_tokens, c.data.too_long
@@ -101,7 +104,7 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
         )
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
-    return Setup(c, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
+    return Setup(c, began, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
 
 
 def _demonstrations(

@@ -7,6 +7,7 @@ itself.
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import time
 from collections.abc import Sequence
@@ -71,7 +72,9 @@ class Trainer:
         """Reads everything, begins or continues, and opens the records; see `train`."""
         self.config, self.workdir, self.console = config, workdir, console
         self._termination = termination
-        self.setup = setup.prepare(config, console.print)
+        began = processes.everyones(workdirs.began(workdir).isoformat())[0]  # that of the first
+        began = datetime.datetime.fromisoformat(began)
+        self.setup = setup.prepare(config, console.print, began)
         self.saved = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         self.progress = setup.begin(self.setup, self.saved, console.print)
         self._served = self.setup.programs.serve_frozen(self.progress.frozen)

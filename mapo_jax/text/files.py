@@ -1,5 +1,6 @@
 """Loads a tokenizer and the template of its prompts from files."""
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ def is_in(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES)
 
 
-def load_tokenizer(path: str, template: str = "") -> Tokenizer:
+def load_tokenizer(
+    path: str, template: str = "", now: datetime.datetime | None = None
+) -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
@@ -27,6 +30,7 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
             also looked for in the installed package.
         template: the template of prompts: "" for plain text, "chat" for the tokenizer's own chat
             template, or a file FILE.jinja.
+        now: the time that the template can print; None for that of the call.
 
     Raises:
         UserError: the tokenizer or the template is missing or broken, or the tokenizer has no end
@@ -66,11 +70,17 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
             source = files["chat_template.jinja"].decode("utf-8", "replace")
         names = {name: config.get(name) or "" for name in ("bos_token", "eos_token")}
     if template:
-        tokenizer.template = _template(template, source, names, key)
+        tokenizer.template = _template(template, source, names, key, now)
     return tokenizer
 
 
-def _template(template: str, own: str | None, names: Mapping[str, str], key: str) -> chat.Template:
+def _template(
+    template: str,
+    own: str | None,
+    names: Mapping[str, str],
+    key: str,
+    now: datetime.datetime | None,
+) -> chat.Template:
     where = f"tokenizer.template={template}"
     if template == "chat":
         if not own:
@@ -78,7 +88,7 @@ def _template(template: str, own: str | None, names: Mapping[str, str], key: str
                 f"{where}: the tokenizer of {key} has no chat template; give a file FILE.jinja, or "
                 "leave it empty for plain text"
             )
-        return chat.Template(own, names, where)
+        return chat.Template(own, names, where, now)
     try:
         source = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,7 +96,7 @@ def _template(template: str, own: str | None, names: Mapping[str, str], key: str
         raise errors.UserError(
             f"{where}: cannot be read ({reason}); give chat, a file FILE.jinja, or leave it empty"
         ) from None
-    return chat.Template(source, names, where)
+    return chat.Template(source, names, where, now)
 
 
 def _load_sentencepiece(content: bytes, key: str) -> SentencePieceTokenizer:

@@ -1,5 +1,6 @@
 """The rollout phase: dynamic sampling, greedy baselines, the penalty for length."""
 
+import datetime
 import sys
 
 import jax
@@ -174,7 +175,7 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
 
     monkeypatch.setattr(collect, "_shuffle", seen)
     config = dynamic(reward, task__shuffle_rewards=True, warmup__steps=0)
-    run = setup.prepare(config, print)
+    run = setup.prepare(config, print, datetime.datetime.now(datetime.UTC))
     saved = checkpoints.Checkpoints(tmp_path / "checkpoints", 1)
     order = tasks.indices(len(run.prompts), config.seed, 0, 10_000)
     examples = np.array([prompt.example for prompt in run.prompts])[order]

@@ -270,8 +270,31 @@ def test_templates_have_what_hugging_face_gives_them():
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "{%- for m in messages -%}{{- m.role + ': ' -}}{%- generation -%}{{- m.content -}}"
+            "{%- endgeneration -%}{%- endfor -%}",
+            "user: a assistant:  b",
+        ),
+        (  # nested, with a loop's own tags and a name set inside, which stays inside
+            "{% set x = 1 %}{% for m in messages %}{% generation %}{% if loop.first %}"
+            "{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{% continue %}{% endif %}"
+            "{{ m.content }}{% endgeneration %}{{ x }}{% endfor %}",
+            "2 b1",
+        ),
+    ],
+)
+def test_generation_tags_render_what_they_enclose(source, text):
+    messages = [{"role": "user", "content": "a "}, {"role": "assistant", "content": " b"}]
+    rendered = chat.Template(source, {}, "tokenizer.template=chat").render(messages)
+    assert rendered == text
+
+
+@pytest.mark.parametrize(
     ("source", "what"),
     [
+        ("{% generation %}x", "the chat template is broken"),
         ("{% for %}", "the chat template is broken"),
         ("{{ raise_exception('no user') }}", r"does not take a user's message \(.*no user"),
         ("{{ messages[3].content.x }}", "does not take a user's message"),
