@@ -6,6 +6,7 @@ the newest checkpoint.
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,11 @@ class Setup:
     eval_sets: Mapping[str, evaluation.EvalSet]
     mesh: Mesh
     programs: Programs
+
+    @functools.cached_property
+    def thoughts(self) -> Mapping[int, str]:
+        """The thought that each example's prompt opens."""
+        return {prompt.example: prompt.thought for prompt in self.prompts}
 
     @property
     def architecture(self) -> model.ModelConfig:

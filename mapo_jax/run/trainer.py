@@ -152,6 +152,7 @@ class Trainer:
                 raise
             self._record("train", step, values)
             progress.is_open = True
+            guard.watch(step, values)
             self._stop_if(guard.look(step, progress.state, batch, values["reward/invalid"]), step)
             self._close(step)
         self.saved.wait()

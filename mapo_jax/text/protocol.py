@@ -35,6 +35,13 @@ class Tokenizer(Protocol):
         """Encodes a conversation by the chat template, up to the beginning of the answer."""
         ...
 
+    def open_thought(self, text: str) -> str:
+        """The end of a prompt, from the `<think>` on that the response has to close; "" for none.
+
+        Templates of policies that always think begin the answer with it.
+        """
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Encodes text that follows other tokens; `decode` gives the same text back."""
         ...
@@ -70,6 +77,16 @@ class ChatTokenizer:
     """Encodes by a chat template, in the same way for both kinds of tokenizer."""
 
     template: chat.Template | None
+
+    def open_thought(self, text: str) -> str:
+        if self.template is None:
+            opened = text[max(text.rfind("<think>"), 0) :]
+            return opened if opened.rstrip() == "<think>" else ""
+        prompt, content = self.template.render([{"role": "user", "content": text}]), text.strip()
+        if content in prompt:  # a tag in a question opens nothing
+            prompt = prompt[prompt.rfind(content) + len(content) :]
+        _, tag, rest = prompt.rpartition("<think>")
+        return tag + rest if tag and "</think>" not in rest else ""
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
         if self.template is None:

@@ -291,6 +291,35 @@ def test_generation_tags_render_what_they_enclose(source, text):
     assert rendered == text
 
 
+TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}[bot]"
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "thought"),
+    [
+        (TURN + "<think>\n", "1+1", "<think>\n"),
+        (TURN + "<think>\nOkay, ", "1+1", "<think>\nOkay, "),
+        (TURN + "<think></think>x<think>", "1+1", "<think>"),
+        (TURN + "<think>\n\n</think>\n\n", "1+1", ""),
+        (TURN, "1+1", ""),
+        (TURN, "What does <think> mean?", ""),  # a question opens nothing
+        (TURN, "Go on: <think>", ""),
+        ("Use <think> first. " + TURN, "1+1", ""),
+        (TURN + "{% if 'deep' in messages[0].content %}<think>{% endif %}", "be deep", "<think>"),
+        (TURN + "{% if 'deep' in messages[0].content %}<think>{% endif %}", "be brief", ""),
+        ("{{ messages[0].content | trim }}<think>\n", " </think> \n", "<think>\n"),
+        ("", "1+1=\n<think>\n", "<think>\n"),
+        ("", "Think inside <think> </think>.", ""),
+        ("", "What does <think> mean?", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_prompt_that_ends_inside_a_thought(source, text, thought, tmp_path, folders):
+    (tmp_path / "t.jinja").write_text(source + "{# end #}")  # which keeps the last newline
+    template = str(tmp_path / "t.jinja") if source else ""
+    assert load_tokenizer(str(folders["bpe"]), template).open_thought(text) == thought
+
+
 @pytest.mark.parametrize(
     ("source", "what"),
     [
