@@ -19,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, pretrained, rewards, sharding, tasks
-from mapo_jax.config import Config, LoraConfig, TaskConfig
+from mapo_jax.config import Config, LoraConfig, TaskConfig, show
 from mapo_jax.run import checkpoints, workdirs
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer, load_tokenizer
@@ -68,12 +68,17 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
     Raises:
         UserError: policy.init or tokenizer.path cannot be used, or do not go together.
     """
-    init = config.policy.init
+    init, revision = config.policy.init, config.policy.revision
     run = folder = None
+    if revision and (not init or epath.Path(init).exists()):
+        raise errors.UserError(
+            f"policy.revision={revision}: is for a hub id, and policy.init={show(init)} is none; "
+            "leave it empty"
+        )
     if not init:
         tokenizer = _tokenizer(config, "", now)
         numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-        del numbers["init"]
+        del numbers["init"], numbers["revision"]
         architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
@@ -87,7 +92,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
                 f"them with launch/export.py --workdir {init} --output DIR, then policy.init=DIR"
             )
     else:
-        folder = pretrained.folder(init)
+        folder = pretrained.folder(init, revision=revision)
         architecture = pretrained.read_config(folder)
         tokenizer = _tokenizer(config, str(folder), now)
     _check_vocabulary(
@@ -228,7 +233,8 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     params, frozen = model.cast(trained, dtype), None
     saved = json.loads((workdir / "config.json").read_text())
     if architecture.lora_rank:
-        folder = pretrained.folder(saved["policy"]["init"])
+        start = {"revision": ""} | saved["policy"]  # an older run has none
+        folder = pretrained.folder(start["init"], revision=start["revision"])
         frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
     warmup = saved["warmup"]["steps"]
     step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
