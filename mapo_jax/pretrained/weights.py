@@ -113,9 +113,9 @@ def _files(path: Path, where: str) -> list[str]:
     if index.is_file():
         try:
             files = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
+            missing = [file for file in files if not (path / file).is_file()]
         except (ValueError, KeyError, AttributeError, TypeError):
             raise errors.UserError(f"{where}: {_INDEX} is broken; download it again") from None
-        missing = [file for file in files if not (path / file).is_file()]
         if missing:
             raise errors.UserError(
                 f"{where}: {len(missing)} of {len(files)} files of {_INDEX} are missing, first "

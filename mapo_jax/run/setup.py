@@ -218,4 +218,7 @@ def start_table(
         ("updates", minibatches * c.batch.epochs, f"per step, {c.batch.epochs} epoch(s)"),
         ("steps", f"{c.warmup.steps} + {c.steps}", "warm-up + RL"),
     ]
+    if setup.tokenizer.has_template and setup.tokenizer.template is None:
+        hint = "prompts are plain text; the tokenizer has one: tokenizer.template=chat"
+        rows.append(("chat template", "unused", hint))
     return rows + [("changed", change, "") for change in overrides]

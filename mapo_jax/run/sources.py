@@ -195,7 +195,7 @@ def describe(
             for path in (workdir / "policy").iterdir():
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
             return architecture, load_tokenizer(scratch, template, now or workdirs.began(workdir))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         )
@@ -231,12 +231,17 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     shardings = sharding.shardings(mesh, model.logical_axes(architecture))
     trained, index = _restore(workdir, architecture, shardings, where)
     params, frozen = model.cast(trained, dtype), None
-    saved = json.loads((workdir / "config.json").read_text())
+    try:
+        saved = json.loads((workdir / "config.json").read_text())
+        start, warmup = {"revision": ""} | saved["policy"], saved["warmup"]["steps"]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise errors.UserError(
+            f"{where}: its config.json is not that of a run ({type(error).__name__}); put it back, "
+            "or start the run's command again, which writes it"
+        ) from None
     if architecture.lora_rank:
-        start = {"revision": ""} | saved["policy"]  # an older run has none
         folder = pretrained.folder(start["init"], revision=start["revision"])
         frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
-    warmup = saved["warmup"]["steps"]
     step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
     return Policy(
         architecture, model.combine(params, frozen), tokenizer, mesh, f"{step} of {workdir}"

@@ -8,10 +8,11 @@ from typing import Any
 from mapo_jax import errors
 from mapo_jax.text import chat
 from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
-from mapo_jax.text.protocol import Tokenizer, json_fields
+from mapo_jax.text.protocol import Tokenizer, json_fields, own_template, special_token
 from mapo_jax.text.sentencepiece import SentencePieceTokenizer
 
 _INSTALLED = Path(__file__).resolve().parents[2]  # the directory that holds mapo_jax/
+_NAMES = ("bos_token", "eos_token", "pad_token")  # that a template can print
 _FILES = ("tokenizer.json", "tokenizer.model")  # of a folder, the first that exists
 
 
@@ -55,20 +56,17 @@ def load_tokenizer(
     except OSError as error:
         what = f"cannot be read ({error.strerror}); give a SentencePiece model, a tokenizer.json"
         raise errors.UserError(f"{key}: {what} or a folder with one of them") from None
-    if place.suffix == ".json":
-        try:
-            tokenizer: Any = HuggingFaceTokenizer(files | {"tokenizer.json": content})
-        except ValueError as error:
-            raise errors.UserError(f"{key}: {error}; give another") from None
-        source = tokenizer.template_source()
-        names = {name: tokenizer.name(name) for name in ("bos_token", "eos_token", "pad_token")}
-    else:
-        tokenizer = _load_sentencepiece(content, key)
+    try:
         config = json_fields(files, "tokenizer_config.json")
-        source = config.get("chat_template")
-        if "chat_template.jinja" in files:
-            source = files["chat_template.jinja"].decode("utf-8", "replace")
-        names = {name: config.get(name) or "" for name in ("bos_token", "eos_token")}
+        source = own_template(files, config)
+        names = {name: special_token(config, name) for name in _NAMES}
+        if place.suffix == ".json":
+            tokenizer: Any = HuggingFaceTokenizer(files | {"tokenizer.json": content})
+        else:
+            tokenizer = _load_sentencepiece(content, key)
+    except ValueError as error:
+        raise errors.UserError(f"{key}: {error}; give another") from None
+    tokenizer.has_template = bool(source)
     if template:
         tokenizer.template = _template(template, source, names, key, now)
     return tokenizer

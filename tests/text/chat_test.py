@@ -358,6 +358,18 @@ def test_no_template(tmp_path):
         ({"tokenizer_config__json": "{"}, r"tokenizer_config\.json is broken"),
         ({"tokenizer_config__json": "[]"}, r"tokenizer_config\.json is broken"),
         ({"generation_config__json": "x"}, r"generation_config\.json is broken"),
+        *(
+            (
+                {"tokenizer_config__json": CONFIG | {"chat_template": odd}},
+                "chat_template in .* neither",
+            )
+            for odd in (["x"], {"default": ["x"]}, [{"name": "default"}], 3)
+        ),
+        *(
+            ({"tokenizer_config__json": CONFIG | {kind: odd}}, f"{kind}=.* is no text")
+            for kind in ("bos_token", "eos_token", "pad_token")
+            for odd in (["</s>"], {"content": ["</s>"]}, {"x": "</s>"}, 3)
+        ),
         ({"tokenizer__json": "{}"}, r"tokenizer\.json is broken"),
         ({"tokenizer__json": ""}, r"tokenizer\.json is broken"),
     ],
@@ -367,6 +379,25 @@ def test_a_broken_folder(files, what, tmp_path):
     with pytest.raises(errors.UserError, match=what) as caught:
         load_tokenizer(str(path))
     assert caught.value.lines[0].startswith(f"tokenizer.path={path}: ")
+
+
+@pytest.mark.parametrize("own", [CHATML, {"default": CHATML, "tools": "x"}, None])
+def test_a_template_that_is_not_used_is_known(own, tmp_path):
+    config = CONFIG | {"chat_template": own}
+    path = str(write(tmp_path / "t", bpe(), tokenizer_config__json=config))
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.template is None
+    assert tokenizer.has_template is (own is not None)
+    if own:
+        assert load_tokenizer(path, "chat").encode_prompt("x") != tokenizer.encode_prompt("x")
+
+
+@pytest.mark.parametrize("content", ["{", '{"chat_template": ["x"]}', '{"eos_token": ["</s>"]}'])
+def test_a_broken_folder_of_a_sentencepiece_model(content, tmp_path):
+    shutil.copy(ARITHMETIC, tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(errors.UserError, match=r"tokenizer\.path=.*: .*tokenizer_config\.json"):
+        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen3"])
