@@ -8,7 +8,7 @@ them is evaluated.
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -87,7 +87,7 @@ class _Generation(jinja2.ext.Extension):
     The tags mark an assistant's turns for training on demonstrations and are no text of a prompt.
     """
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  # of the class, as in jinja2
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
