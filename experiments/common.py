@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     # A work directory (its newest parameters), a Hugging Face folder or a hub id to start from; it
     # brings its architecture. "": random parameters of the architecture below.
     policy.init = ""
+    policy.revision = ""  # commit, tag or branch of a hub id; "": its main branch as it is now
     policy.num_layers = 2
     policy.embed_dim = 128  # width of the residual stream
     policy.num_heads = 4  # query heads

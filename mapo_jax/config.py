@@ -100,6 +100,7 @@ class TokenizerConfig:
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
     init: str
+    revision: str
     num_layers: Count
     embed_dim: Count
     num_heads: Count
@@ -386,7 +387,7 @@ _MAY_DIFFER += (
 
 # Keys that came after the first version, with the value of runs without them, as config.json has
 # it; {} for an open mapping. So work directories of older versions can be continued.
-ADDED: dict[str, Any] = {"algorithm.surrogate_options": {}}
+ADDED: dict[str, Any] = {"algorithm.surrogate_options": {}, "policy.revision": ""}
 
 
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -167,6 +167,10 @@ CASES = {
         "task.options=2: set one of its keys, as in --config.task.options.KEY=VALUE"
     ],
     "--config.steps=many": ["steps=many: expected an integer, as in 8"],
+    "--config.steps=1_0": ["steps=1_0: write the number without _"],
+    "--config.algorithm.beta=1_0.5": ["algorithm.beta=1_0.5: write the number without _"],
+    "--config.batch.microbatch=8,1_0": ["batch.microbatch=8,1_0: write the number without _"],
+    "--workdir=": ["--workdir: a value is missing; give --workdir=VALUE"],
     "--config.algorithm.beta=x": ["algorithm.beta=x: expected a number, as in 0.5 or 1e-6"],
     "--config.log.tensorboard=yes": ["log.tensorboard=yes: expected True or False"],
     "--config.batch.microbatch=8": [
@@ -302,7 +306,7 @@ CASES = {
         f"data.path=nowhere: no such file or directory; {WAYS}"
     ],
     f"{JSONL} --config.data.path={{files}}/rows": [
-        f"data.path={{files}}/rows: no evaluation set there; {WAYS}"
+        f"data.path={{files}}/rows: no evaluation set there; {WAYS} (there: train.jsonl)"
     ],
     f"{JSONL} --config.data.path={{files}}/rows.jsonl": [
         "{files}/rows.jsonl:3: an empty line; one JSON object a line is needed",
@@ -352,6 +356,13 @@ CASES = {
         "policy.init=Qwen/Qwen2.5-0.5B: no such folder, and the hub cannot give it "
         "(LocalEntryNotFoundError); give a folder with config.json and safetensors, downloaded "
         "where there is a network"
+    ],
+    "--config.policy.revision=main": [
+        "policy.revision=main: is for a hub id, and policy.init='' is none; leave it empty"
+    ],
+    "--config.policy.init={files}/fresh --config.policy.revision=main": [
+        "policy.revision=main: is for a hub id, and policy.init={files}/fresh is none; leave it "
+        "empty"
     ],
     "--config.policy.init=nowhere": [
         "policy.init=nowhere: no such folder; give one that holds config.json and safetensors, the "

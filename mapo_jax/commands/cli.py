@@ -6,6 +6,7 @@ anything is compiled.
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -129,6 +130,9 @@ def parse(
     return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
 
 
+_TEXTS = ("--prompt", "--answer")  # flags whose value may be anything
+
+
 def _stop_if_any(lines: Sequence[str]) -> None:
     if lines:
         raise errors.UserError(*lines)
@@ -178,10 +182,14 @@ def _split(
                 lines.append(f"{name}: a value is missing; give {name}=VALUE")
                 continue
             value = words.pop(0)
+        if name not in _TEXTS:  # the shell leaves --workdir=~/x as it is
+            value = re.sub(r"(^|=)~(?=/|$)", lambda match: match[1] + str(Path.home()), value)
         if name.startswith("--config."):
             settings.append((name.removeprefix("--config."), value))
-        else:
+        elif value or name in ("--config", *_TEXTS):
             flags[name] = value
+        else:  # an unset variable of the shell
+            lines.append(f"{name}: a value is missing; give {name}=VALUE")
     workdir = flags.get("--workdir", "")
     if "://" in workdir and not workdir.startswith("gs://"):
         lines.append(f"--workdir={workdir}: must be a local directory or gs://BUCKET/...")

@@ -5,6 +5,7 @@ Every mistake becomes a line of a list.
 
 import ast
 import importlib.util
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,14 @@ def _nearest(key: str, keys: dict[str, Any]) -> str:
     return f"; did you mean {same[0]}?" if same else errors.did_you_mean(key, keys)
 
 
+_GROUPED = re.compile(r"^[^'\"]*\d_\d")  # 1_000 is a number in Python only
+
+
 def _literal(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if _GROUPED.search(text):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -157,6 +163,8 @@ def _convert(text: str, default: Any) -> Any:
         if text.lower() not in ("true", "false"):
             raise ValueError("expected True or False")
         return text.lower() == "true"
+    if _GROUPED.search(text):
+        raise ValueError("write the number without _")
     if isinstance(default, tuple):
         value = _literal(text)
         kinds = [type(part) for part in default]

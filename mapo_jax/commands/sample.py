@@ -48,9 +48,8 @@ def run(
     question = {"question": prompt}
     if is_raw:
         found.tokenizer.template = None
-        ids = found.tokenizer.encode_prompt(prompt)
-    else:
-        ids = found.tokenizer.encode_prompt(task.prompt(question))
+    asked = prompt if is_raw else task.prompt(question)
+    ids, thought = found.tokenizer.encode_prompt(asked), found.tokenizer.open_thought(asked)
     limit = found.architecture.max_positions
     if limit and len(ids) + c.rollout.max_new_tokens > limit:
         raise errors.UserError(
@@ -80,7 +79,7 @@ def run(
     texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.length)
     for i, text in enumerate(texts):
         write(stream.end() if n == 1 else f"--- {i + 1} of {n}\n{text}")
-        write("\n" + _verdict(reward, text, example, rollouts, i) + "\n")
+        write("\n" + _verdict(reward, thought + text, example, rollouts, i) + "\n")
 
 
 def _verdict(reward, text, example, rollouts, i: int) -> str:

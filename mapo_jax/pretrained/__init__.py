@@ -19,6 +19,7 @@ from mapo_jax.pretrained import configs, weights
 from mapo_jax.text import Tokenizer, is_in, load_tokenizer
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_HUB_TWICE = ["*consolidated*"]  # Mistral's own format of the same weights
 
 
 def load(
@@ -102,12 +103,13 @@ def save_tensors(
         ) from None
 
 
-def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
+def folder(path_or_hub_id: str | Path, where: str = "", revision: str = "") -> Path:
     """Returns the path itself, or the folder of the hub's files, downloaded if necessary.
 
     Args:
         path_or_hub_id: see `load`.
         where: the beginning of a mistake's line; by default policy.init=...
+        revision: commit, tag or branch of a hub id; "" for its main branch.
 
     Raises:
         UserError: there is no such folder, and the hub cannot give one.
@@ -125,7 +127,13 @@ def folder(path_or_hub_id: str | Path, where: str = "") -> Path:
             "directory of a run, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct"
         )
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        found = huggingface_hub.snapshot_download(
+            name,
+            revision=revision or None,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_TWICE,
+        )
+        return Path(found)
     except Exception as error:  # no such repository, no network or no room
         raise errors.UserError(
             f"{where}: no such folder, and the hub cannot give it ({type(error).__name__}); give a "

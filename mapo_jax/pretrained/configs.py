@@ -8,6 +8,7 @@ refused by name. It writes the first style, which both versions and vLLM read.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +88,11 @@ def read(folder: Path, where: str) -> ModelConfig:
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
     except OSError as error:
+        if (folder / "adapter_config.json").is_file():
+            raise errors.UserError(
+                f"{where}: holds adapters (adapter_config.json) and no whole policy; merge them "
+                "into their base, as PEFT's merge_and_unload does, and give that folder"
+            ) from None
         raise errors.UserError(
             f"{where}: config.json cannot be read ({error.strerror}); give a Hugging Face folder "
             "or the work directory of a run"
@@ -107,11 +113,12 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     if fields.get("model_type") == "gemma3" and isinstance(fields.get("text_config"), dict):
         fields = _GEMMA3_TEXT | fields["text_config"] | {"model_type": "gemma3_text"}
     kind = fields.get("model_type")
-    if kind not in FAMILIES:
-        architectures = fields.get("architectures") or ["none"]
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        found = fields.get("architectures")
+        architecture = found[0] if isinstance(found, list) and found else "none"
         mistakes.append(
-            f"model_type={kind} ({architectures[0]}): this architecture is not supported; those "
-            f"that are: {', '.join(FAMILIES)}"
+            f"model_type={kind} ({architecture}): this architecture is not supported; those that "
+            f"are: {', '.join(FAMILIES)}"
         )
         return None
     family = FAMILIES[kind]
@@ -125,12 +132,10 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
 
     def number(name: str, kind: type, default: Any = None) -> Any:
         value = of(name)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            found = "is missing" if value is None else f"is {value}"
-            mistakes.append(f"{name} {found}; must be a positive number")
-            return kind(1)
-        return kind(value)
+        return _positive(name, default if value is None else value, kind, mistakes)
+
+    def optional(name: str, kind: type) -> Any:
+        return number(name, kind) if of(name) else kind(0)
 
     heads = number("num_attention_heads", int)
     numbers = {
@@ -141,7 +146,7 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
         "num_heads": heads,
         "num_kv_heads": number("num_key_value_heads", int, heads),
         "norm_eps": number("rms_norm_eps", float),
-        "max_positions": int(of("max_position_embeddings") or 0),
+        "max_positions": optional("max_position_embeddings", int),
     }
     numbers["head_dim"] = number("head_dim", int, max(numbers["embed_dim"] // heads, 1))
     if heads % numbers["num_kv_heads"]:
@@ -149,16 +154,24 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     activation = of("hidden_activation") or of("hidden_act")
     if kind.startswith("gemma") and activation == "gelu":  # as transformers reads it
         activation = "gelu_pytorch_tanh"
-    if activation not in _ACTIVATIONS:
+    if str(activation) not in _ACTIVATIONS:
         mistakes.append(f"hidden_act={activation} is not supported")
     for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
         if fields.get(name):
             mistakes.append(f"{name}={fields[name]} is not supported")
+    if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
+        partial = fields["partial_rotary_factor"]
+        mistakes.append(f"partial_rotary_factor={partial} is not supported")
+    if not isinstance(of("tie_word_embeddings"), bool):
+        mistakes.append(f"tie_word_embeddings={of('tie_word_embeddings')} must be true or false")
     for name in ("quantization_config", "num_experts", "num_local_experts"):
         if fields.get(name):
             mistakes.append(f"{name} is not supported; give a dense policy in 16 or 32 bits")
-    windows = _windows(kind, of, numbers["num_layers"], mistakes)
-    rope, local = _rotations(kind, fields, of, mistakes)
+    size, layers = optional("sliding_window", int), numbers["num_layers"]
+    windows = _windows(kind, of, size, layers, mistakes)
+    theta = number("rope_theta", float)
+    local = number("rope_local_base_freq", float) if kind == "gemma3_text" else 0.0
+    rope, local = _rotations(fields, theta, local, mistakes)
     gemma = kind.startswith("gemma")
     return ModelConfig(
         **numbers,
@@ -167,10 +180,10 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
         local_rope_theta=local,
         windows=windows if any(windows) else (),
         tie_embeddings=bool(of("tie_word_embeddings")),
-        activation=_ACTIVATIONS.get(activation, "silu"),
+        activation=_ACTIVATIONS.get(str(activation), "silu"),
         query_scale=number("query_pre_attn_scalar", float) if gemma else 0.0,
-        attention_softcap=float(of("attn_logit_softcapping") or 0) if gemma else 0.0,
-        logits_softcap=float(of("final_logit_softcapping") or 0) if gemma else 0.0,
+        attention_softcap=optional("attn_logit_softcapping", float) if gemma else 0.0,
+        logits_softcap=optional("final_logit_softcapping", float) if gemma else 0.0,
         **family.flags,
     )
 
@@ -178,9 +191,21 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 
 
-def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int, ...]:
-    """Returns the window of each layer, 0 if it has none."""
-    size = of("sliding_window") or 0
+def _positive(name: str, value: Any, kind: type, mistakes: list[str]) -> Any:
+    """Returns a number of config.json as an int or a float; 1 and a mistake if it is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 < value < math.inf and kind(value) == value:
+        return kind(value)
+    found = "is missing" if value is None else f"is {value}"
+    mistakes.append(f"{name} {found}; must be a positive {_KINDS[kind]}")
+    return kind(1)
+
+
+_KINDS = {int: "integer", float: "number"}
+
+
+def _windows(kind: str, of: Any, size: int, layers: int, mistakes: list[str]) -> tuple[int, ...]:
+    """Returns the window of each layer, `size` or 0 if it has none."""
     types = of("layer_types")
     if kind in ("qwen2", "qwen3") and not of("use_sliding_window"):
         size = 0
@@ -188,16 +213,19 @@ def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int,
         if kind in ("qwen2", "qwen3"):
             first = of("max_window_layers")
             first = 28 if first is None else first
+            first = 0 if first == 0 else _positive("max_window_layers", first, int, mistakes)
             is_sliding = [i >= first for i in range(layers)]
         elif kind == "gemma2":
             is_sliding = [i % 2 == 0 for i in range(layers)]
         elif kind == "gemma3_text":
             every = of("_sliding_window_pattern") or of("sliding_window_pattern")
+            every = _positive("sliding_window_pattern", every, int, mistakes)
             is_sliding = [(i + 1) % every != 0 for i in range(layers)]
         else:
             is_sliding = [kind == "mistral"] * layers
     else:
-        if len(types) != layers or not {*types} <= {_FULL, _SLIDING}:
+        named = isinstance(types, list) and all(name in (_FULL, _SLIDING) for name in types)
+        if not named or len(types) != layers:
             mistakes.append(f"layer_types={types} must be {layers} of {_FULL}, {_SLIDING}")
             return ()
         is_sliding = [kind != "llama" and name == _SLIDING for name in types]
@@ -207,26 +235,46 @@ def _windows(kind: str, of: Any, layers: int, mistakes: list[str]) -> tuple[int,
 
 
 def _rotations(
-    kind: str, fields: Mapping[str, Any], of: Any, mistakes: list[str]
+    fields: Mapping[str, Any], theta: float, local: float, mistakes: list[str]
 ) -> tuple[tuple[float, RopeScaling | None], float]:
-    """Returns (base, scaling), and the base of layers with a window, 0 if it is the same."""
-    theta = float(of("rope_theta"))
-    local = float(of("rope_local_base_freq")) if kind == "gemma3_text" else 0.0
-    given = fields.get("rope_parameters")
-    if given is None:
-        return (theta, _scaling(fields.get("rope_scaling"), mistakes)), local
+    """Returns (base, scaling), and the base of layers with a window, 0 if it is the same.
+
+    As in transformers, rope_scaling replaces rope_parameters; where those have a part for each kind
+    of layer, it is added to the part of full attention.
+    """
+    given, second = (_entry(fields, name, mistakes) for name in ("rope_parameters", "rope_scaling"))
     if _FULL in given:
-        inside = given.get(_SLIDING) or {}
-        local = float(inside.get("rope_theta") or local)
+        inside = _entry(given, _SLIDING, mistakes)
+        if inside.get("rope_theta"):
+            local = _positive("rope_theta", inside["rope_theta"], float, mistakes)
         if _scaling(inside, mistakes) is not None:
             mistakes.append("rope_parameters: scaling in layers with a window is not supported")
-        given = given[_FULL]
-    return (float(given.get("rope_theta") or theta), _scaling(given, mistakes)), local
+        given = {**_entry(given, _FULL, mistakes), **second}
+    elif second:
+        if not second.get("rope_theta") and given.get("rope_theta") not in (None, theta):
+            mistakes.append(
+                f"rope_scaling stands beside rope_parameters with rope_theta="
+                f"{given['rope_theta']}, which it replaces; put rope_theta into rope_scaling, or "
+                "remove one of the two"
+            )
+        given = second
+    if given.get("rope_theta"):
+        theta = _positive("rope_theta", given["rope_theta"], float, mistakes)
+    return (theta, _scaling(given, mistakes)), local
 
 
-def _scaling(given: Mapping[str, Any] | None, mistakes: list[str]) -> RopeScaling | None:
-    given = given or {}
-    kind = given.get("rope_type") or given.get("type") or "default"
+def _entry(fields: Mapping[str, Any], name: str, mistakes: list[str]) -> Mapping[str, Any]:
+    """Returns an object of config.json; {} if it is absent."""
+    value = fields.get(name)
+    if isinstance(value, dict) or value is None:
+        return value or {}
+    mistakes.append(f"{name}={value} must be an object")
+    return {}
+
+
+def _scaling(given: Mapping[str, Any], mistakes: list[str]) -> RopeScaling | None:
+    kinds = {str(given[name]) for name in ("rope_type", "type") if given.get(name)} or {"default"}
+    kind = "/".join(sorted(kinds))  # two that differ are refused: transformers would drop one
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
         mistakes.append("rope_parameters: partial_rotary_factor is not supported")
     if kind == "default":
@@ -243,11 +291,11 @@ def _scaling(given: Mapping[str, Any] | None, mistakes: list[str]) -> RopeScalin
     if kind not in names:
         mistakes.append(f"rope_scaling of type {kind} is not supported; linear and llama3 are")
         return None
-    missing = [name for name in names[kind] if not isinstance(given.get(name), int | float)]
+    missing = [name for name in names[kind] if given.get(name) is None]
     if missing:
         mistakes.append(f"rope_scaling of type {kind} needs {', '.join(missing)}")
         return None
-    factor, *rest = (float(given[name]) for name in names[kind])
+    factor, *rest = (_positive(name, given[name], float, mistakes) for name in names[kind])
     if not rest:
         return RopeScaling(factor)
     return RopeScaling(factor, rest[0], rest[1], int(rest[2]))

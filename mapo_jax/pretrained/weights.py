@@ -20,9 +20,11 @@ from jax.sharding import Mesh
 
 from mapo_jax import errors, model, sharding
 
-_DTYPES = ("F32", "BF16", "F16")
+_DTYPES = ("F32", "BF16", "F16", "F64")
 _SHARD_BYTES = 5 * 10**9  # approximate size of a file
+_ROWS = 16_384  # of the head that are compared at once
 _SHOWN = 3  # at most this many tensors are named in a mistake
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _INDEX = "model.safetensors.index.json"
 
 
@@ -61,15 +63,13 @@ def _arrays(config: model.ModelConfig) -> model.Params:
     inner = {x: f"self_attn.{x}_proj" for x in "qkvo"}
     inner |= {x: f"mlp.{x}_proj" for x in ("gate", "up", "down")}
     ends = {
-        "embedding": _Array(
-            ("model.embed_tokens.weight",), shapes["ends"]["embedding"].shape, 0, False
-        ),
+        "embedding": _Array((_EMBEDDING,), shapes["ends"]["embedding"].shape, 0, False),
         "norm": {
             "scale": _Array(("model.norm.weight",), shapes["ends"]["norm"]["scale"].shape, 0, False)
         },
     }
     if not config.tie_embeddings:
-        ends["head"] = _Array(("lm_head.weight",), shapes["ends"]["head"].shape, 1, False)
+        ends["head"] = _Array((_HEAD,), shapes["ends"]["head"].shape, 1, False)
 
     def layered(path, x):
         name, kind = (key.key for key in path)
@@ -113,9 +113,9 @@ def _files(path: Path, where: str) -> list[str]:
     if index.is_file():
         try:
             files = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
+            missing = [file for file in files if not (path / file).is_file()]
         except (ValueError, KeyError, AttributeError, TypeError):
             raise errors.UserError(f"{where}: {_INDEX} is broken; download it again") from None
-        missing = [file for file in files if not (path / file).is_file()]
         if missing:
             raise errors.UserError(
                 f"{where}: {len(missing)} of {len(files)} files of {_INDEX} are missing, first "
@@ -169,7 +169,7 @@ def _check(folder: _Folder, arrays: list[_Array], config: model.ModelConfig) -> 
     wanted = {name: array.tensor_shape for array in arrays for name in array.names}
     names = folder.names()
     missing = [name for name in wanted if name not in names]
-    unused = sorted(names - {*wanted} - ({"lm_head.weight"} if config.tie_embeddings else set()))
+    unused = sorted(names - {*wanted} - ({_HEAD} if config.tie_embeddings else set()))
     misshapen, mistyped = [], []
     for name, shape in wanted.items():
         if name in names:
@@ -183,7 +183,13 @@ def _check(folder: _Folder, arrays: list[_Array], config: model.ModelConfig) -> 
         + (" ..." if len(found) > _SHOWN else "")
         + f"; {fix}"
         for found, what, fix in (
-            (missing, "are missing", "download the folder again"),
+            (
+                missing,
+                "are missing",
+                "set tie_word_embeddings to true in config.json if the embedding is the head"
+                if missing == [_HEAD]
+                else "download the folder again",
+            ),
             (misshapen, "do not have the shapes of config.json", "download the folder again"),
             (mistyped, f"are none of {', '.join(_DTYPES)}", "give a policy that is not quantised"),
         )
@@ -194,8 +200,23 @@ def _check(folder: _Folder, arrays: list[_Array], config: model.ModelConfig) -> 
             f"{folder.where}: {len(unused)} tensors that an architecture of this config.json does "
             f"not have: {'; '.join(unused[:_SHOWN])}; is config.json of another policy?"
         )
+    if not lines and config.tie_embeddings and _HEAD in names and not _is_tied(folder):
+        lines.append(
+            f"{folder.where}: {_HEAD} differs from the embedding, but tie_word_embeddings is true; "
+            "set it to false in config.json to use the head, or remove the tensor"
+        )
     if lines:
         raise errors.UserError(*lines)
+
+
+def _is_tied(folder: _Folder) -> bool:
+    """Whether a head that is stored beside the embedding equals it."""
+    head, embedding = (folder.slice(name) for name in (_HEAD, _EMBEDDING))
+    if head.get_shape() != embedding.get_shape():
+        return False
+    end = head.get_shape()[0]
+    parts = [slice(i, min(i + _ROWS, end)) for i in range(0, end, _ROWS)]
+    return all(np.array_equal(head[part], embedding[part]) for part in parts)
 
 
 def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) -> np.ndarray:

@@ -90,6 +90,11 @@ def _growth(key: str) -> Callable[[Run], float]:
     return value
 
 
+def _success_of_right(run: Run) -> float:
+    success, accuracy = (_ends(_values(run, f"reward/{x}"))[1] for x in ("success", "accuracy"))
+    return success / accuracy if accuracy > 0 else math.nan
+
+
 def _spike(run: Run) -> float:
     values = _values(run, "policy/grad_norm")
     values = values[values > 0]  # 0: all groups of the step were degenerate
@@ -128,6 +133,10 @@ CHECKS = (
           "that is won without solving the task"),
     Check("Reward", "reward/mean: end - start", _rise("reward/mean"), 0, _INF,
           "training does not raise the reward: see degenerate groups, then the learning rate"),
+    Check("Success", "reward/success / reward/accuracy: end", _success_of_right, 0.01, _INF,
+          "right answers are no successes, so an advantage that counts successes, as MAPO's does, "
+          "sees none: read a sample; the prompt, tokenizer.template or the reward may not allow "
+          "the format"),
     Check("Invalid rewards", "reward/invalid: largest", _largest("reward/invalid"), -_INF, 0,
           "the reward function returned NaN or infinity, or did not answer in time; such rollouts "
           "are not trained on, and the first batches with some are in `skipped/`"),

@@ -61,7 +61,7 @@ def judge(
         fn: `fn(response, example)`, or with a third parameter that is named `finished`. A function
             without it may find a cut response right (a success, or a part `accuracy` above 0).
             Then success becomes False, that part 0 and the reward the low end of its range.
-        responses: B texts.
+        responses: B texts, each with the thought before it that its prompt opened.
         examples: the B examples that the responses answer.
         finished: which responses ended by themselves rather than at `rollout.max_new_tokens`;
             None for all.

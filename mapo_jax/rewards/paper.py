@@ -17,7 +17,7 @@ def accuracy_and_format(response: str, example: dict, finished: bool = True) -> 
     response succeeds if both are 1 (eq. 3), that is, if the reward is exactly 1.
 
     Args:
-        response: the policy's text.
+        response: the policy's text; if the prompt opened the thought, from its `<think>` on.
         example: its "answer" is the right one.
         finished: whether the response ended by itself rather than at `rollout.max_new_tokens`.
     """

@@ -80,9 +80,9 @@ def roll_out(
     pieces = []
     for first in range(0, P, P // c.rollout.chunks):
         rows = [setup.prompts[i] for i in chosen[first + own]]
-        padded = pad_prompts([ids for _, ids in rows], c.data.max_prompt_tokens)
+        padded = pad_prompts([row.tokens for row in rows], c.data.max_prompt_tokens)
         numbers = (
-            np.asarray([i for i, _ in rows], np.int32),
+            np.asarray([row.example for row in rows], np.int32),
             (attempt * P + first + own).astype(np.int32),
         )
         prompts, example_P, draw_P = sharding.put((padded, *numbers), setup.mesh)
@@ -138,9 +138,11 @@ def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
         sharding.own, (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.example)
     )
     responses = evaluation.decode(setup.tokenizer, tokens, length)
-    examples = [setup.task.train[i] for i in np.repeat(example_P, group).tolist()]
+    indices = np.repeat(example_P, group).tolist()
+    examples = [setup.task.train[i] for i in indices]
     ended = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
-    judged = rewards.judge(setup.reward, responses, examples, ended)
+    texts = [setup.thoughts[i] + text for i, text in zip(indices, responses, strict=True)]
+    judged = rewards.judge(setup.reward, texts, examples, ended)
     if c.algorithm.overlong_penalty:
         share = length.reshape(-1) / c.rollout.max_new_tokens
         judged = rewards.overlong(

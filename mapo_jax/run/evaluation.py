@@ -36,6 +36,7 @@ class EvalSet:
     prompts: Sequence[Sequence[int]]  # their tokens
     reward: rewards.RewardFunction | None = None  # None means the reward of the run
     is_in_domain: bool = True  # belongs to the trained task
+    thoughts: Sequence[str] = ()  # for each prompt, see `tasks.Prompt`; () means none is open
 
 
 class Store(Protocol):
@@ -109,10 +110,11 @@ def prepare(
             kept = tasks.encode_prompts(one, tokenizer, examples, name, *limits, say)
             kept = kept[: config.eval.problems]
             sets[name] = EvalSet(
-                [examples[i] for i, _ in kept],
-                [ids for _, ids in kept],
+                [examples[prompt.example] for prompt in kept],
+                [prompt.tokens for prompt in kept],
                 None if is_in_domain else one.reward,
                 is_in_domain,
+                [prompt.thought for prompt in kept],
             )
     return sets
 
@@ -251,9 +253,12 @@ class _Sampler:
             sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.length, rollouts.finished)
         )
         responses = decode(self._tokenizer, tokens, length)
-        examples = [problems.examples[i] for i in mine if i is not None for _ in range(G)]
+        indices = [i for i in mine if i is not None for _ in range(G)]
+        examples = [problems.examples[i] for i in indices]
+        thoughts = [problems.thoughts[i] if problems.thoughts else "" for i in indices]
+        texts = [thought + text for thought, text in zip(thoughts, responses, strict=True)]
         with processes.together():
-            judged = rewards.judge(reward, responses, examples)
+            judged = rewards.judge(reward, texts, examples)
         right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
         lengths, ended = length.reshape(-1), finished.reshape(-1)
         made = [
@@ -264,7 +269,7 @@ class _Sampler:
                 "question": examples[j].get("question"),
                 "answer": examples[j].get("answer"),
                 "response": response,
-                "extracted": answers.extract(response),
+                "extracted": answers.extract(texts[j]),
                 "accuracy": float(right[j]),
                 "reward": float(judged.rewards[j]),
                 "success": bool(judged.success[j]),

@@ -1,6 +1,6 @@
 """Saves faulty batches to disk, and tells when a run goes nowhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from etils import epath
@@ -12,6 +12,7 @@ from mapo_jax.run import setup, workdirs
 from mapo_jax.training import TrainState
 
 _KEPT = 20  # faulty batches that are kept of each phase, at most
+_PATIENCE = 3  # steps in a row without a success before the run says so
 
 
 class Guard:
@@ -36,6 +37,7 @@ class Guard:
         """
         self._config, self._workdir, self._say = config, workdir, say
         self._phase, self._skipped = phase, skipped
+        self._in_vain = 0  # steps in a row with right answers and no success
 
     def look(self, step: int, state: TrainState, batch: Batch, invalid: float = 0.0) -> str:
         """Saves a faulty batch and says so.
@@ -71,6 +73,23 @@ class Guard:
             "compute.dtype=float32, and start from them in another --workdir with "
             f"policy.init={self._workdir}"
         )
+
+    def watch(self, step: int, values: Mapping[str, float]) -> None:
+        """Says when some steps in a row had right answers and no success.
+
+        Args:
+            step: the phase's own count.
+            values: metrics of the step.
+        """
+        in_vain = values.get("reward/accuracy", 0) > 0 and values["reward/success"] == 0
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        if self._in_vain == min(_PATIENCE, self._config.steps):
+            self._say(
+                f"step {step} of {self._phase}: {self._in_vain} steps in a row had right answers "
+                f"(reward/accuracy {values['reward/accuracy']:.3f}) and no success, so an "
+                "advantage that counts successes, as MAPO's does, sees none; read a sample: the "
+                "prompt, tokenizer.template or the reward may not allow the format"
+            )
 
     def _keep(self, step: int, batch: Batch) -> str:
         """Saves this process's rows of a batch, unless enough are kept; says where."""

@@ -56,7 +56,7 @@ def open_records(
     c = setup.config
     sources.save_description(workdir, setup.architecture, setup.tokenizer)
     workdirs.write_json(workdir / "config.json", to_dict(c))
-    run_id = workdirs.add_start(workdir, overrides, progress.restored)
+    run_id = workdirs.add_start(workdir, overrides, progress.restored, setup.began)
     mirror = workdirs.Mirror(workdir, RECORDS)
     wandb_run = _wandb_run(c, workdir.name, run_id, mirror.local) if c.log.wandb else None
     return Records(

@@ -5,6 +5,8 @@ the newest checkpoint.
 """
 
 import dataclasses
+import datetime
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ class Setup:
     """The fixed parts of a run."""
 
     config: Config
+    began: datetime.datetime  # the time of the run's first start
     task: tasks.Task
     reward: rewards.RewardFunction
     source: sources.Source
@@ -43,6 +46,11 @@ class Setup:
     eval_sets: Mapping[str, evaluation.EvalSet]
     mesh: Mesh
     programs: Programs
+
+    @functools.cached_property
+    def thoughts(self) -> Mapping[int, str]:
+        """The thought that each example's prompt opens."""
+        return {prompt.example: prompt.thought for prompt in self.prompts}
 
     @property
     def architecture(self) -> model.ModelConfig:
@@ -80,12 +88,13 @@ class Progress:
     restored: tuple[str, int] | None = None  # (phase, step) of the checkpoint it goes on from
 
 
-def prepare(config: Config, say: Callable[[str], None]) -> Setup:
+def prepare(config: Config, say: Callable[[str], None], began: datetime.datetime) -> Setup:
     """Reads the files that a configuration names and builds the programs; compiles nothing.
 
     Args:
         config: valid, see `checks.validate`.
         say: is told which rows and prompts are left out.
+        began: the time of the run's first start, which chat templates can print.
 
     Raises:
         UserError: a file cannot be had.
@@ -93,20 +102,16 @@ def prepare(config: Config, say: Callable[[str], None]) -> Setup:
     c = config
     with processes.together():  # each reads its own files
         task, reward = sources.make_task(c)
-        source = sources.find(c)
+        source = sources.find(c, began)
         for note in task.notes:
             say(note)
         limits = c.data.max_prompt_tokens, c.data.too_long
         prompts = tasks.encode_prompts(task, source.tokenizer, task.train, "train", *limits, say)
         eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
-        asked = {row["question"] for row in task.train}
-        for name, one in eval_sets.items():
-            if seen := sum(row["question"] in asked for row in one.examples):
-                say(f"eval set {name}: {seen} of {len(one.examples)} questions are trained on too")
         demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
-    return Setup(c, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
+    return Setup(c, began, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
 
 
 def _demonstrations(
@@ -214,4 +219,7 @@ def start_table(
         ("updates", minibatches * c.batch.epochs, f"per step, {c.batch.epochs} epoch(s)"),
         ("steps", f"{c.warmup.steps} + {c.steps}", "warm-up + RL"),
     ]
+    if setup.tokenizer.has_template and setup.tokenizer.template is None:
+        hint = "prompts are plain text; the tokenizer has one: tokenizer.template=chat"
+        rows.append(("chat template", "unused", hint))
     return rows + [("changed", change, "") for change in overrides]

@@ -6,6 +6,7 @@ their architecture and tokenizer along. A work directory describes its own polic
 """
 
 import dataclasses
+import datetime
 import functools
 import json
 import tempfile
@@ -18,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, pretrained, rewards, sharding, tasks
-from mapo_jax.config import Config, LoraConfig, TaskConfig
+from mapo_jax.config import Config, LoraConfig, TaskConfig, show
 from mapo_jax.run import checkpoints, contents, workdirs
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer, load_tokenizer
@@ -57,23 +58,33 @@ def load_reward(task: TaskConfig) -> rewards.Remote:
     return rewards.load(task.reward, task.reward_timeout, task.reward_memory, task.reward_workers)
 
 
-def find(config: Config) -> Source:
+def find(config: Config, now: datetime.datetime | None = None) -> Source:
     """Reads the architecture and the tokenizer that the configuration names, no parameters.
+
+    Args:
+        config: of the run.
+        now: the time that a chat template can print, see `workdirs.began`.
 
     Raises:
         UserError: policy.init or tokenizer.path cannot be used, or do not go together.
     """
-    init = config.policy.init
+    init, revision = config.policy.init, config.policy.revision
     run = folder = None
+    if revision and (not init or epath.Path(init).exists()):
+        raise errors.UserError(
+            f"policy.revision={revision}: is for a hub id, and policy.init={show(init)} is none; "
+            "leave it empty"
+        )
     if not init:
-        tokenizer = _tokenizer(config, "")
+        tokenizer = _tokenizer(config, "", now)
         numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-        del numbers["init"]
+        del numbers["init"], numbers["revision"]
         architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
-        architecture, tokenizer = describe(run, f"policy.init={init}", config.tokenizer.template)
-        tokenizer = _tokenizer(config, "") if config.tokenizer.path else tokenizer
+        template = config.tokenizer.template
+        architecture, tokenizer = describe(run, f"policy.init={init}", template, now)
+        tokenizer = _tokenizer(config, "", now) if config.tokenizer.path else tokenizer
         if architecture.lora_rank or config.lora.rank:
             what = "trained adapters" if architecture.lora_rank else "may go on"
             raise errors.UserError(
@@ -81,23 +92,23 @@ def find(config: Config) -> Source:
                 f"them with launch/export.py --workdir {init} --output DIR, then policy.init=DIR"
             )
     else:
-        folder = pretrained.folder(init)
+        folder = pretrained.folder(init, revision=revision)
         architecture = pretrained.read_config(folder)
-        tokenizer = _tokenizer(config, str(folder))
+        tokenizer = _tokenizer(config, str(folder), now)
     _check_vocabulary(
         tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
     )
     return Source(adapted(architecture, config.lora), tokenizer, run, folder)
 
 
-def _tokenizer(config: Config, folder: str) -> Tokenizer:
+def _tokenizer(config: Config, folder: str, now: datetime.datetime | None = None) -> Tokenizer:
     path = config.tokenizer.path or folder
     if not path:
         raise errors.UserError(
             "tokenizer.path='': missing; give a SentencePiece model, a tokenizer.json or a folder "
             "with one, which decides the vocabulary, as in --config.tokenizer.path=tokenizer.model"
         )
-    return load_tokenizer(path, config.tokenizer.template)
+    return load_tokenizer(path, config.tokenizer.template, now)
 
 
 def _check_vocabulary(tokenizer, architecture, where):
@@ -166,16 +177,25 @@ def save_description(
         workdirs.write(workdir / "policy" / name, content)
 
 
-def describe(workdir: epath.Path, where: str, template: str) -> tuple[model.ModelConfig, Tokenizer]:
-    """Reads `policy/` of a work directory; `where` begins the line of a mistake."""
+def describe(
+    workdir: epath.Path, where: str, template: str, now: datetime.datetime | None = None
+) -> tuple[model.ModelConfig, Tokenizer]:
+    """Reads `policy/` of a work directory.
+
+    Args:
+        workdir: of the run.
+        where: the beginning of a mistake's line.
+        template: as the configuration's tokenizer.template.
+        now: the time that the template can print; None for that of the run, `workdirs.began`.
+    """
     try:
         numbers = json.loads((workdir / "policy" / _ARCHITECTURE).read_text())
         architecture = _architecture(numbers)
         with tempfile.TemporaryDirectory() as scratch:
             for path in (workdir / "policy").iterdir():
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
-            return architecture, load_tokenizer(scratch, template)
-    except (OSError, ValueError, TypeError) as error:
+            return architecture, load_tokenizer(scratch, template, now or workdirs.began(workdir))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         )
@@ -211,12 +231,18 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
     shardings = sharding.shardings(mesh, model.logical_axes(architecture))
     trained, index = _restore(workdir, architecture, shardings, where)
     params, frozen = model.cast(trained, dtype), None
-    saved = json.loads((workdir / "config.json").read_text())
+    try:
+        saved = json.loads((workdir / "config.json").read_text())
+        start, warmup = {"revision": ""} | saved["policy"], saved["warmup"]["steps"]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise errors.UserError(
+            f"{where}: its config.json is not that of a run ({type(error).__name__}); put it back, "
+            "or start the run's command again, which writes it"
+        ) from None
     if architecture.lora_rank:
-        folder = pretrained.folder(saved["policy"]["init"])
+        folder = pretrained.folder(start["init"], revision=start["revision"])
         contents.check_base(workdir, folder, where)
         frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
-    warmup = saved["warmup"]["steps"]
     step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
     return Policy(
         architecture, model.combine(params, frozen), tokenizer, mesh, f"{step} of {workdir}"

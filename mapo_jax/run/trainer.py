@@ -7,6 +7,7 @@ itself.
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import time
 from collections.abc import Sequence
@@ -72,7 +73,9 @@ class Trainer:
         """Reads everything, begins or continues, and opens the records; see `train`."""
         self.config, self.workdir, self.console = config, workdir, console
         self._termination = termination
-        self.setup = setup.prepare(config, console.print)
+        began = processes.everyones(workdirs.began(workdir).isoformat())[0]  # that of the first
+        began = datetime.datetime.fromisoformat(began)
+        self.setup = setup.prepare(config, console.print, began)
         self.saved = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         found = self.setup.contents()
         self.progress = setup.begin(self.setup, self.saved, console.print)
@@ -157,6 +160,7 @@ class Trainer:
                 raise
             self._record("train", step, values)
             progress.is_open = True
+            guard.watch(step, values)
             self._stop_if(guard.look(step, progress.state, batch, values["reward/invalid"]), step)
             self._close(step)
         self.saved.wait()

@@ -127,6 +127,7 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
     mistakes = continuation_mistakes(old, config)
     if mistakes:
         raise errors.UserError(*mistakes)
+    _read_run(workdir)
 
 
 def set_aside(workdir: epath.Path) -> str:
@@ -169,16 +170,61 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     write(path, content.getvalue())
 
 
-def add_start(
-    workdir: epath.Path, overrides: Sequence[str], continued_after: tuple[str, int] | None
-) -> str:
-    """Adds this start of the command to run.json; returns the run's id, made at its first."""
+def began(workdir: epath.Path) -> datetime.datetime:
+    """The time of the command's first start in a work directory; now if this is the first.
+
+    Chat templates print it in place of today's date, so that a run has the same prompts whenever
+    it goes on. It is in UTC, as the next machine may be in another time zone.
+
+    Raises:
+        UserError: run.json is broken.
+    """
+    run = _read_run(workdir)
+    return datetime.datetime.fromisoformat(run["starts"][0]["time"]) if run else _now()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)  # run.json has seconds
+
+
+def _read_run(workdir: epath.Path) -> dict[str, Any] | None:
+    """Returns run.json; None if there is none."""
     path = workdir / "run.json"
-    run: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
-    if continued_after is not None and path.exists():
+    if not path.exists():
+        return None
+    try:
         run = json.loads(path.read_text())
+        run["id"], datetime.datetime.fromisoformat(run["starts"][0]["time"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise errors.UserError(
+            f"{path}: is broken ({type(error).__name__}: {error}); delete it, and the run gets a "
+            "new id and today's date"
+        ) from None
+    return run
+
+
+def add_start(
+    workdir: epath.Path,
+    overrides: Sequence[str],
+    continued_after: tuple[str, int] | None,
+    first: datetime.datetime,
+) -> str:
+    """Adds this start of the command to run.json.
+
+    Args:
+        workdir: of the run.
+        overrides: what the command line changed.
+        continued_after: phase and step that the run goes on from; None if it begins.
+        first: the time of the first start, from `began`.
+
+    Returns:
+        The run's id, made at its first start.
+    """
+    path = workdir / "run.json"
+    run = _read_run(workdir) if continued_after is not None else None
+    run = run or {"id": secrets.token_hex(4), "starts": []}
     start = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": (_now() if run["starts"] else first).isoformat(),
         "argv": sys.argv,
         "overrides": list(overrides),
         "continued_after": continued_after,

@@ -19,6 +19,7 @@ class Prompt(NamedTuple):
 
     example: int  # index in its data set
     tokens: list[int]
+    thought: str = ""  # its end from the <think> on that the response has to close
 
 
 def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -67,14 +68,15 @@ def encode_prompts(
     Raises:
         UserError: no prompt is left.
     """
+    texts = map(task.prompt, examples)
     encoded = [
-        Prompt(i, tokenizer.encode_prompt(task.prompt(example)))
-        for i, example in enumerate(examples)
+        Prompt(i, tokenizer.encode_prompt(text), tokenizer.open_thought(text))
+        for i, text in enumerate(texts)
     ]
     kept = [prompt for prompt in encoded if len(prompt.tokens) <= max_prompt_tokens]
     number = len(encoded) - len(kept)
     if too_long == "truncate":
-        kept = [Prompt(i, ids[-max_prompt_tokens:]) for i, ids in encoded]
+        kept = [prompt._replace(tokens=prompt.tokens[-max_prompt_tokens:]) for prompt in encoded]
     if not kept:
         shortest = min((len(prompt.tokens) for prompt in encoded), default=0)
         raise errors.UserError(
@@ -95,6 +97,8 @@ def encode_demonstrations(
 ) -> tuple[list[tuple[int, list[int]]], int]:
     """Encodes demonstrations, each with an end-of-sequence token, and drops those too long.
 
+    Where the prompt opens the thought, the demonstration does not open it again.
+
     Returns:
         (index in examples, response tokens) of those that are kept, and the number dropped.
 
@@ -103,8 +107,12 @@ def encode_demonstrations(
     """
     if task.demonstration is None:
         raise errors.UserError(f"warmup.steps: {task.name} has no demonstrations; set it to 0")
-    eos = [tokenizer.eos_ids[0]]
-    encoded = [tokenizer.encode(task.demonstration(example)) + eos for example in examples]
+    eos, encoded = [tokenizer.eos_ids[0]], []
+    for example in examples:
+        text = task.demonstration(example)
+        if tokenizer.open_thought(task.prompt(example)):
+            text = text.removeprefix("<think>")
+        encoded.append(tokenizer.encode(text) + eos)
     kept = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= max_new_tokens]
     if not kept:
         shortest = min(map(len, encoded), default=0)

@@ -48,7 +48,7 @@ def _from_files(directory: Path) -> tuple[list[dict], list[dict]]:
     if missing:
         raise errors.UserError(
             f"data.path={directory}: no {' and no '.join(missing)} there; give the directory that"
-            " holds GSM8K's train.jsonl and test.jsonl"
+            f" holds GSM8K's train.jsonl and test.jsonl{files.there(directory)}"
         )
     mistakes: list[str] = []
     train, test = (

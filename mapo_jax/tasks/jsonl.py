@@ -52,9 +52,13 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         fn = functools.partial(_example, chosen, name == first)
         sets[name] = [example for _, example in files.parse(set_rows, fn, mistakes)]
     files.check(data_path, mistakes)
-    train = sets.pop(first)
+    train, notes = sets.pop(first), []
     if not sets:
         train, sets["test"] = _hold_out(train, chosen["held_out"], data_path)
+    trained_on = {example["question"] for example in train}
+    for name, examples in sets.items():
+        if seen := sum(example["question"] in trained_on for example in examples):
+            notes.append(f"{name}: {seen} of {len(examples)} prompts are trained on as well")
     return Task(
         name="jsonl",
         train=train,
@@ -62,6 +66,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         prompt=prompt,
         reward=rewards.accuracy_and_format,
         demonstration=demonstration if chosen["demonstration"] else None,
+        notes=tuple(notes),
     )
 
 
@@ -85,9 +90,9 @@ def _paths(path: Path) -> list[Path]:
     evals.sort(key=lambda p: (p.stem != "test", p.stem))
     missing = []
     if not (path / "train.jsonl").is_file():
-        missing.append(f"data.path={path}: no train.jsonl there; {_WAYS}")
+        missing.append(f"data.path={path}: no train.jsonl there; {_WAYS}{files.there(path)}")
     if not evals:
-        missing.append(f"data.path={path}: no evaluation set there; {_WAYS}")
+        missing.append(f"data.path={path}: no evaluation set there; {_WAYS}{files.there(path)}")
     if missing:
         raise errors.UserError(*missing)
     return [path / "train.jsonl", *evals]

@@ -6,6 +6,7 @@ evaluation rows, `math500_test.jsonl` or `test.jsonl`. A row has `problem`, and 
 judges answers that text does not settle.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,8 @@ def _example(row: dict) -> dict:
     answer = row.get("answer")
     if answer is None and isinstance(row.get("solution"), str):
         answer = answers.extract(row["solution"], ("boxed",))
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = json.dumps(answer)
     if answer is not None and not isinstance(answer, str):
-        raise ValueError("the field answer is no text")
+        raise ValueError("the field answer is neither text nor a number")
     return {"question": row["problem"].strip(), "answer": (answer or "").strip()}

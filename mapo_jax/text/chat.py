@@ -12,6 +12,8 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from mapo_jax import errors
@@ -22,25 +24,35 @@ Message = Mapping[str, str]  # role: system, user or assistant; content
 class Template:
     """A compiled chat template."""
 
-    def __init__(self, source: str, names: Mapping[str, str], key: str):
+    def __init__(
+        self,
+        source: str,
+        names: Mapping[str, str],
+        key: str,
+        now: datetime.datetime | None = None,
+    ):
         """Compiles the template and tries it on one message.
 
         Args:
             source: the template, in Jinja.
             names: other values that it can print, such as bos_token and eos_token.
             key: the beginning of a mistake's line, such as tokenizer.template=chat.
+            now: the time that it can print, so that prompts do not change while a run goes on;
+                None for that of the call, in UTC.
 
         Raises:
             UserError: the template is broken or refuses a user's message.
         """
         self.source, self._names, self._key = source, names, key
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[jinja2.ext.loopcontrols, _Generation],
         )
         environment.filters["tojson"] = _to_json
         functions: dict[str, Any] = {
             "raise_exception": _raise,
-            "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+            "strftime_now": (now or datetime.datetime.now(datetime.UTC)).strftime,
         }
         environment.globals |= functions
         try:
@@ -69,8 +81,34 @@ class Template:
             ) from None
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Generation(jinja2.ext.Extension):
+    """Renders what stands between `{% generation %}` and `{% endgeneration %}` as it is.
+
+    The tags mark an assistant's turns for training on demonstrations and are no text of a prompt.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  # of the class, as in jinja2
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise(message: str) -> None:

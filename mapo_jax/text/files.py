@@ -1,5 +1,6 @@
 """Loads a tokenizer and the template of its prompts from files."""
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 from mapo_jax import errors
 from mapo_jax.text import chat
 from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
-from mapo_jax.text.protocol import Tokenizer, json_fields
+from mapo_jax.text.protocol import Tokenizer, json_fields, own_template, special_token
 from mapo_jax.text.sentencepiece import SentencePieceTokenizer
 
 _INSTALLED = Path(__file__).resolve().parents[2]  # the directory that holds mapo_jax/
+_NAMES = ("bos_token", "eos_token", "pad_token")  # that a template can print
 _FILES = ("tokenizer.json", "tokenizer.model")  # of a folder, the first that exists
 
 
@@ -19,7 +21,9 @@ def is_in(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES)
 
 
-def load_tokenizer(path: str, template: str = "") -> Tokenizer:
+def load_tokenizer(
+    path: str, template: str = "", now: datetime.datetime | None = None
+) -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
@@ -27,6 +31,7 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
             also looked for in the installed package.
         template: the template of prompts: "" for plain text, "chat" for the tokenizer's own chat
             template, or a file FILE.jinja.
+        now: the time that the template can print; None for that of the call.
 
     Raises:
         UserError: the tokenizer or the template is missing or broken, or the tokenizer has no end
@@ -51,26 +56,29 @@ def load_tokenizer(path: str, template: str = "") -> Tokenizer:
     except OSError as error:
         what = f"cannot be read ({error.strerror}); give a SentencePiece model, a tokenizer.json"
         raise errors.UserError(f"{key}: {what} or a folder with one of them") from None
-    if place.suffix == ".json":
-        try:
-            tokenizer: Any = HuggingFaceTokenizer(files | {"tokenizer.json": content})
-        except ValueError as error:
-            raise errors.UserError(f"{key}: {error}; give another") from None
-        source = tokenizer.template_source()
-        names = {name: tokenizer.name(name) for name in ("bos_token", "eos_token", "pad_token")}
-    else:
-        tokenizer = _load_sentencepiece(content, key)
+    try:
         config = json_fields(files, "tokenizer_config.json")
-        source = config.get("chat_template")
-        if "chat_template.jinja" in files:
-            source = files["chat_template.jinja"].decode("utf-8", "replace")
-        names = {name: config.get(name) or "" for name in ("bos_token", "eos_token")}
+        source = own_template(files, config)
+        names = {name: special_token(config, name) for name in _NAMES}
+        if place.suffix == ".json":
+            tokenizer: Any = HuggingFaceTokenizer(files | {"tokenizer.json": content})
+        else:
+            tokenizer = _load_sentencepiece(content, key)
+    except ValueError as error:
+        raise errors.UserError(f"{key}: {error}; give another") from None
+    tokenizer.has_template = bool(source)
     if template:
-        tokenizer.template = _template(template, source, names, key)
+        tokenizer.template = _template(template, source, names, key, now)
     return tokenizer
 
 
-def _template(template: str, own: str | None, names: Mapping[str, str], key: str) -> chat.Template:
+def _template(
+    template: str,
+    own: str | None,
+    names: Mapping[str, str],
+    key: str,
+    now: datetime.datetime | None,
+) -> chat.Template:
     where = f"tokenizer.template={template}"
     if template == "chat":
         if not own:
@@ -78,7 +86,7 @@ def _template(template: str, own: str | None, names: Mapping[str, str], key: str
                 f"{where}: the tokenizer of {key} has no chat template; give a file FILE.jinja, or "
                 "leave it empty for plain text"
             )
-        return chat.Template(own, names, where)
+        return chat.Template(own, names, where, now)
     try:
         source = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,7 +94,7 @@ def _template(template: str, own: str | None, names: Mapping[str, str], key: str
         raise errors.UserError(
             f"{where}: cannot be read ({reason}); give chat, a file FILE.jinja, or leave it empty"
         ) from None
-    return chat.Template(source, names, where)
+    return chat.Template(source, names, where, now)
 
 
 def _load_sentencepiece(content: bytes, key: str) -> SentencePieceTokenizer:

@@ -8,7 +8,14 @@ from typing import Any
 import tokenizers as huggingface
 
 from mapo_jax.text import chat
-from mapo_jax.text.protocol import ChatTokenizer, encodable, json_fields, save_files
+from mapo_jax.text.protocol import (
+    ChatTokenizer,
+    encodable,
+    json_fields,
+    own_template,
+    save_files,
+    special_token,
+)
 
 
 class HuggingFaceTokenizer(ChatTokenizer):
@@ -44,8 +51,11 @@ class HuggingFaceTokenizer(ChatTokenizer):
         self._special = {
             i for i, added in self._prompts.get_added_tokens_decoder().items() if added.special
         }
-        source = self.template_source()
-        named = [self.name("eos_token"), *(end for end in _ENDS_OF_TURN if end in (source or ""))]
+        source = own_template(files, self.config)
+        named = [
+            special_token(self.config, "eos_token"),
+            *(end for end in _ENDS_OF_TURN if end in (source or "")),
+        ]
         ids = [vocabulary[name] for name in named if name in vocabulary]
         for name in ("generation_config.json", "config.json"):
             found = json_fields(files, name).get("eos_token_id")
@@ -54,25 +64,10 @@ class HuggingFaceTokenizer(ChatTokenizer):
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(known))
         if not self.eos_ids:
             raise ValueError("no end token is named in tokenizer_config.json, so none could end")
-        self.pad_id = vocabulary.get(self.name("pad_token"), 0)
+        self.pad_id = vocabulary.get(special_token(self.config, "pad_token"), 0)
         plain, whole = (self._prompts.encode("a", add_special_tokens=x).ids for x in (False, True))
         starts = [k for k in range(len(whole)) if whole[k : k + len(plain)] == plain]
         self._bos = whole[: starts[0]] if starts else []
-
-    def name(self, kind: str) -> str:
-        """The text of a special token, such as eos_token; "" if there is none."""
-        value = self.config.get(kind)
-        return (value["content"] if isinstance(value, dict) else value) or ""
-
-    def template_source(self) -> str | None:
-        """The tokenizer's own chat template; None if it has none."""
-        if "chat_template.jinja" in self._files:
-            return self._files["chat_template.jinja"].decode("utf-8", "replace")
-        source = self.config.get("chat_template")
-        if isinstance(source, list):  # several templates, each with a name
-            named = {one["name"]: one["template"] for one in source}
-            source = named.get("default")
-        return source
 
     def encode_prompt(self, text: str) -> list[int]:
         if self.template is not None:

@@ -22,6 +22,7 @@ class Tokenizer(Protocol):
     vocab_size: int  # 1 + the largest id
     eos_ids: tuple[int, ...]  # each ends a response
     template: chat.Template | None  # writes a prompt as a user's turn; None: plain text
+    has_template: bool  # its files hold a chat template, used or not
     pad_id: int  # any token will do, as padding is masked everywhere
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -33,6 +34,13 @@ class Tokenizer(Protocol):
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
         """Encodes a conversation by the chat template, up to the beginning of the answer."""
+        ...
+
+    def open_thought(self, text: str) -> str:
+        """The end of a prompt, from the `<think>` on that the response has to close; "" for none.
+
+        Templates of policies that always think begin the answer with it.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -70,6 +78,17 @@ class ChatTokenizer:
     """Encodes by a chat template, in the same way for both kinds of tokenizer."""
 
     template: chat.Template | None
+    has_template = False
+
+    def open_thought(self, text: str) -> str:
+        if self.template is None:
+            opened = text[max(text.rfind("<think>"), 0) :]
+            return opened if opened.rstrip() == "<think>" else ""
+        prompt, content = self.template.render([{"role": "user", "content": text}]), text.strip()
+        if content in prompt:  # a tag in a question opens nothing
+            prompt = prompt[prompt.rfind(content) + len(content) :]
+        _, tag, rest = prompt.rpartition("<think>")
+        return tag + rest if tag and "</think>" not in rest else ""
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
         if self.template is None:
@@ -118,6 +137,40 @@ def json_fields(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is broken (not a JSON object)")
     return value
+
+
+def own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
+    """The chat template of a folder, from its own file or tokenizer_config.json, if it has one.
+
+    Raises:
+        ValueError: it is no text, and no texts by their names.
+    """
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode("utf-8", "replace")
+    source = config.get("chat_template")
+    try:
+        if isinstance(source, list):  # several templates, each with a name
+            source = {one["name"]: one["template"] for one in source}
+        if isinstance(source, dict):
+            source = source.get("default")
+        if source is None or isinstance(source, str):
+            return source
+    except (LookupError, TypeError):
+        pass
+    raise ValueError("chat_template in tokenizer_config.json is neither text nor named texts")
+
+
+def special_token(config: Mapping[str, Any], kind: str) -> str:
+    """The text of a special token of tokenizer_config.json, such as eos_token; "" for none.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    value = config.get(kind) or ""
+    text = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise ValueError(f"{kind}={json.dumps(value)} in tokenizer_config.json is no text")
+    return text
 
 
 def to_json(value: Any) -> bytes:

@@ -229,6 +229,29 @@ def test_workdir_follows_the_experiment():
     assert str(cli.parse([*TINY, "--workdir=gs://b/run"], "").workdir) == "gs://b/run"
 
 
+@pytest.mark.parametrize("flag", ["--workdir", "--params", "--output"])
+def test_an_unset_variable_is_no_directory(flag):
+    extra = {"--params PATH": "", "--output DIR": "", "--answer TEXT": ""}
+    for words in ([f"{flag}="], [flag, ""]):
+        with pytest.raises(errors.UserError, match=f"^{flag}: a value is missing"):
+            cli.parse([*TINY, *words], "", extra=extra)
+    assert cli.parse([*TINY, "--answer="], "", extra=extra).flags == {"--answer": ""}
+
+
+def test_the_home_directory_is_found_behind_an_equals_sign(monkeypatch):
+    """The shell expands ~ at the beginning of a word only."""
+    monkeypatch.setenv("HOME", "/home/me")
+    extra = {"--params PATH": "", "--prompt TEXT": ""}
+    argv = ["--workdir=~/x", "--params=~", "--prompt=~/x", "--config.eval.sets=svamp=~/svamp.json"]
+    with pytest.raises(errors.UserError, match=r"svamp=/home/me/svamp\.json|/home/me/svamp\.json:"):
+        cli.parse([*TINY, *argv], "", extra=extra)
+    arguments = cli.parse([*TINY, *argv[:-1]], "", extra=extra)
+    assert str(arguments.workdir) == "/home/me/x"
+    assert arguments.flags == {"--params": "/home/me", "--prompt": "~/x"}
+    text = "--config.tokenizer.template=a~/b"
+    assert cli.parse([*TINY, text], "", check=lambda *_: []).config.tokenizer.template == "a~/b"
+
+
 def test_exit_codes(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x"])
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mapo_jax import errors, model, pretrained, sampling, sharding
+from mapo_jax import errors, model, pretrained, rewards, sampling, sharding
 from mapo_jax.commands import evaluate, exits, launchers, sample
 from mapo_jax.rollouts import pad_prompts
 from tests import runs, small
@@ -169,6 +169,18 @@ def test_the_task_knows_its_own_answers(config, workdir):
     assert "reward" in known
     assert "no reward" not in known
     assert "no reward: the task does not know this" in "".join(sampled(config, workdir, "11111="))
+
+
+def test_a_thought_that_the_prompt_opens_is_judged_too(config, workdir, monkeypatch):
+    texts, judge = [], rewards.judge
+    monkeypatch.setattr(
+        rewards, "judge", lambda fn, *rest: texts.extend(rest[0]) or judge(fn, *rest)
+    )
+    for prompt in ("1+1=<think>", "1+1="):
+        sampled(config, workdir, prompt, answer="2", is_raw=True)
+    opened, plain = texts
+    assert opened.startswith("<think>")
+    assert not plain.startswith("<think>")
 
 
 def test_raw_prompts_and_the_end_of_positions(config, workdir, tmp_path):

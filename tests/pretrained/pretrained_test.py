@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from huggingface_hub.utils import filter_repo_objects
 
 from mapo_jax import errors, model, pretrained, sampling, sharding
 from mapo_jax.pretrained import configs, weights
@@ -144,7 +145,7 @@ def test_each_device_reads_its_part_of_the_files(name, saved, monkeypatch):
     assert kernel.size not in {x.size for x in read}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_other_dtypes_are_read(dtype, saved):
     folder, _, tensors = saved()
     stored = {name: x.astype(jnp.dtype(dtype)) for name, x in tensors.items()}
@@ -188,6 +189,93 @@ def test_a_tied_head_may_be_stored_all_the_same(saved):
     folder, _, tensors = saved(GEMMA)
     rewrite(folder, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]})
     equal(pretrained.load(folder)[1], small.params(GEMMA))
+    for head in (tensors["model.embed_tokens.weight"][::-1].copy(), np.zeros((39, 16), np.float32)):
+        rewrite(folder, tensors | {"lm_head.weight": head})
+        with pytest.raises(errors.UserError, match=r"lm_head\.weight differs from the embedding"):
+            pretrained.load(folder)
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta", "scaling"),
+    [
+        ({"rope_scaling": LINEAR | {"rope_theta": 3e5}}, 3e5, model.RopeScaling(2.0)),
+        ({"rope_scaling": LINEAR, "rope_theta": 5e5}, 5e5, model.RopeScaling(2.0)),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 5e5}}, 5e5, 2.0),
+        ({"rope_scaling": {}}, 5e5, None),
+        ({"rope_scaling": None}, 5e5, None),
+        ({"rope_scaling": LINEAR}, "put rope_theta into rope_scaling", None),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5}},
+            "rope_scaling of type yarn is not supported",
+            None,
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "rope_type": "default", "rope_theta": 5e5}},
+            "rope_scaling of type default/yarn is not supported",
+            None,
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported", None),
+    ],
+)
+def test_two_entries_for_rope(fields, theta, scaling):
+    """As in transformers 5, rope_scaling replaces rope_parameters; nothing is dropped unsaid."""
+    mistakes = []
+    given = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    config = configs.from_fields(BASE | {"model_type": "llama"} | given | fields, mistakes)
+    if isinstance(theta, str):
+        assert len(mistakes) == 1
+        assert theta in mistakes[0]
+        return
+    assert not mistakes
+    scaling = model.RopeScaling(scaling) if isinstance(scaling, float) else scaling
+    assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
+
+
+def test_a_second_entry_for_rope_goes_to_full_attention():
+    parts = {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+    }
+    fields = {"rope_parameters": parts, "rope_scaling": LINEAR, "num_attention_heads": 8}
+    mistakes = []
+    config = configs.from_fields(BASE | {"model_type": "gemma3_text"} | fields, mistakes)
+    assert not mistakes
+    assert (config.rope_theta, config.local_rope_theta) == (1e6, 1e3)
+    assert config.rope_scaling == model.RopeScaling(2.0)
+
+
+ODD = [None, "x", [], {}, [[]], 2.5, -1, 0, True, False, float("inf"), float("nan")]
+FIELDS = [
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+    *("num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_theta"),
+    *("rope_scaling", "rope_parameters", "rope_local_base_freq", "sliding_window", "layer_types"),
+    *("max_window_layers", "sliding_window_pattern", "hidden_act", "hidden_activation"),
+    *("tie_word_embeddings", "attn_logit_softcapping", "query_pre_attn_scalar", "text_config"),
+    *("model_type", "architectures", "attention_bias", "use_sliding_window", "quantization_config"),
+]
+
+
+@pytest.mark.parametrize("kind", configs.FAMILIES)
+def test_no_field_of_another_type_is_a_traceback(kind):
+    base = {**BASE, "model_type": kind, "num_attention_heads": 8, "use_sliding_window": True}
+    nested: dict = {"rope_type": "llama3"}
+    nested |= dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), 2.0)
+    nested |= {"original_max_position_embeddings": 8}
+    cases = [base | {name: value} for name in FIELDS for value in ODD]
+    for odd in ODD:
+        cases += [base | {"rope_scaling": nested | {k: odd}} for k in [*nested, "rope_theta"]]
+        parts = {"full_attention": odd, "sliding_attention": odd}
+        cases.append(base | {"rope_parameters": parts})
+    for fields in cases:
+        mistakes = []
+        config = configs.from_fields(fields, mistakes)
+        assert config is not None or mistakes
+        if not mistakes:
+            hash(config)
+            assert 0 < config.rope_theta < float("inf")
 
 
 def test_the_text_part_of_a_gemma_3_with_pictures(saved):
@@ -443,6 +531,15 @@ def list_config(folder, tensors):
     (folder / "config.json").write_text("[]")
 
 
+def headless(folder, tensors):
+    del tensors["lm_head.weight"]
+    rewrite(folder, tensors)
+
+
+def adapters(folder, tensors):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 def no_config(folder, tensors):
     (folder / "config.json").unlink()
 
@@ -455,7 +552,7 @@ def no_config(folder, tensors):
             reshape,
             r"1 of 21 tensors do not have the shapes of config\.json: model\.norm\.weight is",
         ),
-        (quantise, "1 of 21 tensors are none of F32, BF16, F16: model.norm.weight is I8"),
+        (quantise, "1 of 21 tensors are none of F32, BF16, F16, F64: model.norm.weight is I8"),
         (
             add,
             r"1 tensors that an architecture .* not have: model\.layers\.0\.self_attn\.q_proj\.b",
@@ -467,6 +564,11 @@ def no_config(folder, tensors):
         (break_index, r"index\.json is broken; download it again"),
         (break_config, r"config\.json is broken"),
         (list_config, r"config\.json is broken \(not a JSON object\)"),
+        (
+            headless,
+            r"1 of 21 tensors are missing: lm_head\.weight; set tie_word_embeddings to true",
+        ),
+        (adapters, r"holds adapters \(adapter_config\.json\) and no whole policy; merge them"),
         (no_config, r"config\.json cannot be read"),
     ],
 )
@@ -537,8 +639,22 @@ def test_the_hub(monkeypatch, tmp_path):
         pretrained.folder("someone/something")  # the tests are offline
     assert len(caught.value.lines) == 1
     hub = pretrained.huggingface_hub
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / name))
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert pretrained.folder("someone/something") == tmp_path / "someone/something"
+    assert asked["revision"] is None
+    pretrained.folder("someone/something", revision="a1b2")
+    assert asked["revision"] == "a1b2"
+    there = ["config.json", "model-1.safetensors", "consolidated.safetensors", "a/consolidated.0"]
+    fetched = filter_repo_objects(
+        there, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert [*fetched] == there[:2]  # Mistral's folders hold the weights twice
 
 
 # ---- transformers, if its saved outputs are at hand ----

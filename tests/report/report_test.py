@@ -210,7 +210,7 @@ def test_a_whole_run(tmp_path):
         "arithmetic, mapo",
         "0.300 [0.270, 0.330]",  # the accuracy before training, with its interval
         "60 of 60",
-        "16 of 16 checks are fine",
+        "17 of 17 checks are fine",
         "step 1: 3 of 8 succeed",
         "after step 60: 7 of 8 succeed",
         "python launch/run.py --config experiments/arithmetic.py",
@@ -396,6 +396,7 @@ def test_a_check_is_looked_at_outside_its_range(tmp_path):
         ("Skipped updates", "policy/skipped", 1),
         ("KL", "loss/kl", 2.0),
         ("Clipping", "policy/clip_fraction_high", 0.3),
+        ("Success", "reward/success", 0.0),
     ):
         bad = [line | {key: value} if key in line else line for line in good]
         (run,) = runs.read([make_run(tmp_path / name, bad, config=config(steps=20))])

@@ -1,14 +1,17 @@
 """The rollout phase: dynamic sampling, greedy baselines, the penalty for length."""
 
+import datetime
 import sys
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from mapo_jax import errors, rewards, sharding, tasks
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import checkpoints, collect, programs, setup
+from mapo_jax.rollouts import pad_prompts
+from mapo_jax.run import checkpoints, collect, guard, programs, setup
 from tests import runs, small
 from tests.runs import command, lines, micro, timeless
 
@@ -174,7 +177,7 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
 
     monkeypatch.setattr(collect, "_shuffle", seen)
     config = dynamic(reward, task__shuffle_rewards=True, warmup__steps=0)
-    run = setup.prepare(config, print)
+    run = setup.prepare(config, print, datetime.datetime.now(datetime.UTC))
     saved = checkpoints.Checkpoints(tmp_path / "checkpoints", 1)
     order = tasks.indices(len(run.prompts), config.seed, 0, 10_000)
     examples = np.array([prompt.example for prompt in run.prompts])[order]
@@ -193,6 +196,39 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
         assert len({noise.tobytes() for noise in noises}) == tries
         assert all(len(np.unique(noise, axis=0)) == 16 for noise in noises)
         start += drawn
+
+
+def test_a_thought_that_the_prompt_opened_is_closed_by_the_response(tmp_path):
+    """Such policies could never succeed, and MAPO was silently APD."""
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}<think>")
+    config = micro(tokenizer__template=str(tmp_path / "t.jinja"))
+    run = setup.prepare(config, print, datetime.datetime.now(datetime.UTC))
+    right = run.task.demonstration(run.task.train[0]).removeprefix("<think>")
+    made = [right, right.replace("</think>", ""), f"<think>{right}", right]
+    tokens = [run.tokenizer.encode(text) for text in made]
+    found = small.replace(
+        small.rollouts(P=2, G=4, S=5, T=40),
+        tokens=pad_prompts(tokens, 40).tokens[None],
+        length=np.array([[len(ids) for ids in tokens]], np.int32),
+        example=np.array([0]),
+        finished=np.array([[True, True, True, False]]),
+    )
+    judged = collect._judge(run, jax.device_put(found))
+    assert judged.success.tolist() == [True, False, False, False]
+    assert judged.parts["accuracy"].tolist() == [1, 0, 1, 0]
+    demonstration = run.demonstrations[0].response
+    assert not run.tokenizer.decode(demonstration).startswith("<think>")
+
+
+def test_the_run_says_that_right_answers_are_no_successes(tmp_path):
+    said = []
+    watching = guard.Guard(micro(steps=9), epath.Path(tmp_path), said.append, "rl", 0)
+    shares = [(0.5, 0.0)] * 2 + [(0.5, 0.1)] + [(0.0, 0.0)] * 4 + [(0.25, 0.0)] * 5
+    for step, (accuracy, success) in enumerate(shares, 1):
+        watching.watch(step, {"reward/accuracy": accuracy, "reward/success": success})
+    (line,) = said
+    assert line.startswith("step 10 of rl: 3 steps in a row had right answers (reward/acc")
+    watching.watch(1, {"reward/success": 0.0})  # a reward without the part
 
 
 @pytest.mark.parametrize(("advantage", "base"), [("remax", ""), ("signed", "remax"), ("mapo", "")])

@@ -72,6 +72,22 @@ def test_the_size_of_a_call_changes_nothing():
     assert 0 < values["eval/one/accuracy_sampled"] < 1
 
 
+def test_the_reward_and_the_votes_know_the_thought_that_the_prompt_opened():
+    """A response that never closes it holds no answer."""
+
+    def thoughtful(response, example):
+        began = response.startswith("<think>Hm")
+        return {"reward": float(began), "success": began, "parts": {}}
+
+    thoughts, store = ["<think>Hm"] * 4 + [""] * 4, Kept()
+    one = dataclasses.replace(numbered(8), reward=thoughtful, thoughts=thoughts)
+    evaluate({"one": one}, batch=8, store=store)
+    rows = store.kept["one", "sampled"]
+    assert [row["success"] for row in rows] == [row["problem"] < 4 for row in rows]
+    assert [bool(row["extracted"]) for row in rows] == [row["problem"] >= 4 for row in rows]
+    assert not any("<think>" in row["response"] for row in rows)  # it was not sampled
+
+
 class Kept:
     """A store in memory."""
 

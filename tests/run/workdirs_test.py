@@ -57,8 +57,11 @@ def test_a_continuation_must_not_differ(tmp_path):
 
 
 def test_starts_are_added_up(tmp_path):
-    run_id = workdirs.add_start(epath.Path(tmp_path), ["seed=1"], None)
-    assert workdirs.add_start(epath.Path(tmp_path), [], ("rl", 4)) == run_id
+    path = epath.Path(tmp_path)
+    first = workdirs.began(path)
+    run_id = workdirs.add_start(path, ["seed=1"], None, first)
+    assert workdirs.began(path) == first
+    assert workdirs.add_start(path, [], ("rl", 4), first) == run_id
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["id"] == run_id
     assert [start["overrides"] for start in run["starts"]] == [["seed=1"], []]
@@ -67,7 +70,17 @@ def test_starts_are_added_up(tmp_path):
     assert {"python", "jax", "numpy", "devices", "processes", "commit"} <= environment.keys()
     assert environment["mapo_jax"] == mapo_jax.__version__
     # A new run in a directory that one died in begins again.
-    assert workdirs.add_start(epath.Path(tmp_path), [], None) != run_id
+    assert workdirs.add_start(path, [], None, first) != run_id
+
+
+@pytest.mark.parametrize(
+    "content", ['{"id": "x", "starts": [{"ti', "", "[]", '{"id": "x", "starts": []}', "null"]
+)
+def test_a_run_json_that_was_cut_is_one_line(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    workdirs.write_json(epath.Path(tmp_path / "config.json"), to_dict(micro()))
+    with pytest.raises(errors.UserError, match=r"run\.json: is broken \(.*\); delete it"):
+        check(tmp_path, to_dict(micro()))
 
 
 def git(directory, *words):

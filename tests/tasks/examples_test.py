@@ -1,5 +1,6 @@
 """Data positions, padding, and the prompts and demonstrations that are dropped."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ class Letters:
 
     def encode_prompt(self, text):
         return [1, *self.encode(text)]
+
+    def open_thought(self, text):
+        return "<think>" if text.endswith("<") else ""
 
     def encode(self, text):
         return [ord(letter) for letter in text]
@@ -66,9 +70,9 @@ def test_long_prompts_are_dropped_or_truncated():
         return kept, said
 
     shown = "train: 1 of 3 prompts are longer than data.max_prompt_tokens=3 and "
-    assert encode("drop") == ([(0, [1, 120]), (2, [1, 120, 120])], [shown + "are left out"])
+    assert encode("drop") == ([(0, [1, 120], ""), (2, [1, 120, 120], "")], [shown + "are left out"])
     kept, said = encode("truncate")
-    assert kept == [(0, [1, 120]), (1, [120] * 3), (2, [1, 120, 120])]
+    assert [prompt[:2] for prompt in kept] == [(0, [1, 120]), (1, [120] * 3), (2, [1, 120, 120])]
     assert said == [shown + "lose their beginning"]
 
 
@@ -76,6 +80,19 @@ def test_encode_demonstrations_ends_them_and_drops_long_ones():
     kept, dropped = tasks.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=3)
     assert kept == [(0, [121, 3]), (2, [121, 121, 3])]
     assert dropped == 1
+
+
+def test_a_demonstration_does_not_open_the_thought_again():
+    def demonstrate(prompt):
+        task = dataclasses.replace(
+            TASK, prompt=lambda example: prompt, demonstration=lambda example: "<think>a</think>"
+        )
+        ((_, ids),), _ = tasks.encode_demonstrations(task, Letters(), EXAMPLES[:1], 99)
+        (kept,) = tasks.encode_prompts(task, Letters(), EXAMPLES[:1], "train", 99)
+        return kept.thought, Letters().decode(ids[:-1])
+
+    assert demonstrate("x<") == ("<think>", "a</think>")
+    assert demonstrate("x") == ("", "<think>a</think>")
 
 
 def test_none_left():

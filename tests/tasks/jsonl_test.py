@@ -1,5 +1,6 @@
 """Rows of JSON lines as a task: templates, sets, held-out prompts, and every mistake's line."""
 
+import gzip
 import json
 
 import pytest
@@ -157,3 +158,56 @@ def test_too_few_prompts_to_hold_some_out(tmp_path):
 
 def test_the_experiment_shows_every_option_with_its_default():
     assert experiment.get_config().task.options.to_dict() == jsonl.DEFAULTS
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", '[1, {"x": NaN}]'])
+@pytest.mark.parametrize("field", ["answer", "other"])
+def test_what_is_no_json_but_goes_through_it_is_named(tmp_path, value, field):
+    row = '{"question": "a", "answer": "1", "FIELD": VALUE}'.replace("FIELD", field)
+    row = row.replace('"answer": "1", "answer"', '"answer"').replace("VALUE", value)
+    (tmp_path / "a.jsonl").write_text(f'{{"question": "b", "answer": "2"}}\n{row}\n')
+    holds = f"the field {field} holds NaN or an infinity; give a number or leave the row out"
+    assert mistakes(tmp_path / "a.jsonl") == (f"{tmp_path}/a.jsonl:2: {holds}",)
+    (tmp_path / "a.json").write_text(f'[{{"question": "b", "answer": "2"}}, {row}]')
+    assert mistakes(tmp_path / "a.json") == (f"{tmp_path}/a.json: row 2: {holds}",)
+
+
+def test_a_field_that_stands_twice_is_a_mistake(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": "1", "answer": "2"}\n')
+    (said,) = mistakes(tmp_path / "a.jsonl")
+    assert said.startswith(f"{tmp_path}/a.jsonl:1: ")
+    assert "the field answer stands there twice" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.json", b'{"question": "a"}\n{"question": "b"}\n', "rename it to a.jsonl"),
+        ("a.jsonl", gzip.compress(b"{}"), "is compressed (gzip); unpack it"),
+        ("a.json", gzip.compress(b"[]"), "is compressed (gzip); unpack it"),
+        ("a.parquet", b"PAR1\x15\x04", "is a Parquet file; convert it to JSON lines"),
+        ("a.jsonl", b"PK\x03\x04x", "is a zip archive; unpack it"),
+        ("a.csv", b"question,answer\n1+1,2\n", "is a table; convert it to JSON lines"),
+        ("a.jsonl", b'{"question": "a"}\r{"question": "b"}\r', "end in CR alone; convert them"),
+    ],
+)
+def test_a_file_of_another_form_names_what_helps(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    (said,) = mistakes(tmp_path / name)
+    assert said.startswith(f"{tmp_path}/{name}: ")
+    assert what in said
+
+
+def test_a_directory_without_the_files_says_what_is_there(tmp_path):
+    for name in ("train.json", "test.json"):
+        (tmp_path / name).write_text("[]")
+    for said in mistakes(tmp_path):
+        assert said.endswith(" (there: test.json, train.json)")
+
+
+def test_prompts_on_both_sides_are_counted(tmp_path):
+    other = ROW | {"question": "3+3="}
+    path = write(tmp_path, train=[ROW, ROW], test=[ROW, other, ROW], hard=[other])
+    assert tasks.make("jsonl", {}, path, 0).notes == (
+        "test: 2 of 3 prompts are trained on as well",
+    )

@@ -21,7 +21,7 @@ ROW = {"problem": " What is $1+1$? ", "answer": " 2 "}
 
 def test_rows(tmp_path):
     boxed = {"problem": "Half?", "solution": r"so \boxed{3}, no: \boxed{\frac{1}{2}}."}
-    path = write(tmp_path, [ROW, boxed, {"problem": "?", "answer": ""}], [ROW])
+    path = write(tmp_path, [ROW, boxed, {"problem": "?", "answer": ""}], [ROW | {"answer": 2}])
     task = tasks.make("math", {}, path, 0)
     assert task.train == [
         {"question": "What is $1+1$?", "answer": "2"},
@@ -36,13 +36,13 @@ def test_rows(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    path = write(tmp_path, [ROW, {"answer": "1"}, 3, {"problem": "?", "answer": 5}], [{}])
+    path = write(tmp_path, [ROW, {"answer": "1"}, 3, {"problem": "?", "answer": [5]}], [{}])
     with pytest.raises(errors.UserError) as caught:
         tasks.make("math", {}, path, 0)
     assert [line.removeprefix(f"{tmp_path}/") for line in caught.value.lines] == [
-        "math_train.json: row 3: not a JSON object",
+        'math_train.json: row 3: not a JSON object, as in {"question": "2+2=", "answer": "4"}',
         "math_train.json: row 2: no text in the field problem",
-        "math_train.json: row 4: the field answer is no text",
+        "math_train.json: row 4: the field answer is neither text nor a number",
         "math500_test.jsonl:1: no text in the field problem",
     ]
     write(tmp_path, [ROW], [{"problem": "?"}])

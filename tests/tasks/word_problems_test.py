@@ -9,6 +9,7 @@ import pytest
 from mapo_jax import errors, rewards, tasks
 
 SVAMP = {"Body": "Tom has 3 pens ", "Question": " How many?", "Answer": 3.0, "ID": "x"}
+HOLDS = "holds NaN or an infinity; give a number or leave the row out"
 
 
 def test_svamp(tmp_path):
@@ -40,7 +41,8 @@ def test_multiarith(tmp_path):
         ({"Answer": "3"}, "no number in the field Answer"),
         ({"Answer": None}, "no number in the field Answer"),
         ({"Answer": True}, "no number in the field Answer"),
-        ({"Answer": float("nan")}, "no number in the field Answer"),
+        ({"Answer": float("nan")}, f"the field Answer {HOLDS}"),
+        ({"Answer": -float("inf")}, f"the field Answer {HOLDS}"),
     ],
 )
 def test_mistakes(change, what, tmp_path):

@@ -260,18 +260,71 @@ def test_a_sentencepiece_model_has_templates_too(tmp_path):
 def test_templates_have_what_hugging_face_gives_them():
     source = (
         "{%- for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}\n"
-        "{{ m | tojson }}{{ strftime_now('%Y') | length }}{{ tools is none }}\n"
+        "{{ m | tojson }}{{ m | tojson(sort_keys=true, separators=(',', ':')) }}{{ strftime_now('%Y') | length }}{{ tools is none }}\n"
         "    {% endfor %}{{ eos_token }}"
     )
     template = chat.Template(source, {"eos_token": "E"}, "tokenizer.template=chat")
     two = [{"role": "user", "content": "{{ 1 + 1 }}\u00e9"}] * 2
-    expected = '{"role": "user", "content": "{{ 1 + 1 }}\u00e9"}4True\nE'
+    expected = '{"role": "user", "content": "{{ 1 + 1 }}\u00e9"}'
+    expected += '{"content":"{{ 1 + 1 }}\u00e9","role":"user"}4True\nE'
     assert template.render(two) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "{%- for m in messages -%}{{- m.role + ': ' -}}{%- generation -%}{{- m.content -}}"
+            "{%- endgeneration -%}{%- endfor -%}",
+            "user: a assistant:  b",
+        ),
+        (  # nested, with a loop's own tags and a name set inside, which stays inside
+            "{% set x = 1 %}{% for m in messages %}{% generation %}{% if loop.first %}"
+            "{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{% continue %}{% endif %}"
+            "{{ m.content }}{% endgeneration %}{{ x }}{% endfor %}",
+            "2 b1",
+        ),
+    ],
+)
+def test_generation_tags_render_what_they_enclose(source, text):
+    messages = [{"role": "user", "content": "a "}, {"role": "assistant", "content": " b"}]
+    rendered = chat.Template(source, {}, "tokenizer.template=chat").render(messages)
+    assert rendered == text
+
+
+TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}[bot]"
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "thought"),
+    [
+        (TURN + "<think>\n", "1+1", "<think>\n"),
+        (TURN + "<think>\nOkay, ", "1+1", "<think>\nOkay, "),
+        (TURN + "<think></think>x<think>", "1+1", "<think>"),
+        (TURN + "<think>\n\n</think>\n\n", "1+1", ""),
+        (TURN, "1+1", ""),
+        (TURN, "What does <think> mean?", ""),  # a question opens nothing
+        (TURN, "Go on: <think>", ""),
+        ("Use <think> first. " + TURN, "1+1", ""),
+        (TURN + "{% if 'deep' in messages[0].content %}<think>{% endif %}", "be deep", "<think>"),
+        (TURN + "{% if 'deep' in messages[0].content %}<think>{% endif %}", "be brief", ""),
+        ("{{ messages[0].content | trim }}<think>\n", " </think> \n", "<think>\n"),
+        ("", "1+1=\n<think>\n", "<think>\n"),
+        ("", "Think inside <think> </think>.", ""),
+        ("", "What does <think> mean?", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_prompt_that_ends_inside_a_thought(source, text, thought, tmp_path, folders):
+    (tmp_path / "t.jinja").write_text(source + "{# end #}")  # which keeps the last newline
+    template = str(tmp_path / "t.jinja") if source else ""
+    assert load_tokenizer(str(folders["bpe"]), template).open_thought(text) == thought
 
 
 @pytest.mark.parametrize(
     ("source", "what"),
     [
+        ("{% generation %}x", "the chat template is broken"),
         ("{% for %}", "the chat template is broken"),
         ("{{ raise_exception('no user') }}", r"does not take a user's message \(.*no user"),
         ("{{ messages[3].content.x }}", "does not take a user's message"),
@@ -306,6 +359,18 @@ def test_no_template(tmp_path):
         ({"tokenizer_config__json": "{"}, r"tokenizer_config\.json is broken"),
         ({"tokenizer_config__json": "[]"}, r"tokenizer_config\.json is broken"),
         ({"generation_config__json": "x"}, r"generation_config\.json is broken"),
+        *(
+            (
+                {"tokenizer_config__json": CONFIG | {"chat_template": odd}},
+                "chat_template in .* neither",
+            )
+            for odd in (["x"], {"default": ["x"]}, [{"name": "default"}], 3)
+        ),
+        *(
+            ({"tokenizer_config__json": CONFIG | {kind: odd}}, f"{kind}=.* is no text")
+            for kind in ("bos_token", "eos_token", "pad_token")
+            for odd in (["</s>"], {"content": ["</s>"]}, {"x": "</s>"}, 3)
+        ),
         ({"tokenizer__json": "{}"}, r"tokenizer\.json is broken"),
         ({"tokenizer__json": ""}, r"tokenizer\.json is broken"),
     ],
@@ -315,6 +380,25 @@ def test_a_broken_folder(files, what, tmp_path):
     with pytest.raises(errors.UserError, match=what) as caught:
         load_tokenizer(str(path))
     assert caught.value.lines[0].startswith(f"tokenizer.path={path}: ")
+
+
+@pytest.mark.parametrize("own", [CHATML, {"default": CHATML, "tools": "x"}, None])
+def test_a_template_that_is_not_used_is_known(own, tmp_path):
+    config = CONFIG | {"chat_template": own}
+    path = str(write(tmp_path / "t", bpe(), tokenizer_config__json=config))
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.template is None
+    assert tokenizer.has_template is (own is not None)
+    if own:
+        assert load_tokenizer(path, "chat").encode_prompt("x") != tokenizer.encode_prompt("x")
+
+
+@pytest.mark.parametrize("content", ["{", '{"chat_template": ["x"]}', '{"eos_token": ["</s>"]}'])
+def test_a_broken_folder_of_a_sentencepiece_model(content, tmp_path):
+    shutil.copy(ARITHMETIC, tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(errors.UserError, match=r"tokenizer\.path=.*: .*tokenizer_config\.json"):
+        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen3"])
