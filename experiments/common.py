@@ -47,9 +47,10 @@ def get_config() -> ConfigDict:
     tokenizer.template = ""  # "chat": a user's turn in the tokenizer's template; or FILE.jinja
 
     config.policy = policy = ConfigDict()
-    # A work directory (its newest parameters), a Hugging Face folder or a hub id to start from; it
-    # brings its architecture. "": random parameters of the architecture below.
+    # A work directory of a run, a Hugging Face folder or a hub id to start from; it brings its
+    # architecture. "": random parameters of the architecture below.
     policy.init = ""
+    policy.checkpoint = "newest"  # of that run; or "best", or a number of its checkpoints/
     policy.revision = ""  # commit, tag or branch of a hub id; "": its main branch as it is now
     policy.num_layers = 2
     policy.embed_dim = 128  # width of the residual stream
@@ -152,7 +153,7 @@ def get_config() -> ConfigDict:
     evaluation.sets = ""  # further sets, out of domain: "svamp=svamp.json,multiarith=DIR"
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 10  # steps of either phase between checkpoints; also after the last of each
+    checkpoint.every = 10  # steps of either phase between two; also the last of each, and the best
     checkpoint.keep = 2  # newest checkpoints; the best is kept as well
 
     config.log = log = ConfigDict()

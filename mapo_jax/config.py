@@ -43,6 +43,10 @@ def _is_slice(text: str) -> bool:
     return not text or (ends is not None and 1 <= int(ends[1]) < int(ends[2]))
 
 
+def _is_checkpoint(text: str) -> bool:
+    return text in ("newest", "best") or text.isdecimal()
+
+
 Count = Annotated[int, at_least(1)]
 Steps = Annotated[int, at_least(0)]
 AtLeast0 = Annotated[float, at_least(0)]
@@ -101,6 +105,7 @@ class TokenizerConfig:
 class PolicyConfig:
     init: str
     revision: str
+    checkpoint: Annotated[str, Limit("newest, best or a number, as in 60", _is_checkpoint)]
     num_layers: Count
     embed_dim: Count
     num_heads: Count
@@ -387,7 +392,11 @@ _MAY_DIFFER += (
 
 # Keys that came after the first version, with the value of runs without them, as config.json has
 # it; {} for an open mapping. So work directories of older versions can be continued.
-ADDED: dict[str, Any] = {"algorithm.surrogate_options": {}, "policy.revision": ""}
+ADDED: dict[str, Any] = {
+    "algorithm.surrogate_options": {},
+    "policy.revision": "",
+    "policy.checkpoint": "newest",
+}
 
 
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

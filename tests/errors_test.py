@@ -17,12 +17,13 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 import sentencepiece
 from etils import epath
 
 from experiments import arithmetic
 from mapo_jax import errors, loading, rewards
-from mapo_jax.commands import exits, launchers
+from mapo_jax.commands import evaluate, exits, launchers
 from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
 from mapo_jax.run import checkpoints, contents, sources, workdirs
@@ -379,6 +380,13 @@ CASES = {
     "--config.policy.init={files}/begun": [
         "policy.init={files}/begun: holds no checkpoint yet; let that run save one first"
     ],
+    "--config.policy.init={files}/begun --config.policy.checkpoint=bset": [
+        "policy.checkpoint=bset: must be newest, best or a number, as in 60"
+    ],
+    "--config.policy.checkpoint=best": [
+        "policy.checkpoint=best: policy.init='' is no work directory of a run; give one, or leave "
+        "policy.checkpoint=newest"
+    ],
     "--config.policy.init={files}/begun --config.lora.rank=2": [
         "policy.init={files}/begun: that run may go on, and adapters need weights that stay; write "
         "them with launch/export.py --workdir {files}/begun --output DIR, then policy.init=DIR"
@@ -631,14 +639,28 @@ def saves_on_a_full_disk(files):
     checkpoints._save(lambda: raises(OSError(errno.ENOSPC, "No space left on device"))(files))
 
 
-def restores_another_policy(files):
-    workdir = files / "other_policy"
-    saved = checkpoints.Checkpoints(workdir / "checkpoints", keep=1)
-    state = {"params": {"embed": jnp.zeros((2, 3))}, "step": jnp.zeros(1, jnp.int32)}
-    saved.save(1, state, {}, None)
-    saved.close()
-    wanted = {"embed": np.zeros((4, 3), np.float32)}
-    checkpoints.restore_params(workdir, wanted, f"policy.init={workdir}")
+def restores(name, which, is_damaged=False, rows=2):
+    """Returns a function that reads the policy of a run with the checkpoint 1."""
+
+    def act(files):
+        workdir = files / name
+        saved = checkpoints.Checkpoints(workdir / "checkpoints", keep=1)
+        state = {"params": {"embed": jnp.zeros((2, 3))}, "step": jnp.zeros(1, jnp.int32)}
+        saved.save(1, state, {}, None)
+        saved.close()
+        if is_damaged:
+            (workdir / "checkpoints" / "1" / "manifest" / "metadata").write_text("{}")
+        wanted = {"embed": np.zeros((rows, 3), np.float32)}
+        checkpoints.restore_params(workdir, wanted, f"policy.init={workdir}", which)
+
+    return act
+
+
+def finds_other_rows(files):
+    folder = files / "evaluation" / "x"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text("{}\n")
+    evaluate._Files(folder, {"test": {"samples": 1}}, rich.console.Console(), 1).rows("test", "x")
 
 
 class JaxRuntimeError(Exception):
@@ -719,10 +741,29 @@ RAISED = {
         "every response must have the parts of the first: a",
     ),
     "another policy's checkpoint": (
-        restores_another_policy,
+        restores("other_policy", "newest", rows=4),
         "policy.init={files}/other_policy: its checkpoint is not of the policy that "
         "{files}/other_policy/policy describes (1 of 1 arrays; first params.embed is float32[2, 3] "
         "there and float32[4, 3] by that); give a work directory that nobody has changed",
+    ),
+    "a checkpoint that is not there": (
+        restores("no_such", "7"),
+        "policy.init={files}/no_such: has no checkpoint 7; give newest, best or one of 1",
+    ),
+    "the best of none": (
+        restores("unmeasured", "best"),
+        "policy.init={files}/unmeasured: none of its checkpoints was evaluated, so none is the "
+        "best; give newest or one of 1",
+    ),
+    "the best of a damaged one": (
+        restores("damaged", "best", is_damaged=True),
+        "policy.init={files}/damaged: its checkpoint 1 is damaged (its manifest is not what was "
+        "saved) and may be the best; give newest or one of 1",
+    ),
+    "rows with another header": (
+        finds_other_rows,
+        "{files}/evaluation/x/test.jsonl: its first line is not that of this evaluation; move the "
+        "file away",
     ),
     "out of memory": (
         raises(JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing\nand more")),

@@ -11,6 +11,7 @@ To add an advantage, write its function in `paper.py` or `family.py` and add its
 """
 
 from mapo_jax.advantages.checks import check
+from mapo_jax.advantages.common import is_constant
 from mapo_jax.advantages.facts import (
     group_metrics,
     success_count_metrics,
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "group_advantages",
     "group_metrics",
+    "is_constant",
     "success_count_metrics",
     "takes",
     "trajectory_certainty",

@@ -47,7 +47,7 @@ def read(tree: Mapping[str, Any]) -> Config:
 def architecture(config: Config) -> model.ModelConfig:
     """Returns the architecture of the measured policy."""
     numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-    del numbers["init"], numbers["revision"]
+    del numbers["init"], numbers["revision"], numbers["checkpoint"]
     return model.ModelConfig(vocab_size=config.bench.vocab_size, **numbers)
 
 

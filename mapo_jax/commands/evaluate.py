@@ -1,10 +1,13 @@
 """Evaluates a policy on all sets of an experiment, for launch/evaluate.py.
 
 The policy comes from a run, or it is a pretrained one. Every response is kept with its verdict in
-`evaluation/SET.jsonl`. The file grows with each call of the sampler, so an evaluation that was
-stopped goes on from there. `evaluation.json` holds the metrics.
+`evaluation/DIGEST/SET.jsonl`. The file grows with each call of the sampler, so an evaluation that
+was stopped goes on from there. DIGEST is of the contents of all that rows depend on: policy,
+tokenizer, prompts, right answers, reward, settings. So another evaluation has another folder.
+`evaluation.json`, there and in the work directory, holds the metrics.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,19 +18,21 @@ import rich.console
 import rich.table
 from etils import epath
 
+import mapo_jax
 from mapo_jax import errors
 from mapo_jax.config import Config
-from mapo_jax.run import evaluation, records, sources, workdirs
+from mapo_jax.run import digests, evaluation, records, sources, workdirs
 
 
-def run(config: Config, workdir: epath.Path, params: str = "") -> None:
+def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str = "newest") -> None:
     """Evaluates, prints a table and writes `evaluation.json`.
 
     Args:
         config: its task, eval, data and rollout sections count.
-        workdir: directory of the run whose newest checkpoint is evaluated; results go there.
+        workdir: directory of the run that is evaluated; results go there.
         params: a Hugging Face folder, a hub id or another work directory; its policy is evaluated
             in place of the run's.
+        checkpoint: of the run: newest, best or a number of checkpoints/.
 
     Raises:
         UserError: there is no such policy, or the data cannot be found.
@@ -36,22 +41,13 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
     if "://" in str(workdir):
         raise errors.UserError(f"--workdir={workdir}: must be a local directory here; copy it")
     task, reward = sources.make_task(c)
-    found = sources.open(c, workdir, params)
+    found = sources.open(c, workdir, params, checkpoint=checkpoint)
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
-    about = {
-        "policy": found.name,
-        "seed": c.seed,
-        "task": c.task.name,
-        "reward": c.task.reward,
-        "template": c.tokenizer.template,
-        "dtype": c.compute.dtype,
-        "truncated_prompts": c.data.too_long,
-        **{k: v for k, v in evaluation.settings(c).items() if k != "batch"},
-    }
-    directory = Path(workdir) / "evaluation"
+    headers = _headers(c, found, sets)
+    digest = digests.of_json(headers)
+    folder = Path(workdir) / "evaluation" / digest[:12]
     total = sum(len(one.prompts) for one in sets.values()) * len(evaluation.MODES)
     screen.print(f"{found.name}: {total} problems to answer, greedily and {c.eval.samples} x")
-    store = _Files(directory, about, screen, total)
     values = evaluation.evaluate(
         found.params,
         found.architecture,
@@ -61,78 +57,157 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
         evaluation.key_of(c.seed),
         found.mesh,
         **evaluation.settings(c),
-        store=store,
+        store=_Files(folder, headers, screen, total),
     )
     values = records.plain(values)
     result = {
-        **about,
+        "policy": found.name,
+        "task": c.task.name,
+        "reward": c.task.reward,
+        "template": c.tokenizer.template,
+        "truncated_prompts": c.data.too_long,
+        **_settings(c),
         "sets": {name: len(one.prompts) for name, one in sets.items()},
+        "folder": f"evaluation/{folder.name}",
+        "digest": digest,
+        "digests": {name: header["digests"] for name, header in headers.items()},
         "environment": workdirs.environment(),
         "metrics": values,
     }
     path = workdir / "evaluation.json"
-    workdirs.write_json(path, result)
+    for place in (epath.Path(folder) / path.name, path):
+        workdirs.write_json(place, result)
     _print_table(screen, sets, values, c.eval.samples)
-    screen.print(f"{path}; responses and verdicts in {directory}/", soft_wrap=True)
+    screen.print(f"{path}; responses and verdicts in {folder}/", soft_wrap=True)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Returns the settings that responses depend on."""
+    c = config
+    return {
+        "seed": c.seed,
+        "dtype": c.compute.dtype,
+        "matmul_precision": c.compute.matmul_precision,
+        **{k: v for k, v in evaluation.settings(c).items() if k != "batch"},
+    }
+
+
+def _headers(
+    config: Config, policy: sources.Policy, sets: Mapping[str, evaluation.EvalSet]
+) -> dict[str, dict[str, Any]]:
+    """Returns the header of each set's file: what its rows depend on, by content, not by name."""
+    task, package = config.task, Path(mapo_jax.__file__).parent
+    judges = [path for room in ("answers", "rewards") for path in (package / room).glob("*.py")]
+    common = {
+        "policy": digests.of_json(
+            {
+                "architecture": dataclasses.asdict(policy.architecture),
+                "params": digests.of_arrays(policy.params),
+            }
+        ),
+        "tokenizer": digests.of_files(sources.tokenizer_files(policy.tokenizer)),
+        "judge": digests.of_files({f"{p.parent.name}/{p.name}": p.read_bytes() for p in judges}),
+    }
+    own = ""
+    if task.reward:
+        path, _, function = task.reward.rpartition(":")
+        source = digests.of_source(Path(path))
+        own = digests.of_json(
+            {"call": [function, task.reward_timeout, task.reward_memory], "source": source}
+        )
+    headers = {
+        name: {
+            "set": name,
+            "number": number,  # draws depend on it
+            **_settings(config),
+            "digests": {
+                **common,
+                "reward": own if one.is_in_domain else "",
+                "problems": digests.of_json({"rows": one.examples, "prompts": one.prompts}),
+            },
+        }
+        for number, (name, one) in enumerate(sets.items())
+    }
+    return json.loads(json.dumps(headers))  # as it is read again
 
 
 class _Files:
-    """A file of rows for each set; its first line names the policy and the settings."""
+    """A file of rows for each set; its first line is the set's header."""
 
     def __init__(
-        self, directory: Path, about: Mapping[str, Any], screen: rich.console.Console, total: int
+        self,
+        folder: Path,
+        headers: Mapping[str, dict[str, Any]],
+        screen: rich.console.Console,
+        total: int,
     ):
-        self._directory, self._about = directory, json.loads(json.dumps(about))
+        self._folder, self._headers = folder, headers
         self._screen, self._total, self._done = screen, total, 0
         self._kept: dict[str, list[evaluation.Row]] = {}
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[evaluation.Row]]:
         if name not in self._kept:
-            self._kept[name] = self._read(name)
-        there = {problem: rows for (m, problem), rows in self._whole(self._kept[name]) if m == mode}
-        self._say(name, mode, len(there))
+            self._kept[name] = self._begin(name)
+        whole = self._whole(name, self._kept[name])
+        there = {problem: rows for (m, problem), rows in whole if m == mode}
+        self._say(name, mode, len(there), "were answered before")
         return there
-
-    def _whole(self, rows: Sequence[evaluation.Row]) -> list[tuple[tuple, list[evaluation.Row]]]:
-        """Returns ((mode, problem), its rows) for each problem whose rows are all there."""
-        grouped: dict[tuple, list[evaluation.Row]] = {}
-        for row in rows:
-            grouped.setdefault((row["mode"], row["problem"]), []).append(row)
-        sizes = {"greedy": 1, "sampled": self._about["samples"]}
-        return [(key, group) for key, group in grouped.items() if len(group) == sizes[key[0]]]
 
     def add(self, name: str, mode: str, rows: Iterable[evaluation.Row]) -> None:
         kept = [records.plain(row) for row in rows]
         self._kept[name] += kept
         with self._path(name).open("a", encoding="ascii") as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept))
-        self._say(name, mode, len({row["problem"] for row in kept}))
+        self._say(name, mode, len({row["problem"] for row in kept}), "answered")
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.jsonl"
+        return self._folder / f"{name}.jsonl"
 
-    def _read(self, name: str) -> list[evaluation.Row]:
-        """Returns the rows of whole problems; starts anew if the file is another evaluation's."""
+    def _whole(
+        self, name: str, rows: Sequence[evaluation.Row]
+    ) -> list[tuple[tuple, list[evaluation.Row]]]:
+        """Returns ((mode, problem), its rows) for each problem whose rows are all there."""
+        grouped: dict[tuple, list[evaluation.Row]] = {}
+        for row in rows:
+            grouped.setdefault((row["mode"], row["problem"]), []).append(row)
+        sizes = {"greedy": 1, "sampled": self._headers[name]["samples"]}
+        return [(key, group) for key, group in grouped.items() if len(group) == sizes[key[0]]]
+
+    def _begin(self, name: str) -> list[evaluation.Row]:
+        """Returns the rows of whole problems and begins a file with them.
+
+        They are of this file, or of an evaluation that differs in its other sets only.
+        """
         path, rows = self._path(name), []
-        self._directory.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            lines = path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True)
-            if lines and _line(lines[0]) == self._about:
-                rows = [row for line in lines[1:] if (row := _line(line)) is not None]
-                rows = [row for _, group in self._whole(rows) for row in group]
-                self._screen.print(f"{name}: {len(rows)} answers are there already")
-            else:
-                self._screen.print(f"{path}: is of another evaluation, and begun anew")
-        content = [self._about, *rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in sorted(path.parent.parent.iterdir(), key=lambda x: (x != path.parent, x)):
+            found = self._read(folder / path.name, self._headers[name])
+            if found is not None:
+                rows = [row for _, group in self._whole(name, found) for row in group]
+                break
+            if folder == path.parent and path.exists():
+                raise errors.UserError(
+                    f"{path}: its first line is not that of this evaluation; move the file away"
+                )
+        content = [self._headers[name], *rows]
         whole = "".join(json.dumps(row) + "\n" for row in content).encode()
         workdirs.write(epath.Path(path), whole)
         return rows
 
-    def _say(self, name: str, mode: str, number: int) -> None:
+    def _read(self, path: Path, header: Mapping[str, Any]) -> list[evaluation.Row] | None:
+        """Returns the rows of a file that has the header; else None."""
+        if not path.is_file():
+            return None
+        with path.open(encoding="ascii", errors="replace") as file:
+            if _line(file.readline()) != header:
+                return None
+            return [row for line in file if (row := _line(line)) is not None]
+
+    def _say(self, name: str, mode: str, number: int, what: str) -> None:
         self._done += number
         if number:
             self._screen.print(
-                f"{self._done}/{self._total}  {name}, {mode}: {number} problems answered",
+                f"{self._done}/{self._total}  {name}, {mode}: {number} problems {what}",
                 highlight=False,
             )
 

@@ -15,6 +15,7 @@ from mapo_jax import errors
 from mapo_jax.commands import cli, exits
 
 _PARAMS = "a Hugging Face folder, hub id or work directory in place of --workdir's policy"
+_CHECKPOINT = "newest (default), best, or a number of checkpoints/"
 
 
 def run(argv: list[str]) -> None:
@@ -32,14 +33,17 @@ def evaluate(argv: list[str]) -> None:
     """Evaluates a policy: `mapo evaluate --config EXPERIMENT [--workdir DIR]`.
 
     Takes the newest checkpoint in DIR, or --params, and the evaluation sets of the config. Prints a
-    table, writes every response with its verdict to DIR/evaluation/ and the metrics to
-    DIR/evaluation.json. The same command goes on with an evaluation that was stopped.
+    table, writes every response with its verdict to a folder in DIR/evaluation/ and the metrics to
+    DIR/evaluation.json. The same command goes on with an evaluation that was stopped. Another
+    policy, reward, row or setting has a folder of its own.
     """
-    extra = {"--params PATH": _PARAMS}
+    extra = {"--params PATH": _PARAMS, "--checkpoint WHICH": _CHECKPOINT}
     arguments = cli.parse(argv, _description(evaluate), check=_check_without_policy, extra=extra)
     from mapo_jax.commands import evaluate as command
 
-    command.run(arguments.config, arguments.workdir, arguments.flags.get("--params", ""))
+    flags = arguments.flags
+    policy = flags.get("--params", ""), flags.get("--checkpoint", "newest")
+    command.run(arguments.config, arguments.workdir, *policy)
 
 
 def sample(argv: list[str]) -> None:
@@ -52,6 +56,7 @@ def sample(argv: list[str]) -> None:
         "--prompt TEXT": "a question of the task",
         "-n N": "completions (default: 1)",
         "--params PATH": _PARAMS,
+        "--checkpoint WHICH": _CHECKPOINT,
         "--answer TEXT": "the right answer, to judge by; default: the task's own",
         "--raw": "take the prompt as it stands: no instruction, no chat template",
     }
@@ -66,6 +71,7 @@ def sample(argv: list[str]) -> None:
         arguments.workdir,
         prompt,
         params=flags.get("--params", ""),
+        checkpoint=flags.get("--checkpoint", "newest"),
         n=n,
         answer=flags.get("--answer"),
         is_raw="--raw" in flags,
@@ -76,17 +82,19 @@ def sample(argv: list[str]) -> None:
 def export(argv: list[str]) -> None:
     """Writes a run's policy for others: `mapo export --workdir DIR --output DIR2`.
 
-    Writes the newest checkpoint, adapters merged, as a Hugging Face folder that transformers and
-    vLLM load: config.json, model.safetensors, generation_config.json and the tokenizer's files.
+    Writes the newest checkpoint, or --checkpoint, adapters merged, as a Hugging Face folder that
+    transformers and vLLM load: config.json, model.safetensors, generation_config.json and the
+    tokenizer's files.
     """
     parser = _parser(export)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="work directory of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="where to; new or empty")
+    parser.add_argument("--checkpoint", default="newest", metavar="WHICH", help=_CHECKPOINT)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     flags = parser.parse_args(argv)
     from mapo_jax.commands import export as command
 
-    print(command.run(flags.workdir, flags.output, flags.dtype))
+    print(command.run(flags.workdir, flags.output, flags.dtype, flags.checkpoint))
 
 
 def plan(argv: list[str]) -> None:

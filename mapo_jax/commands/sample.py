@@ -19,6 +19,7 @@ def run(
     prompt: str,
     *,
     params: str = "",
+    checkpoint: str = "newest",
     n: int = 1,
     answer: str | None = None,
     is_raw: bool = False,
@@ -28,9 +29,10 @@ def run(
 
     Args:
         config: its task, tokenizer and rollout sections count.
-        workdir: directory of the run whose newest checkpoint is sampled.
+        workdir: directory of the run that is sampled.
         prompt: a question of the task.
         params: a Hugging Face folder, a hub id or another work directory, in place of workdir.
+        checkpoint: of the run: newest, best or a number of checkpoints/.
         n: number of completions; a single one is written as it comes.
         answer: the right answer; None takes the task's own if the task has the question.
         is_raw: takes the prompt as it stands, without the task's instruction or chat template.
@@ -44,7 +46,7 @@ def run(
         raise errors.UserError("--prompt: missing; give --prompt TEXT, or text on standard input")
     task, reward = sources.make_task(c)
     one_device = sharding.make_mesh(devices=jax.devices()[:1])
-    found = sources.open(c, workdir, params, one_device)
+    found = sources.open(c, workdir, params, one_device, checkpoint)
     question = {"question": prompt}
     if is_raw:
         found.tokenizer.template = None

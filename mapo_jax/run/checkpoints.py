@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import absl.logging
 import jax
@@ -26,7 +26,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mapo_jax import errors
-from mapo_jax.run import digests
+from mapo_jax.run import digests, workdirs
 
 # Orbax logs every step of a save, and prints an error's traceback four times before raising it;
 # asyncio, by which it saves, once more.
@@ -72,6 +72,22 @@ class Checkpoints:
         """The index of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
+    def is_best(self, metric: float | None) -> bool:
+        """Whether no checkpoint so far has such a large metric."""
+        known = [x for x in self._keep.metrics.values() if x is not None]
+        return _is_measured(metric) and metric > max(known, default=-math.inf)
+
+    def measure(self, index: int, metric: float | None) -> None:
+        """Notes the metric of a checkpoint that was saved before it was evaluated."""
+        if not _is_measured(metric):
+            return
+        self.wait()
+        manifest = _manifest_of(self._manager, index) | {"metric": float(metric)}
+        if jax.process_index() == 0:
+            path = self._directory / str(index) / "manifest" / "metadata"
+            workdirs.write_json(path, _signed(manifest))
+        self._keep.metrics[index] = float(metric)
+
     def save(
         self, index: int, state: Any, position: Mapping[str, Any], metric: float | None
     ) -> None:
@@ -85,8 +101,7 @@ class Checkpoints:
                 measured.
         """
         params, rest = _split(state)
-        measured = metric is not None and math.isfinite(metric)
-        self._keep.metrics[index] = float(metric) if measured else None
+        self._keep.metrics[index] = float(metric) if _is_measured(metric) else None
         manifest = _manifest(params | rest, position, self._keep.metrics[index])
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
@@ -208,27 +223,28 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int]:
-    """Restores the parameters of a run's newest checkpoint.
+def restore_params(
+    workdir: epath.Path, abstract: T, where: str, which: str = "newest"
+) -> tuple[T, int]:
+    """Restores the parameters of one of a run's checkpoints.
 
     Args:
         workdir: of the run.
         abstract: the parameters with jax.ShapeDtypeStruct leaves that carry shardings.
         where: begins the line of a mistake, as in policy.init=DIR.
+        which: "newest", "best", or the name of a folder in checkpoints/.
 
     Returns:
         The parameters and the checkpoint's index.
 
     Raises:
-        UserError: there is no checkpoint, or it is of another policy.
+        UserError: there is no such checkpoint, or it is of another policy.
     """
     directory = _absolute(workdir / "checkpoints")
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
     manager = _manager(directory, None)
-    index = manager.latest_step()
-    if index is None:
-        raise errors.UserError(f"{where}: holds no checkpoint yet; let that run save one first")
+    index = _choose(manager, which, where)
     flat = {f"params.{path}": leaf for path, leaf in _flatten(abstract).items()}
     args = ocp.args.Composite(params=ocp.args.StandardRestore(flat))
     try:
@@ -250,6 +266,38 @@ def restore_params(workdir: epath.Path, abstract: T, where: str) -> tuple[T, int
     manager.close()
     flat = {path.removeprefix("params."): x for path, x in restored.items()}
     return _unflatten(abstract, flat), index
+
+
+def _choose(manager: ocp.CheckpointManager, which: str, where: str) -> int:
+    """The index of the checkpoint that `which` names, see `restore_params`."""
+    indices = sorted(manager.all_steps())
+    if not indices:
+        raise errors.UserError(f"{where}: holds no checkpoint yet; let that run save one first")
+    if which == "newest":
+        return indices[-1]
+    if which in map(str, indices):
+        return int(which)
+    listed = ", ".join(map(str, indices))
+    if which != "best":
+        raise errors.UserError(
+            f"{where}: has no checkpoint {which}; give newest, best or one of {listed}"
+        )
+    measured = []
+    for index in indices:
+        try:
+            metric = _manifest_of(manager, index)["metric"]
+        except _Damaged as damage:
+            raise errors.UserError(
+                f"{where}: its checkpoint {index} is damaged ({damage}) and may be the best; give "
+                f"newest or one of {listed}"
+            ) from None
+        measured += [] if metric is None else [(metric, index)]
+    if not measured:
+        raise errors.UserError(
+            f"{where}: none of its checkpoints was evaluated, so none is the best; give newest or "
+            f"one of {listed}"
+        )
+    return max(measured)[1]
 
 
 def _absolute(path: epath.Path) -> epath.Path:
@@ -314,8 +362,16 @@ def _manifest(
     position: Mapping[str, Any] = MappingProxyType({}),
     metric: float | None = None,
 ) -> dict[str, Any]:
-    content = {"position": dict(position), "metric": metric, "leaves": digests.describe(flat)}
-    return content | {"sha256": digests.of_json(content)}
+    leaves = digests.describe(flat)
+    return _signed({"position": dict(position), "metric": metric, "leaves": leaves})
+
+
+def _signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {**content, "sha256": digests.of_json(content)}
+
+
+def _is_measured(metric: float | None) -> TypeGuard[float]:
+    return metric is not None and math.isfinite(metric)
 
 
 def _manifest_of(manager: ocp.CheckpointManager, index: int) -> dict[str, Any]:

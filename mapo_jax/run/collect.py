@@ -53,8 +53,8 @@ def collect(
             return pool[1], draws, means | times | {"groups/tries": tries}, tries * P
     raise errors.RunStopped(
         f"step {step}: {c.dynamic.max_tries * P} prompts, all that dynamic.max_tries="
-        f"{c.dynamic.max_tries} allows, gave {kept} of the {P} groups of a batch with a mean "
-        f"accuracy above dynamic.low={c.dynamic.low:g} and below dynamic.high="
+        f"{c.dynamic.max_tries} allows, gave {kept} of the {P} groups of a batch with rewards that "
+        f"differ and a mean accuracy above dynamic.low={c.dynamic.low:g} and below dynamic.high="
         f"{c.dynamic.high:g}; take prompts that are neither too easy nor too hard for the "
         "policy, raise batch.group or dynamic.max_tries, or set dynamic.max_tries=0 to train "
         "on all groups"
@@ -71,7 +71,7 @@ def roll_out(
         attempt: number of the try, from 0; it begins at position start + attempt * batch.prompts.
 
     Returns:
-        The experience of batch.prompts prompts, its times and its counts of failed rewards.
+        The experience of batch.prompts prompts; its times, tokens and counts of failed rewards.
     """
     c, began = setup.config, time.perf_counter()
     P, G = c.batch.prompts, c.batch.group
@@ -122,13 +122,14 @@ def roll_out(
                 draw=draw_P,
             )
         )
-    times = {
+    experience, tokens = setup.programs.join(*found)
+    return experience, {
+        "rollout/tokens": int(tokens),
         "time/sample": time.perf_counter() - began - judging,
         "time/reward": judging,
         "reward/timeouts": rewards.timeouts() - given_up,
         "reward/failures": rewards.failures() - killed,
     }
-    return setup.programs.join(*found), times
 
 
 def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:

@@ -1,8 +1,11 @@
-"""Digests of arrays and of JSON, by which a checkpoint notices a flipped bit."""
+"""Digests by which a checkpoint notices a flipped bit, and an evaluation what it is of."""
 
+import ast
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +15,43 @@ import numpy as np
 
 def of_json(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def of_files(files: Mapping[str, bytes]) -> str:
+    return of_json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
+def of_source(path: Path) -> str:
+    """Digest of a Python file, with the modules that it imports from beside it or from here."""
+    found, waiting = {"": path.read_bytes()}, [""]
+    while waiting:
+        for name in _imported(found[waiting.pop()]):
+            stem = name.replace(".", "/")
+            ends = (f"{stem}.py", f"{stem}/__init__.py")
+            files = [root / end for root in (path.parent, Path()) for end in ends]
+            file = next(filter(Path.is_file, files), None)
+            if name not in found and file is not None:
+                found[name] = file.read_bytes()
+                waiting.append(name)
+    return of_files(found)
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Yields the modules that a source may import: a.b gives a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names if node.module]
+        for name in names:
+            yield from itertools.accumulate(name.split("."), "{}.{}".format)
+
+
+def of_arrays(tree: Any) -> str:
+    """Digest of a pytree of arrays, the same on any mesh."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return of_json(describe({jax.tree_util.keystr(path): leaf for path, leaf in leaves}))
 
 
 def describe(flat: Mapping[str, jax.Array]) -> dict[str, list[Any]]:

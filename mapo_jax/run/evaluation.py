@@ -40,7 +40,7 @@ class EvalSet:
 
 
 class Store(Protocol):
-    """Keeps rows, so that an interrupted evaluation can continue."""
+    """Keeps the rows of one evaluation, so that it can continue after an interruption."""
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[Row]]:
         """Returns the stored rows of each problem."""
@@ -192,13 +192,8 @@ def evaluate(
                 lanes=max(1, batch // (size * sharding.batch_shards(mesh))),
             )
             there = store.rows(name, mode)
-            questions = [example.get("question") for example in problems.examples]
-            found = {
-                i: _columns(there[i])
-                for i, question in enumerate(questions)
-                if i in there and there[i][0]["question"] == question
-            }
-            todo = [i for i in range(len(questions)) if i not in found]
+            found = {i: _columns(rows) for i, rows in there.items()}
+            todo = [i for i in range(len(problems.prompts)) if i not in found]
             sampler = _Sampler(params, config, tokenizer, settings, key, mesh, max_prompt_tokens)
             for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
                 own = sharding.own_rows(mesh, batch)
@@ -210,7 +205,7 @@ def evaluate(
                 store.add(name, mode, [row for rows in grouped for row in rows])
                 everyones = sharding.everyones(local, mesh)
                 found |= dict(zip(indices, everyones, strict=False))
-            table = np.stack([found[i] for i in range(len(questions))]).astype(np.float64)
+            table = np.stack([found[i] for i in range(len(problems.prompts))]).astype(np.float64)
             tables[mode][name] = table
             values |= _metrics(f"eval/{name}", mode, table, size)
     values |= _overall(sets, tables, samples)

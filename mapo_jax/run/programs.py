@@ -105,11 +105,7 @@ class Programs:
             functools.partial(_advantages, advantage, options, c.algorithm.truncated),
             out_shardings=(by_prompt, by_prompt, replicated),
         )
-        # Puts the chunks of a rollout batch together, in the order of its prompts.
-        self.join = jax.jit(
-            lambda *pieces: jax.tree.map(lambda *x: jnp.concatenate(x), *pieces),
-            out_shardings=by_prompt,
-        )
+        self.join = jax.jit(_join, out_shardings=(by_prompt, replicated))
         # Copies some groups to every process.
         self.pick = jax.jit(
             lambda tree, index: jax.tree.map(lambda x: x[index], tree), out_shardings=replicated
@@ -191,6 +187,12 @@ def choose_attention(
     return "plain", ""
 
 
+def _join(*chunks):
+    """Returns the chunks of a rollout batch as one Experience, and the number of its tokens."""
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *chunks)
+    return whole, whole.rollouts.length.sum()
+
+
 def _valid(truncated: str, experience: Experience) -> jax.Array:
     """bool[P, G], true for rollouts that count."""
     rollouts = experience.rollouts
@@ -243,7 +245,8 @@ def _choose(low, high, truncated, pool, fresh):
     """Moves the groups that dynamic sampling keeps to the front, in the order of their draws.
 
     As in DAPO (arXiv 2503.14476) sec. 3.2, a group is kept if low < its mean accuracy < high.
-    Accuracy is the reward's part of that name, or success if the reward has no such part.
+    Accuracy is the reward's part of that name, or success if the reward has no such part. A group
+    whose rewards are all equal teaches nothing, whatever its accuracy, and is not kept.
 
     Args:
         pool: (kept bool[P], Experience) of the tries before, or None.
@@ -256,7 +259,8 @@ def _choose(low, high, truncated, pool, fresh):
     valid_PG = _valid(truncated, fresh)
     right_PG = fresh.parts["accuracy"] if "accuracy" in fresh.parts else fresh.success
     accuracy_P = masked.mean(right_PG, valid_PG, 1)
-    kept_P = (low < accuracy_P) & (accuracy_P < high)
+    differ_P = ~jax.vmap(advantages.is_constant)(fresh.rewards, valid_PG)
+    kept_P = (low < accuracy_P) & (accuracy_P < high) & differ_P
     facts = {
         "groups/kept": (kept_P.sum(), jnp.any(valid_PG, 1).sum()),
         "reward/mean_sampled": (masked.sum(fresh.rewards, valid_PG), valid_PG.sum()),

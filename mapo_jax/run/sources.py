@@ -32,8 +32,9 @@ class Source(NamedTuple):
 
     architecture: model.ModelConfig  # with the adapters that the configuration asks for
     tokenizer: Tokenizer
-    run: epath.Path | None  # the work directory whose newest parameters are taken
+    run: epath.Path | None  # the work directory whose parameters are taken
     folder: Path | None  # the folder of pretrained parameters; both None: random ones
+    checkpoint: str = "newest"  # of the run
 
 
 class Policy(NamedTuple):
@@ -78,7 +79,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
     if not init:
         tokenizer = _tokenizer(config, "", now)
         numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-        del numbers["init"], numbers["revision"]
+        del numbers["init"], numbers["revision"], numbers["checkpoint"]
         architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
@@ -95,10 +96,16 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
         folder = pretrained.folder(init, revision=revision)
         architecture = pretrained.read_config(folder)
         tokenizer = _tokenizer(config, str(folder), now)
+    which = config.policy.checkpoint
+    if run is None and which != "newest":
+        raise errors.UserError(
+            f"policy.checkpoint={which}: policy.init={show(init)} is no work directory of a run; "
+            "give one, or leave policy.checkpoint=newest"
+        )
     _check_vocabulary(
         tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
     )
-    return Source(adapted(architecture, config.lora), tokenizer, run, folder)
+    return Source(adapted(architecture, config.lora), tokenizer, run, folder, which)
 
 
 def _tokenizer(config: Config, folder: str, now: datetime.datetime | None = None) -> Tokenizer:
@@ -148,29 +155,35 @@ def start(source: Source, key: jax.Array, mesh: Mesh, dtype: str) -> model.Param
         return pretrained.load_params(source.folder, plain, dtype, mesh)
     shardings = sharding.shardings(mesh, model.logical_axes(plain))
     if source.run is not None:
-        return _restore(source.run, plain, shardings, f"policy.init={source.run}")[0]
+        where = f"policy.init={source.run}"
+        return _restore(source.run, plain, shardings, where, source.checkpoint)[0]
     init = functools.partial(model.init_params, config=plain)
     return jax.jit(init, out_shardings=shardings)(key)
 
 
-def _restore(run, architecture, shardings, where):
-    """The trained parameters of the newest checkpoint, and its index."""
+def _restore(run, architecture, shardings, where, checkpoint):
+    """The trained parameters of a checkpoint, and its index."""
     shapes = model.abstract_params(architecture)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         model.partition(shapes)[0],
         model.partition(shardings)[0],
     )
-    return checkpoints.restore_params(run, abstract, where)
+    return checkpoints.restore_params(run, abstract, where, checkpoint)
+
+
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Returns the contents of the files that a tokenizer saves, its template too, by name."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(scratch)
+        return {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
 
 
 def save_description(
     workdir: epath.Path, architecture: model.ModelConfig, tokenizer: Tokenizer
 ) -> None:
     """Writes `policy/`: the architecture and the tokenizer's files."""
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(scratch)
-        files = {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
+    files = tokenizer_files(tokenizer)
     files[_ARCHITECTURE] = json.dumps(dataclasses.asdict(architecture), indent=2).encode()
     (workdir / "policy").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -214,8 +227,15 @@ def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
     return model.ModelConfig(**fields)
 
 
-def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: str) -> Policy:
-    """Reads the policy of a run's newest checkpoint, sharded for training.
+def read_run(
+    workdir: epath.Path,
+    mesh: Mesh,
+    dtype: str,
+    template: str,
+    where: str,
+    checkpoint: str = "newest",
+) -> Policy:
+    """Reads the policy of a checkpoint of a run, sharded for training.
 
     Args:
         workdir: of the run.
@@ -223,13 +243,14 @@ def read_run(workdir: epath.Path, mesh: Mesh, dtype: str, template: str, where: 
         dtype: of the parameters.
         template: as the configuration's tokenizer.template.
         where: begins the line of a mistake, as in --workdir=DIR.
+        checkpoint: newest, best or a number of checkpoints/.
 
     Raises:
-        UserError: there is no checkpoint, or the base of its adapters is gone.
+        UserError: there is no such checkpoint, or the base of its adapters is gone.
     """
     architecture, tokenizer = describe(workdir, where, template)
     shardings = sharding.shardings(mesh, model.logical_axes(architecture))
-    trained, index = _restore(workdir, architecture, shardings, where)
+    trained, index = _restore(workdir, architecture, shardings, where, checkpoint)
     params, frozen = model.cast(trained, dtype), None
     try:
         saved = json.loads((workdir / "config.json").read_text())
@@ -254,14 +275,16 @@ def open(
     workdir: epath.Path | None,
     params: str = "",
     mesh: Mesh | None = None,
+    checkpoint: str = "newest",
 ) -> Policy:
-    """Reads the policy of a run's newest checkpoint, or a pretrained one, laid out for sampling.
+    """Reads the policy of a checkpoint of a run, or a pretrained one, laid out for sampling.
 
     Args:
         config: its mesh, compute, and tokenizer count.
         workdir: of the run.
         params: another work directory, a Hugging Face folder or a hub id, in place of workdir.
         mesh: the devices; default: those of the configuration.
+        checkpoint: of the run: newest, best or a number of checkpoints/.
 
     Raises:
         UserError: there is no such policy, or it cannot be read.
@@ -271,8 +294,12 @@ def open(
     run = epath.Path(params) if params else workdir
     where = f"--params={params}" if params else f"--workdir={workdir}"
     if run is not None and (run / "checkpoints").is_dir():
-        found = read_run(run, mesh, c.compute.dtype, c.tokenizer.template, where)
+        found = read_run(run, mesh, c.compute.dtype, c.tokenizer.template, where, checkpoint)
     elif params:
+        if checkpoint != "newest":
+            raise errors.UserError(
+                f"--checkpoint={checkpoint}: {where} is no work directory of a run; leave it out"
+            )
         folder = pretrained.folder(params, where)
         architecture = pretrained.read_config(folder, where)
         tokenizer = _tokenizer(c, str(folder))

@@ -212,17 +212,15 @@ class Trainer:
         end = time.perf_counter()
         # Records.
         self._show_groups(step, experience, advantages_PG, draws)
-        facts = _facts(jax.device_get(facts))
-        tokens = facts["rollout/length_mean"] * c.batch.prompts * c.batch.group
         return {
-            **facts,
+            **_facts(jax.device_get(facts)),
             **values,
             "policy/skipped": int(progress.state.skipped),
             **found,
             "time/score": updating - scoring,
             "time/update": end - updating,
             "time/step": end - start,
-            "throughput/tokens_per_s": tokens / (end - start),
+            "throughput/tokens_per_s": found["rollout/tokens"] / (end - start),
         }, batch
 
     # The policy's parameters, as they are needed
@@ -238,7 +236,7 @@ class Trainer:
     # After a step
 
     def _close(self, step: int) -> None:
-        """Evaluates and saves, if either is due."""
+        """Evaluates and saves, if either is due; the best so far is saved in any case."""
         self._end_if_asked(step)
         try:
             accuracy = self._evaluate(step)
@@ -246,8 +244,11 @@ class Trainer:
             self._save_now(step)
             raise
         self.progress.is_open = False
-        c, is_saved = self.config, self.saved.latest() == self._index(step)
-        if (step in (0, c.steps) or step % c.checkpoint.every == 0) and not is_saved:
+        c, index = self.config, self._index(step)
+        is_due = step in (0, c.steps) or step % c.checkpoint.every == 0
+        if self.saved.latest() == index:  # the run ended before its evaluation and went on
+            self.saved.measure(index, accuracy)
+        elif is_due or self.saved.is_best(accuracy):
             self._save(step, accuracy)
 
     def _evaluate(self, step: int) -> float | None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from etils import epath
 
 from mapo_jax import errors, model, pretrained, rewards, sampling, sharding
-from mapo_jax.commands import evaluate, exits, launchers, sample
+from mapo_jax.commands import evaluate, exits, export, launchers, sample
 from mapo_jax.rollouts import pad_prompts
+from mapo_jax.run import evaluation, sources
+from mapo_jax.text import load_tokenizer
 from tests import runs, small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,9 +57,26 @@ def config(workdir, monkeypatch):
     return with_sets(workdir.parent)
 
 
-def rows(workdir, name):
-    lines = (workdir / "evaluation" / f"{name}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+@pytest.fixture
+def calls(monkeypatch):
+    """A list with an item for each call of the sampler."""
+    made, sample = [], sampling.sample
+    monkeypatch.setattr(sampling, "sample", lambda *a, **k: made.append(1) or sample(*a, **k))
+    return made
+
+
+def summary(workdir):
+    return json.loads((workdir / "evaluation.json").read_text())
+
+
+def folder(workdir):
+    return Path(workdir / summary(workdir)["folder"])
+
+
+def read(workdir, name):
+    """The rows of a set."""
+    lines = (folder(workdir) / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines][1:]
 
 
 def test_evaluation_of_a_run(config, workdir, capsys):
@@ -64,7 +84,7 @@ def test_evaluation_of_a_run(config, workdir, capsys):
     shown = capsys.readouterr().out
     for word in ("multiarith (out of domain)", "A_T, out of domain", "pass@2", "maj@2", "greedy"):
         assert word in shown
-    result = json.loads((workdir / "evaluation.json").read_text())
+    result = summary(workdir)
     assert result["policy"] == f"step 1 of {workdir}"
     assert result["sets"] == {"test": 6, "easy": 6, "hard": 6, "multiarith": 4}
     assert result["samples"] == 2
@@ -74,63 +94,205 @@ def test_evaluation_of_a_run(config, workdir, capsys):
     for key, value in result["metrics"].items():
         if not key.startswith("time/"):
             assert value == pytest.approx(during[key], abs=1e-6), key
-    about, *answers = rows(workdir, "multiarith")
-    assert about["policy"] == result["policy"]
+    answers = read(workdir, "multiarith")
     assert len(answers) == 4 + 4 * 2
     assert {"question", "answer", "response", "extracted", "reward", "parts", "success", "tokens",
             "finished", "mode", "problem", "sample"} <= answers[0].keys()  # fmt: skip
     assert (answers[0]["question"], answers[0]["answer"]) == ("1+1=", "2")
 
 
-def test_an_evaluation_goes_on(config, workdir, capsys, monkeypatch):
+def test_an_evaluation_goes_on(config, workdir, capsys, calls):
     evaluate.run(config, epath.Path(workdir))
-    path = workdir / "evaluation" / "test.jsonl"
-    whole, result = path.read_bytes(), json.loads((workdir / "evaluation.json").read_text())
+    path, result = folder(workdir) / "test.jsonl", summary(workdir)
+    whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])  # killed in the middle of a line
-    calls = []
-    sample = sampling.sample
-    monkeypatch.setattr(sampling, "sample", lambda *a, **k: calls.append(1) or sample(*a, **k))
+    calls.clear()
     capsys.readouterr()
     evaluate.run(config, epath.Path(workdir))
-    assert "answers are there already" in capsys.readouterr().out
+    assert "6/44  test, greedy: 6 problems were answered before" in capsys.readouterr().out
     assert len(calls) == 1
     assert path.read_bytes() == whole
-    again = json.loads((workdir / "evaluation.json").read_text())
+    again = summary(workdir)
+    assert again == json.loads((path.parent / "evaluation.json").read_text())
     del again["metrics"]["time/eval"], result["metrics"]["time/eval"]
     assert again == result
 
 
-def test_other_settings_begin_anew(config, workdir, capsys):
-    evaluate.run(config, epath.Path(workdir))
-    other = dataclasses.replace(config, eval=dataclasses.replace(config.eval, samples=1))
-    capsys.readouterr()
-    evaluate.run(other, epath.Path(workdir))
-    assert "is of another evaluation, and begun anew" in " ".join(capsys.readouterr().out.split())
-    assert len(rows(workdir, "multiarith")) == 1 + 4 * 2
+def test_a_header_is_of_contents(tmp_path):
+    (tmp_path / "reward.py").write_text("x = 1\n")
+
+    def tokenizer(template):
+        (tmp_path / "t.jinja").write_text(template)
+        return load_tokenizer("mapo_jax/tasks/arithmetic.model", str(tmp_path / "t.jinja"))
+
+    def headers(config=CONFIG, **changes):
+        row = {"question": "1+1=", "answer": "2"}
+        one = evaluation.EvalSet([row], [[3]], is_in_domain=True)
+        parts = {"config": small.CONFIG, "params": small.params(), "template": "x"}
+        parts |= {"sets": {"a": one, "b": dataclasses.replace(one, is_in_domain=False)}} | changes
+        text = tokenizer(parts["template"])
+        policy = sources.Policy(parts["config"], parts["params"], text, None, "any name")
+        return evaluate._headers(config, policy, parts["sets"])
+
+    def own(reward, timeout=5.0):
+        task = dataclasses.replace(CONFIG.task, reward=reward, reward_timeout=timeout)
+        return dataclasses.replace(CONFIG, task=task)
+
+    one, first = evaluation.EvalSet([{"question": "1+1=", "answer": "2"}], [[3]]), headers()
+    assert headers() == first
+    assert first["a"] != first["b"]
+    path = f"{tmp_path}/reward.py"
+    rewarded = headers(own(f"{path}:f"))
+    assert headers(own(f"{tmp_path}/../{tmp_path.name}/reward.py:f")) == rewarded
+    assert rewarded["b"] == first["b"]  # it is judged by its own task's reward
+    changed = [
+        rewarded["a"],
+        headers(own(f"{path}:g"))["a"],
+        headers(own(f"{path}:f", 6.0))["a"],
+        headers(params=jax.tree.map(lambda x: x * 2, small.params()))["a"],
+        headers(template="y")["a"],
+        headers(dataclasses.replace(CONFIG, seed=7))["a"],
+        headers(sets={"b": one, "a": one})["a"],
+        headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
+        headers(sets={"a": evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])})["a"],
+    ]
+    (tmp_path / "reward.py").write_text("x = 2\n")
+    changed.append(headers(own(f"{path}:f"))["a"])
+    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 11
+
+
+@pytest.mark.slow
+def test_only_rows_of_the_same_contents_are_used_again(
+    config, workdir, tmp_path, monkeypatch, capsys, calls
+):
+    """Policy, reward, right answers and template are edited in place, under the same names."""
+
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+
+    def say(word):  # chat template
+        write("chat.jinja", "{% for m in messages %}" + word + "{{ m.content }}{% endfor %}")
+
+    def answers(*golds):
+        rows = [{"question": f"{i}+{i}=", "answer": gold} for i, gold in enumerate(golds)]
+        write("rows/test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def reward(score):
+        write(
+            "reward.py",
+            "def seven(response, example):\n"
+            "    right = example['answer'] == '7'\n"
+            f"    return {{'reward': {score} * right, 'success': right, 'parts': {{}}}}\n",
+        )
+
+    def policy(seed):
+        shutil.rmtree(tmp_path / "policy", ignore_errors=True)
+        params = model.init_params(jax.random.key(seed), found.architecture)
+        pretrained.save(tmp_path / "policy", found.architecture, params, found.tokenizer)
+
+    found = sources.read_run(
+        epath.Path(workdir), sharding.make_mesh(devices=jax.devices()[:1]), "float32", "", ""
+    )
+    (tmp_path / "rows").mkdir()
+    write("rows/train.jsonl", '{"question": "3+4=", "answer": "7"}\n')
+    say("3")
+    answers("7", "7", "7", "5")
+    reward(1.0)
+    policy(1)
+    c = dataclasses.replace(
+        config,
+        task=dataclasses.replace(
+            config.task, name="jsonl", options=(), reward=f"{tmp_path}/reward.py:seven"
+        ),
+        data=dataclasses.replace(config.data, path=f"{tmp_path}/rows"),
+        tokenizer=dataclasses.replace(config.tokenizer, template=f"{tmp_path}/chat.jinja"),
+    )
+    results, kept = tmp_path / "results", {}
+
+    def measured(config=c, params=f"{tmp_path}/policy"):
+        """Evaluates; returns the accuracy and the calls for the set `test` and for the other."""
+        calls.clear()
+        capsys.readouterr()
+        evaluate.run(config, epath.Path(results), params)
+        shown, metrics = capsys.readouterr().out, summary(results)["metrics"]
+        batches = 2 * len(summary(results)["sets"])
+        assert shown.count("answered before") == batches - len(calls)
+        for path, content in kept.items():
+            assert path.read_bytes() == content  # nothing is lost
+        kept.update({path: path.read_bytes() for path in results.rglob("*.jsonl")})
+        rows = [r for r in read(results, "test") if r["mode"] == "greedy"]
+        assert metrics["eval/test/accuracy"] == np.mean([r["accuracy"] for r in rows])
+        return metrics["eval/test/accuracy"], metrics["eval/test/reward_mean"], len(calls)
+
+    assert measured() == (0.75, 0.75, 4)
+    first = summary(results)["folder"]
+    assert first.startswith("evaluation/")
+    assert measured() == (0.75, 0.75, 0)
+    monkeypatch.chdir(tmp_path)  # the same, written otherwise
+    same = dataclasses.replace(
+        c,
+        task=dataclasses.replace(c.task, reward="./reward.py:seven"),
+        data=dataclasses.replace(c.data, path="rows"),
+        tokenizer=dataclasses.replace(c.tokenizer, template="chat.jinja"),
+    )
+    assert measured(same, "policy") == (0.75, 0.75, 0)
+    assert summary(results)["folder"] == first
+    monkeypatch.chdir(ROOT)
+    answers("7", "7", "8", "5")
+    assert measured() == (0.5, 0.5, 2)  # the set out of domain is the same
+    reward(0.5)
+    assert measured() == (0.5, 0.25, 2)
+    policy(2)
+    assert measured()[2] == 4
+    say("4")
+    assert measured()[2] == 4
+    fewer = dataclasses.replace(c, eval=dataclasses.replace(c.eval, samples=1))
+    assert measured(fewer)[2] == 4
+    alone = dataclasses.replace(c, eval=dataclasses.replace(c.eval, sets=""))
+    assert measured(alone)[2] == 0
+    for change in (lambda: answers("7", "7", "7", "5"), lambda: reward(1.0), lambda: policy(1)):
+        change()
+    say("3")
+    assert measured() == (0.75, 0.75, 0)  # what was made first is still there
+    assert summary(results)["folder"] == first
+    assert len({path.parent for path in kept}) == 7
 
 
 def test_a_pretrained_policy(config, workdir, tmp_path):
-    from mapo_jax.commands import export
-    from mapo_jax.run import sources
-
     export.run(str(workdir), str(tmp_path / "out"), "float32")
-    tokenless = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
-    evaluate.run(tokenless, epath.Path(tmp_path / "results"), str(tmp_path / "out"))
-    evaluate.run(tokenless, epath.Path(workdir))
-    ours, theirs = (
-        [json.loads(line) for line in (path / "evaluation/test.jsonl").read_text().splitlines()[1:]]
-        for path in (workdir, tmp_path / "results")
-    )
+    few = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
+    evaluate.run(few, epath.Path(tmp_path / "results"), str(tmp_path / "out"))
+    evaluate.run(few, epath.Path(workdir))
+    ours, theirs = (read(path, "test") for path in (workdir, tmp_path / "results"))
     assert [row["response"] for row in ours] == [row["response"] for row in theirs]
     tokens = small.rollouts(vocab_size=22).tokens[0]
-    read = sources.read_run(
+    found = sources.read_run(
         epath.Path(workdir), sharding.make_mesh(devices=jax.devices()[:1]), "float32", "", ""
     )
     exported = pretrained.load(tmp_path / "out")
     np.testing.assert_array_equal(
         model.apply(exported[1], exported[0], tokens),
-        model.apply(read.params, read.architecture, tokens),
+        model.apply(found.params, found.architecture, tokens),
     )
+    with pytest.raises(errors.UserError, match=r"--checkpoint=best: .* is no work directory"):
+        evaluate.run(few, epath.Path(tmp_path / "results"), str(tmp_path / "out"), "best")
+
+
+def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
+    few = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
+    before = [x["eval/test/accuracy_sampled"] for x in runs.lines(workdir) if x["kind"] == "eval"]
+    assert before[0] == before[1]  # of equal ones the newest is the best
+    for which, step in (("0", 0), ("best", 1)):
+        evaluate.run(few, epath.Path(workdir), checkpoint=which)
+        assert summary(workdir)["policy"] == f"step {step} of {workdir}"
+        said = export.run(str(workdir), str(tmp_path / which), "float32", which)
+        assert f"step {step} of" in said
+    first, best = ((tmp_path / x / "model.safetensors").read_bytes() for x in ("0", "best"))
+    assert first != best
+    text = sampled(config, workdir, "1+1=", checkpoint="0")
+    assert text == sampled(config, workdir, "1+1=", params=str(tmp_path / "0"))
+    with pytest.raises(errors.UserError, match=r"has no checkpoint 2; give newest, best or one of"):
+        sampled(config, workdir, "1+1=", checkpoint="2")
 
 
 def test_nothing_to_evaluate(config, tmp_path):
@@ -184,8 +346,6 @@ def test_a_thought_that_the_prompt_opens_is_judged_too(config, workdir, monkeypa
 
 
 def test_raw_prompts_and_the_end_of_positions(config, workdir, tmp_path):
-    from mapo_jax.commands import export
-
     assert "".join(sampled(config, workdir, "1+1=", is_raw=True))
     export.run(str(workdir), str(tmp_path / "out"), "float32")
     fields = json.loads((tmp_path / "out/config.json").read_text())
@@ -251,5 +411,6 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     done = command("export", "--workdir", "x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--output" in command("export", "--help").stdout
-    assert "--params PATH" in command("evaluate", "--help").stdout
+    for flag in ("--params PATH", "--checkpoint WHICH"):
+        assert flag in command("evaluate", "--help").stdout
     assert "--prompt TEXT" in command("sample", "--help").stdout

@@ -186,6 +186,60 @@ def test_parameters_of_another_run(tmp_path):
     )
 
 
+def test_parameters_of_a_chosen_checkpoint(tmp_path):
+    state = make_state()
+    states = [
+        dataclasses.replace(state, params=jax.tree.map(lambda x, i=i: x * i, state.params))
+        for i in range(4)
+    ]
+    store = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=4)
+    for index, metric in ((1, 0.2), (2, 0.7), (3, None)):
+        store.save(index, states[index], {}, metric)
+    store.close()
+    wanted = abstract(state.params)
+    for which, index in (("newest", 3), ("best", 2), ("1", 1)):
+        params, found = checkpoints.restore_params(tmp_path, wanted, "x", which)
+        assert found == index
+        assert_same_bits(params, states[index].params)
+    for which in ("4", "bset", "01"):
+        with pytest.raises(errors.UserError) as caught:
+            checkpoints.restore_params(tmp_path, wanted, "--workdir=x", which)
+        line = f"--workdir=x: has no checkpoint {which}; give newest, best or one of 1, 2, 3"
+        assert caught.value.lines == (line,)
+    (tmp_path / "checkpoints" / "2" / "manifest" / "metadata").write_text("{}")
+    with pytest.raises(errors.UserError, match=r"checkpoint 2 is damaged .* and may be the best"):
+        checkpoints.restore_params(tmp_path, wanted, "--workdir=x", "best")
+
+
+def test_a_checkpoint_that_is_measured_afterwards_may_be_the_best(tmp_path):
+    state = make_state()
+    store = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=1)
+    store.save(1, state, {"step": 1}, None)
+    store.wait()
+    with pytest.raises(errors.UserError, match="none of its checkpoints was evaluated"):
+        checkpoints.restore_params(tmp_path, abstract(state.params), "x", "best")
+    assert store.is_best(0.1)
+    assert not store.is_best(None)
+    assert not store.is_best(float("nan"))
+    store.measure(1, 0.5)
+    store.measure(1, None)
+    assert [store.is_best(x) for x in (0.4, 0.5, 0.6)] == [False, False, True]
+    store.save(2, state, {}, 0.4)
+    store.save(3, state, {}, None)
+    store.close()
+    assert kept(tmp_path / "checkpoints") == [1, 3]
+    assert checkpoints.restore_params(tmp_path, abstract(state.params), "x", "best")[1] == 1
+    store = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=1)
+    assert not store.is_best(0.5)
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / "3")
+    store.close()
+    store = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=1)
+    _, restored, position = store.restore(lambda _: abstract(state))  # its manifest is still whole
+    store.close()
+    assert position == {"step": 1}
+    assert_same_bits(restored, state)
+
+
 def test_a_run_without_checkpoints_is_named(tmp_path):
     with pytest.raises(errors.UserError, match="has no checkpoints/"):
         checkpoints.restore_params(tmp_path, {}, "policy.init=x")

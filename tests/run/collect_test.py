@@ -65,6 +65,10 @@ def test_batches_are_filled_although_most_groups_are_degenerate(undisturbed):
         assert row["groups/kept"] < 0.4  # 0.3 * (1 - 2 / 2^4) on average
         assert row["groups/tries"] >= 3
         assert row["reward/mean_sampled"] < row["reward/mean"]
+        kept = row["rollout/length_mean"] * 16 * 4  # tokens
+        assert kept * (row["groups/tries"] - 1) < row["rollout/tokens"]
+        speed = row["rollout/tokens"] / row["time/step"]
+        assert row["throughput/tokens_per_s"] == pytest.approx(speed)
     written = lines(undisturbed, "rollouts")
     first = [r for r in written if r["kind"] == "train" and r["step"] == 1]
     after = [r for r in written if r["kind"] == "after"]
@@ -115,9 +119,9 @@ def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert said == (
         "step 1: 32 prompts, all that dynamic.max_tries=2 allows, gave 0 of the 16 groups of a "
-        "batch with a mean accuracy above dynamic.low=0 and below dynamic.high=1; take prompts "
-        "that are neither too easy nor too hard for the policy, raise batch.group or "
-        "dynamic.max_tries, or set dynamic.max_tries=0 to train on all groups\n"
+        "batch with rewards that differ and a mean accuracy above dynamic.low=0 and below "
+        "dynamic.high=1; take prompts that are neither too easy nor too hard for the policy, raise "
+        "batch.group or dynamic.max_tries, or set dynamic.max_tries=0 to train on all groups\n"
     )
     assert (tmp_path / "checkpoints" / "3").is_dir()
     assert [r["step"] for r in lines(tmp_path) if r["kind"] == "train"] == [1, 2, 3]
@@ -170,6 +174,13 @@ def test_shuffled_rewards_stay_in_their_group_and_together():
 def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, monkeypatch):
     """No prompt is sampled twice, no random number used twice; the next step goes on after them."""
     noises, shuffle = [], collect._shuffle
+    lengths, judge = [], collect._judge
+
+    def judged(setup, rollouts):
+        lengths.append(int(rollouts.length.sum()))
+        return judge(setup, rollouts)
+
+    monkeypatch.setattr(collect, "_judge", judged)
 
     def seen(judged, noise_PG):
         noises.append(noise_PG)
@@ -184,11 +195,12 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
     params = run.programs.serve(setup.begin(run, saved, print).state.params)
     start = 0
     for step in (1, 2):
-        noises.clear()
+        noises.clear(), lengths.clear()
         found, draws, facts, drawn = collect.collect(run, params, jax.random.key(step), step, start)
         tries = facts["groups/tries"]
         assert tries > 1
         assert drawn == 16 * tries
+        assert facts["rollout/tokens"] == sum(lengths)  # those of dropped groups too
         assert len(np.unique(draws)) == 16
         assert draws.max() >= 16  # some of a later try
         np.testing.assert_array_equal(found.draw, draws)

@@ -170,13 +170,6 @@ def test_what_is_kept_is_not_answered_again(several):
     assert half.kept == store.kept
     names = [name for name in values if name != "time/eval"]
     assert {name: again[name] for name in names} == {name: values[name] for name in names}
-    other = dict(sets, out=numbered(5, 1))
-    examples = [dict(example, question="another") for example in other["out"].examples]
-    other["out"] = dataclasses.replace(other["out"], examples=examples, is_in_domain=False)
-    changed = Kept()
-    changed.kept = {key: list(rows) for key, rows in store.kept.items()}
-    evaluate(other, batch=8, samples=4, store=changed)
-    assert changed.calls == 2  # of the set with other questions
     done = Kept()
     done.kept = store.kept
     evaluate(sets, batch=8, samples=4, store=done)

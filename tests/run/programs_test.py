@@ -55,8 +55,8 @@ def test_what_is_kept_is_strictly_between_the_bounds():
     assert first(0.2, 0.8, 3) == [1, 2, 3]
     # The reward's part `accuracy` decides, where there is one; what is invalid counts in nothing.
     accuracy = np.zeros((4, 4), np.float32)
-    accuracy[0, :2] = 1
-    assert first(0.0, 1.0, 1, parts={"accuracy": accuracy}) == [0]
+    accuracy[1, :2] = 1
+    assert first(0.0, 1.0, 1, parts={"accuracy": accuracy}) == [1]
     lost = fresh([0, 1, 2, 3]).rewards.copy()
     lost[3, 3] = np.nan  # three successes of three
     lost[1] = np.nan
@@ -74,6 +74,21 @@ def test_what_is_kept_is_strictly_between_the_bounds():
         0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut)
     )
     assert (int(count), draws.tolist()[0]) == (1, 2)
+
+
+def test_groups_of_equal_rewards_are_not_kept():
+    """They teach nothing, whatever their accuracy: here half of each response is right."""
+    halves = {"accuracy": np.full((4, 4), 0.5, np.float32)}
+    rewards = np.float32([[0.5] * 4, [0.1] * 4, [0.5, 0.5, 0.5, 0.6], [0.5, 0.5, np.nan, 0.5]])
+    groups = fresh([0] * 4, rewards=rewards, parts=halves)
+    _, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, groups)
+    assert (int(kept), int(draws[0])) == (1, 2)
+    assert tuple(map(int, facts["groups/kept"])) == (1, 4)
+    cut = dataclasses.replace(
+        groups.rollouts, finished=np.arange(4) < np.array([[4], [4], [3], [4]])
+    )
+    groups = dataclasses.replace(groups, rollouts=cut)
+    assert int(programs._choose(0.0, 1.0, "mask", None, groups)[1][0]) == 0  # the other is cut
 
 
 def test_the_choice_is_the_same_on_a_mesh():

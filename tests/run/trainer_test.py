@@ -6,18 +6,19 @@ import shutil
 import signal
 import subprocess
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from mapo_jax import errors
+from mapo_jax import errors, sharding
 from mapo_jax.commands import train
 from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
-from mapo_jax.run import checkpoints, checks, records, trainer
+from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
@@ -320,6 +321,49 @@ def test_the_best_checkpoint_is_kept(undisturbed):
     assert saved.latest() == 10
     saved.close()
     assert jax.device_count() == 8  # the runs of this file were sharded over them
+
+
+@pytest.mark.slow
+def test_the_best_so_far_is_saved_whatever_the_interval(tmp_path, monkeypatch):
+    """Also where the run ended before the evaluation, and was continued."""
+    accuracies = iter([0.1, 0.3, 0.2, 0.6, 0.5])  # after steps 0 to 4
+
+    def evaluate(*_, **__):
+        return {"eval/test/accuracy_sampled": next(accuracies)}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    changes = {
+        "eval__every": 1,
+        "checkpoint__every": 100,
+        "checkpoint__keep": 1,
+        "warmup__steps": 0,
+    }
+    runs.train(micro(steps=2, **changes), tmp_path)
+    assert kept(tmp_path) == {1, 2}
+    asked = []
+    with runs.traced_once(), Console("plain") as console:
+        config, path = micro(steps=4, **changes), epath.Path(tmp_path)
+        stop = types.SimpleNamespace(is_requested=lambda: asked.append(1) or True)
+        with trainer.Trainer(config, path, console, termination=stop) as run:
+            with pytest.raises(errors.Preempted):
+                run.go()
+    assert len(asked) == 1
+    assert kept(tmp_path) == {1, 3}
+    runs.train(micro(steps=4, **changes), tmp_path)
+    assert kept(tmp_path) == {3, 4}
+    # Another run starts from the best.
+    config = micro(policy__init=str(tmp_path), policy__checkpoint="best", warmup__steps=0)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    started = sources.start(sources.find(config), jax.random.key(0), mesh, "float32")
+    for which, expected in (("best", 3), ("3", 3), ("newest", 4)):
+        found = sources.read_run(path, mesh, "float32", "", "x", which)
+        assert found.name == f"step {expected} of {tmp_path}"
+        same = jax.tree.map(np.array_equal, started, found.params)
+        assert all(jax.tree.leaves(same)) == (expected == 3)
+
+
+def kept(workdir):
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
 
 
 @pytest.mark.parametrize("truncated", ["fail", "mask"])
