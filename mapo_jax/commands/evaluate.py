@@ -15,7 +15,7 @@ import rich.console
 import rich.table
 from etils import epath
 
-from mapo_jax import errors
+from mapo_jax import errors, rewards
 from mapo_jax.config import Config
 from mapo_jax.run import evaluation, records, sources, workdirs
 
@@ -37,6 +37,7 @@ def run(config: Config, workdir: epath.Path, params: str = "") -> None:
         raise errors.UserError(f"--workdir={workdir}: must be a local directory here; copy it")
     task, reward = sources.make_task(c)
     found = sources.open(c, workdir, params)
+    rewards.log_to(Path(workdir) / "rewards.log")
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
     about = {
         "policy": found.name,
