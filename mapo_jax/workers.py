@@ -145,7 +145,8 @@ class _Worker:
                 )
             except OSError as error:
                 self._socket.close()
-                raise self._unusable(str(error.strerror)) from None
+                why = f"{error.strerror}; free memory, processes (ulimit -u) or open files"
+                raise self._unusable(why) from None
         self._is_ready, self._buffer = False, b""
 
     def wait_until_ready(self) -> Any:
@@ -156,7 +157,9 @@ class _Worker:
             try:
                 start = self._read(time.monotonic() + _START)
             except _Failed:
-                start = {"error": "it does not start"}
+                start = {
+                    "error": "one ends or hangs as it starts; import its file by hand to see why"
+                }
             if "mistakes" in start:
                 raise errors.UserError(*start["mistakes"])
             if "error" in start:

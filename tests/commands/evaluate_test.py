@@ -15,6 +15,7 @@ from etils import epath
 
 from mapo_jax import errors, model, pretrained, sampling, sharding
 from mapo_jax.commands import evaluate, exits, launchers, sample
+from mapo_jax.rewards import remote
 from mapo_jax.rollouts import pad_prompts
 from tests import runs, small
 
@@ -131,6 +132,21 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
         model.apply(exported[1], exported[0], tokens),
         model.apply(read.params, read.architecture, tokens),
     )
+
+
+def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "def mine(response, example):\n"
+        "    print('judged')\n"
+        "    return {'reward': 0.0, 'success': False, 'parts': {}}\n"
+    )
+    task = dataclasses.replace(config.task, reward=f"{tmp_path}/my.py:mine")
+    own = dataclasses.replace(config, task=task)
+    evaluate.run(own, epath.Path(tmp_path / "evaluated"), params=str(workdir))
+    sample.run(own, epath.Path(tmp_path), "1+1=", params=str(workdir), answer="2", write=print)
+    remote.close()  # writes the rest
+    assert (tmp_path / "evaluated" / "rewards.log").read_text().count("judged") > 1
+    assert (tmp_path / "rewards.log").read_text().count("judged") == 1
 
 
 def test_nothing_to_evaluate(config, tmp_path):
