@@ -3,23 +3,30 @@
 It also checks configured options against the signature of a function, a user's own or built in.
 """
 
+import contextlib
+import importlib
 import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors
 
 
-def load_function(reference: str, key: str = "function") -> Callable:
+def load_function(reference: str, key: str = "function", *, alone: bool = False) -> Callable:
     """Runs a Python file and returns one of its functions.
+
+    The file may import modules from its own directory, as in `python FILE`.
 
     Args:
         reference: "path/to/file.py:function".
         key: the configuration key that holds the reference, for the lines.
+        alone: whether this process loads no file of another directory. If so, modules of the file's
+            directory stay. Else they can only be imported while the file runs and are forgotten
+            then, so that modules of one name beside two files are two.
 
     Raises:
         UserError: there is no such file or function, or the file does not run.
@@ -39,9 +46,10 @@ def load_function(reference: str, key: str = "function") -> Callable:
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
-        exec(compile(source, path, "exec"), module.__dict__)  # an import leaves a __pycache__
+        with _neighbours(Path(path).resolve().parent, keeps=alone):
+            exec(compile(source, path, "exec"), module.__dict__)  # an import leaves a __pycache__
     except SyntaxError as error:
-        line = f"{path}:{error.lineno}: {error.msg}"
+        line = f"{error.filename or path}:{error.lineno}: {error.msg}"  # a neighbour's, maybe
         raise errors.UserError(f"{key}={reference}: syntax error in {line}; mend it") from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -65,6 +73,28 @@ def load_function(reference: str, key: str = "function") -> Callable:
             f"{', '.join(names) or 'none'}"
         )
     return function
+
+
+@contextlib.contextmanager
+def _neighbours(directory: Path, keeps: bool) -> Iterator[None]:
+    """Context manager: modules of a directory can be imported."""
+    before = set(sys.modules)
+    importlib.invalidate_caches()  # the directory may be younger than the last look into it
+    sys.path.insert(0, str(directory))
+    try:
+        yield
+    finally:
+        if not keeps:
+            new = [name for name in sys.modules if "." not in name and name not in before]
+            own = {name for name in new if _lies_in(directory, sys.modules[name])}
+            for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+                del sys.modules[name]
+            sys.path.remove(str(directory))  # last: packages without __init__.py follow it
+
+
+def _lies_in(directory: Path, module: types.ModuleType) -> bool:
+    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None) or "/"]
+    return Path(places[0]).parent == directory
 
 
 def option_mistakes(

@@ -1,8 +1,9 @@
 """Runs code that may never end in worker processes, killed and replaced when they hang.
 
 A worker is `python -m mapo_jax.workers MODULE ...`. It imports MODULE and calls its
-`load(argument)` if it is given an argument. Then it answers each question, a line of JSON on its
-input, with a line of JSON, `MODULE.answer(question)`. No worker outlives the process that asks.
+`load(argument)` if it is given an argument. Then it answers each question, a line of JSON from its
+socket, with a line of JSON, `MODULE.answer(question)`. A worker ends with the process that asks,
+and what a worker has started ends with the worker.
 """
 
 import contextlib
@@ -12,11 +13,13 @@ import json
 import os
 import queue
 import resource
-import select
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from mapo_jax import errors
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = 120.0  # seconds until a worker has imported its module, on the busiest machine
+_END = 10.0  # seconds until a killed process is gone; one that waits for a dead disk stays
+_MARK = "MAPO_JAX_WORKER"  # in the environment of a worker and of all that it starts
 
 
 class Pool:
@@ -38,6 +43,7 @@ class Pool:
         memory: float = 4.0,
         argument: str = "",
         where: str = "answers",
+        output: int = subprocess.DEVNULL,
     ):
         """Makes a pool; its processes start with `start` or the first question.
 
@@ -49,12 +55,12 @@ class Pool:
             memory: GiB of address space for each process; macOS sets no limit.
             argument: see `module`.
             where: the beginning of the line if the pool cannot be used.
+            output: descriptor that takes what the processes print.
         """
         self._size = size
         self._timeout = 0.9 * timeout  # killing takes some of it
-        self._new = functools.partial(
-            _Worker, [module, str(self._timeout), str(int(memory * 2**30)), argument], where
-        )
+        arguments = [module, str(self._timeout), str(int(memory * 2**30)), argument]
+        self._new = functools.partial(_Worker, arguments, where, output)
         self.loaded: Any = None  # the result of `load`
         self._idle: queue.Queue[_Worker] = queue.Queue()  # FIFO, so that new ones warm up
         self._lock, self._is_started = threading.Lock(), False
@@ -64,7 +70,7 @@ class Pool:
         """Starts all workers and waits until they are ready.
 
         Raises:
-            UserError: the module cannot be imported there.
+            UserError: the module cannot be imported there, or no process can be started.
         """
         with self._lock:
             if self._is_started:
@@ -72,8 +78,10 @@ class Pool:
             started = [self._new() for _ in range(self._size)]
             try:
                 for worker in started:
+                    worker.spawn()
+                for worker in started:
                     self.loaded = worker.wait_until_ready()
-            except errors.UserError:
+            except BaseException:
                 for worker in started:
                     worker.kill()
                 raise
@@ -82,19 +90,22 @@ class Pool:
             self._is_started = True
 
     def ask(self, question: Any) -> Any:
-        """Returns the answer; None if there was none in time."""
+        """Returns the answer; None if there was none in time.
+
+        Raises:
+            UserError: a worker was replaced, and the new one does not start.
+        """
         self.start()
         worker = self._idle.get()
         try:
-            worker.wait_until_ready()
-            answer = worker.ask(question, self._timeout)
+            return worker.ask(question, self._timeout)
         except _Failed:
-            worker.kill()
             with self._lock:
                 self.failures += 1
-            worker, answer = self._new(), None
-        self._idle.put(worker)
-        return answer
+            worker.spawn()
+            return None
+        finally:  # whatever happened: else the next to ask waits for ever
+            self._idle.put(worker)
 
     def close(self) -> None:
         """Ends all workers; a later question starts new ones."""
@@ -109,83 +120,148 @@ class _Failed(Exception):
 
 
 class _Worker:
-    def __init__(self, arguments: list[str], where: str):
-        command = [sys.executable, "-m", "mapo_jax.workers", *arguments]
+    """A place in the pool, whose process comes and goes."""
+
+    def __init__(self, arguments: list[str], where: str, output: int):
+        self._command = [sys.executable, "-X", "faulthandler", "-m", "mapo_jax.workers", *arguments]
+        self._where, self._output = where, output
+        self._process: subprocess.Popen | None = None
+
+    def spawn(self) -> None:
+        """Starts the process; it need not be ready."""
+        self._mark = str(uuid.uuid4())
+        marks = f"{os.environ.get(_MARK, '')} {self._mark}"  # a worker may have a pool itself
         paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
-        )
-        self._where, self._is_ready, self._buffer = where, False, b""
-        self._loaded: Any = None
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=theirs.fileno(),
+                    stdout=self._output,
+                    stderr=self._output,
+                    env={**os.environ, _MARK: marks, "PYTHONPATH": os.pathsep.join(paths)},
+                    start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+                )
+            except OSError as error:
+                self._socket.close()
+                why = f"{error.strerror}; free memory, processes (ulimit -u) or open files"
+                raise self._unusable(why) from None
+        self._is_ready, self._buffer = False, b""
 
     def wait_until_ready(self) -> Any:
-        """Waits until the worker is ready and returns the result of `load`."""
+        """Waits until the process is ready and returns the result of `load`."""
+        if self._process is None:
+            self.spawn()
         if not self._is_ready:
             try:
-                start = self._read(_START)
+                start = self._read(time.monotonic() + _START)
             except _Failed:
-                start = {"error": "it does not start"}
+                start = {
+                    "error": "one ends or hangs as it starts; import its file by hand to see why"
+                }
             if "mistakes" in start:
                 raise errors.UserError(*start["mistakes"])
             if "error" in start:
-                self.kill()
-                raise errors.UserError(
-                    f"{self._where}: worker processes cannot be used: {start['error']}"
-                )
+                raise self._unusable(start["error"])
             self._loaded, self._is_ready = start["loaded"], True
         return self._loaded
 
     def ask(self, question: Any, timeout: float) -> Any:
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
+            self.wait_until_ready()
+            end = time.monotonic() + timeout
+            self._write(question, end)
+            return self._read(end)
+        except BaseException:  # Ctrl-C too: this answer is not that to the next question
+            self.kill()
+            raise
+
+    def _write(self, question: Any, end: float) -> None:
+        line = json.dumps(question).encode() + b"\n"
+        try:
+            self._socket.settimeout(max(end - time.monotonic(), 0))
+            self._socket.sendall(line)
         except OSError:
             raise _Failed from None
-        return self._read(timeout)
 
-    def _read(self, timeout: float) -> Any:
-        assert self._process.stdout is not None
-        pipe, end = self._process.stdout.fileno(), time.monotonic() + timeout
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([pipe], [], [], max(end - time.monotonic(), 0))
-            piece = os.read(pipe, 65536) if ready else b""
-            if not piece:
-                raise _Failed
-            self._buffer += piece
+    def _read(self, end: float) -> Any:
+        try:
+            while b"\n" not in self._buffer:
+                self._socket.settimeout(max(end - time.monotonic(), 0))
+                piece = self._socket.recv(65536)
+                if not piece:
+                    raise _Failed
+                self._buffer += piece
+        except OSError:
+            raise _Failed from None
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)
 
+    def _unusable(self, why: str) -> errors.UserError:
+        return errors.UserError(f"{self._where}: worker processes cannot be used: {why}")
+
     def kill(self) -> None:
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        self._process.wait()
+        """Ends the process and all that it has started."""
+        if self._process is None:
+            return
+        self._socket.close()
+        _kill_all(self._mark, self._process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END)
+        self._process = None
+
+
+def _kill_all(mark: str, worker: int) -> None:
+    """Kills a worker and all that it has started, itself last.
+
+    That is its process group and, on Linux, what has left the group, as `timeout` and `setsid` do,
+    and still has the mark in its environment.
+    """
+    for _ in range(10):  # until nothing is forked meanwhile
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it is another user's, or gone
+                pid = int(path.parent.name)
+                if pid != os.getpid() and mark.encode() in path.read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    found.append(pid)
+        if not found:
+            break
+    with contextlib.suppress(OSError):
+        os.killpg(worker, signal.SIGKILL)
+
+
+def _end() -> None:
+    """Ends this worker and all that it has started."""
+    _kill_all(os.environ[_MARK].split()[-1], os.getpid())
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when the one that asks ends, even while an answer hangs."""
+    """Ends this worker when the process that asks ends, even while an answer hangs."""
     while os.getppid() == parent:
         time.sleep(1.0)
-    os._exit(1)
+    _end()
+
+
+def _limit(kind: int, most: int) -> None:
+    """Sets a limit of this process, if the system lets it: macOS refuses one of memory."""
+    hard = resource.getrlimit(kind)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(kind, (soft, hard))
 
 
 def main(module: str, timeout: float, memory: int, argument: str) -> None:
     """Answers questions until there are no more."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    lines, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # keeps prints of a library out of the answers
+    channel = socket.socket(fileno=os.dup(0))
+    with open(os.devnull) as nothing:  # what reads its input must not wait for a question
+        os.dup2(nothing.fileno(), 0)
+    sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
 
     def reply(value: Any) -> None:
-        out.write(json.dumps(value).encode() + b"\n")
-        out.flush()
+        channel.sendall(json.dumps(value).encode() + b"\n")
 
     try:
         imported = importlib.import_module(module)
@@ -196,18 +272,17 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
     except errors.UserError as error:
         reply({"mistakes": error.lines})
         return
-    if sys.platform != "darwin":  # macOS refuses such a limit
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _limit(resource.RLIMIT_AS, memory)
     reply({"loaded": loaded})
-    for line in lines:
+    for line in channel.makefile("rb"):
+        # Ends a worker if the process that would kill it is gone; threads use more than the time.
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        # Ends a worker if the process that would kill it is gone.
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used + timeout) + 2, hard))
+        _limit(resource.RLIMIT_CPU, int(used + timeout * (os.cpu_count() or 1)) + 2)
         try:
             reply(answer(json.loads(line)))
         except (Exception, RecursionError):
             reply(None)
+    _end()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ below.range = (-1.0, 1.0)
 """,
     "syntax.py": "def fn(response, example)\n    return 0\n",
     "imports.py": "import os\nimport nonexistent_module\n",
+    "beside.py": "import syntax\n",
+    "dies.py": "import os\nos._exit(1)\n",
     "quits.py": "raise SystemExit('bye')\n",
     "advantage.py": """\
 import jax.numpy as jnp
@@ -443,6 +445,14 @@ CASES = {
     "--config.task.reward={files}/imports.py:fn": [
         "task.reward={files}/imports.py:fn: {files}/imports.py:2 raised ModuleNotFoundError: No "
         "module named 'nonexistent_module'; mend it"
+    ],
+    "--config.task.reward={files}/beside.py:fn": [
+        "task.reward={files}/beside.py:fn: syntax error in {files}/syntax.py:1: expected ':'; mend "
+        "it"
+    ],
+    "--config.task.reward={files}/dies.py:fn": [
+        "task.reward={files}/dies.py:fn: worker processes cannot be used: one ends or hangs as it "
+        "starts; import its file by hand to see why"
     ],
     "--config.task.reward={files}/quits.py:fn": [
         "task.reward={files}/quits.py:fn: {files}/quits.py:1 raised SystemExit: bye; mend it"

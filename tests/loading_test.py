@@ -69,3 +69,52 @@ def test_modules_of_two_files_with_one_name_are_two(tmp_path):
         functions.append(loading.load_function(f"{path}:f"))
     assert [f() for f in functions] == ["a", "b"]
     assert all(f.__module__ in sys.modules for f in functions)
+
+
+def beside(directory, what):
+    """A file with a module, a package and a folder without __init__ beside it."""
+    for folder in ("", "pack", "plain"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+        (directory / folder / "helper.py").write_text(f"what = {what!r}\n")
+    (directory / "pack" / "__init__.py").write_text("")
+    path = directory / "mine.py"
+    path.write_text(
+        "import helper\nimport pack.helper\nfrom plain import helper as third\n"
+        "def f():\n    return [helper.what, pack.helper.what, third.what]\n"
+    )
+    return f"{path}:f"
+
+
+def test_modules_beside_two_files_are_imported_and_not_mixed_up(tmp_path, monkeypatch):
+    references = [beside(tmp_path / name, name) for name in ("a", "b")]
+    monkeypatch.syspath_prepend(tmp_path / "a")  # as a file in the root of a clone
+    before = [*sys.path], {*sys.modules}
+    functions = [loading.load_function(reference) for reference in (*references, *references[:1])]
+    assert [f() for f in functions] == [["a"] * 3, ["b"] * 3, ["a"] * 3]
+    assert sys.path == before[0]
+    assert {*sys.modules} - before[1] == {f"{tmp_path}/{name}/mine.py" for name in ("a", "b")}
+    beside(tmp_path / "a", "edited")
+    assert loading.load_function(references[0])() == ["edited"] * 3
+
+
+def test_an_installed_module_is_imported_once(tmp_path, monkeypatch):
+    """It stays, even one from a folder below that of the file."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "installed_below.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    path = tmp_path / "mine.py"
+    path.write_text("import installed_below\ndef f():\n    return installed_below\n")
+    first, again = (loading.load_function(f"{path}:f")() for _ in range(2))
+    assert first is again
+    del sys.modules["installed_below"]
+
+
+def test_a_mistake_in_a_module_beside_the_file_is_named(tmp_path):
+    reference = beside(tmp_path, "x")
+    (tmp_path / "helper.py").write_text("\n\ndef (:\n")
+    with pytest.raises(errors.UserError, match=r"syntax error in .*/helper.py:3: "):
+        loading.load_function(reference)
+    (tmp_path / "helper.py").write_text("1 / 0\n")
+    with pytest.raises(errors.UserError, match=r"mine.py:1 raised ZeroDivisionError"):
+        loading.load_function(reference)
+    assert str(tmp_path) not in sys.path

@@ -19,7 +19,7 @@ import rich.table
 from etils import epath
 
 import mapo_jax
-from mapo_jax import errors
+from mapo_jax import errors, rewards
 from mapo_jax.config import Config
 from mapo_jax.run import digests, evaluation, records, sources, workdirs
 
@@ -42,6 +42,7 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
         raise errors.UserError(f"--workdir={workdir}: must be a local directory here; copy it")
     task, reward = sources.make_task(c)
     found = sources.open(c, workdir, params, checkpoint=checkpoint)
+    rewards.log_to(Path(workdir) / "rewards.log")
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
     headers = _headers(c, found, sets)
     digest = digests.of_json(headers)

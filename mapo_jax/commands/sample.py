@@ -1,6 +1,7 @@
 """Answers a prompt, prints the text as it comes, then its reward, for launch/sample.py."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -47,6 +48,7 @@ def run(
     task, reward = sources.make_task(c)
     one_device = sharding.make_mesh(devices=jax.devices()[:1])
     found = sources.open(c, workdir, params, one_device, checkpoint)
+    rewards.log_to(Path(workdir) / "rewards.log")
     question = {"question": prompt}
     if is_raw:
         found.tokenizer.template = None

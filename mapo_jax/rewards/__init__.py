@@ -11,3 +11,4 @@ from mapo_jax.rewards.paper import timeouts as timeouts
 from mapo_jax.rewards.remote import Remote as Remote
 from mapo_jax.rewards.remote import failures as failures
 from mapo_jax.rewards.remote import load as load
+from mapo_jax.rewards.remote import log_to as log_to

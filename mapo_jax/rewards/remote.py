@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors, workers
+from mapo_jax.rewards.output import Output
 
 
 class Remote:
@@ -28,6 +29,7 @@ class Remote:
         Raises:
             UserError: there is no such function, or its file does not run.
         """
+        self.output = Output()
         self._pool = workers.Pool(
             "mapo_jax.rewards.worker",
             size,
@@ -35,8 +37,13 @@ class Remote:
             memory=memory,
             argument=reference,
             where=f"task.reward={reference}",
+            output=self.output.into.fileno(),
         )
-        self._pool.start()
+        try:
+            self._pool.start()
+        except BaseException:
+            self.output.close()
+            raise
         about = self._pool.loaded
         self.__name__, self.range = about["name"], tuple(about["range"])
         self.takes_finished, self.threads = about["takes_finished"], size
@@ -59,8 +66,9 @@ class Remote:
         return found
 
     def close(self) -> None:
-        """Ends the workers; a later question starts new ones."""
+        """Ends the workers, for good."""
         self._pool.close()
+        self.output.close()
 
 
 _loaded: dict[Any, Remote] = {}  # the one in use
@@ -79,6 +87,12 @@ def load(reference: str, timeout: float, memory: float, size: int) -> Remote:
         close()
         _loaded[key] = Remote(reference, timeout, memory, size)
     return _loaded[key]
+
+
+def log_to(path: Path) -> None:
+    """Appends what the workers of `load` print to a file, with what they have printed so far."""
+    for remote in _loaded.values():
+        remote.output.keep(path)
 
 
 @atexit.register

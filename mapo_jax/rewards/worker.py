@@ -1,6 +1,7 @@
 """Runs a user's reward function in a worker process of workers.py, for `rewards.Remote`."""
 
 import os
+import traceback
 from typing import Any
 
 from mapo_jax import errors, loading
@@ -13,7 +14,7 @@ _range: tuple[float, float]
 def load(reference: str) -> dict[str, Any]:
     """Runs the file; returns the function's name, its range and whether it takes `finished`."""
     global _fn, _range
-    _fn = loading.load_function(reference, "task.reward")
+    _fn = loading.load_function(reference, "task.reward", alone=True)
     _range = judging.reward_range(_fn)
     return {
         "name": judging.name_of(_fn),
@@ -29,6 +30,9 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         result = judging.call(_fn, question["response"], question["example"], told)
         return judging.checked(_fn, result, *_range)
     except MemoryError:
+        traceback.print_exc()
         os._exit(1)  # frees what the function holds
     except errors.UserError as error:
+        if error.__cause__:  # the function raised
+            traceback.print_exception(error.__cause__)
         return {"mistake": str(error)}

@@ -11,6 +11,7 @@ import datetime
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mapo_jax import errors, model, sharding, tasks, training
+from mapo_jax import errors, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config, to_dict
 from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
 from mapo_jax.run import collect, contents, evaluation, processes, setup, workdirs
@@ -89,6 +90,9 @@ class Trainer:
                 console.print(note)
             contents.keep(found, workdir)
             self.records = open_records(self.setup, self.progress, workdir, overrides)
+        # What workers print beside the first process is lost where the directory is remote.
+        directory, i = self.records.directory or Path(workdir), jax.process_index()
+        rewards.log_to(directory / (f"rewards.{i}.log" if i else "rewards.log"))
         console.table(f"{workdir}", setup.start_table(self.setup, self.progress, overrides))
 
     def __enter__(self) -> "Trainer":

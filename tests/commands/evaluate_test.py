@@ -16,6 +16,7 @@ from etils import epath
 
 from mapo_jax import errors, model, pretrained, rewards, sampling, sharding
 from mapo_jax.commands import evaluate, exits, export, launchers, sample
+from mapo_jax.rewards import remote
 from mapo_jax.rollouts import pad_prompts
 from mapo_jax.run import evaluation, sources
 from mapo_jax.text import load_tokenizer
@@ -293,6 +294,21 @@ def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
     assert text == sampled(config, workdir, "1+1=", params=str(tmp_path / "0"))
     with pytest.raises(errors.UserError, match=r"has no checkpoint 2; give newest, best or one of"):
         sampled(config, workdir, "1+1=", checkpoint="2")
+
+
+def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "def mine(response, example):\n"
+        "    print('judged')\n"
+        "    return {'reward': 0.0, 'success': False, 'parts': {}}\n"
+    )
+    task = dataclasses.replace(config.task, reward=f"{tmp_path}/my.py:mine")
+    own = dataclasses.replace(config, task=task)
+    evaluate.run(own, epath.Path(tmp_path / "evaluated"), params=str(workdir))
+    sample.run(own, epath.Path(tmp_path), "1+1=", params=str(workdir), answer="2", write=print)
+    remote.close()  # writes the rest
+    assert (tmp_path / "evaluated" / "rewards.log").read_text().count("judged") > 1
+    assert (tmp_path / "rewards.log").read_text().count("judged") == 1
 
 
 def test_nothing_to_evaluate(config, tmp_path):

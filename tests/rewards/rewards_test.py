@@ -4,12 +4,13 @@ import json
 import math
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mapo_jax import errors, rewards
-from mapo_jax.rewards import remote
+from mapo_jax.rewards import output, remote
 
 GOOD = {"reward": 1.0, "success": True, "parts": {"accuracy": 1.0}}
 
@@ -256,7 +257,7 @@ def test_a_reward_with_threads_that_raises_is_one_line():
 # A user's own function, in worker processes
 
 OWN = """
-import ctypes, json, os, time
+import ctypes, json, os, subprocess, time
 import numpy as np
 from pathlib import Path
 
@@ -281,6 +282,9 @@ def own(response, example):
             time.sleep(600)
     if response == "raise":
         json.loads("{")
+    if response == "child":
+        subprocess.Popen(f"echo from the child >&2; exec sleep {example['seconds']}", shell=True)
+        time.sleep(600)
     return {
         "reward": np.float32(example["worth"]),
         "success": np.bool_(True),
@@ -387,3 +391,63 @@ def test_the_same_file_is_loaded_once(tmp_path):
     second = rewards.load(*own)
     assert second is not first
     remote.close()
+
+
+def test_what_hangs_leaves_no_process_and_what_it_said(own, tmp_path):
+    seconds = f"600.{os.getpid()}"
+    fn = own(size=2, timeout=0.7)
+    judged = rewards.judge(fn, ["child"] * 2, [{"worth": 1, "seconds": seconds}] * 2)
+    assert np.isnan(judged.rewards).all()
+    fn.output.keep(tmp_path / "rewards.log")  # with what was said before
+    fn.close()
+    assert f"sleep\0{seconds}\0" not in [command(path) for path in Path("/proc").glob("[0-9]*")]
+    said = (tmp_path / "rewards.log").read_text()
+    assert (said.count("from the child"), said.count("noise")) == (4, 4)
+
+
+def command(process):
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return None  # it is gone
+
+
+def test_prints_and_tracebacks_are_kept(own, tmp_path):
+    fn = own()
+    log = tmp_path / "later" / "rewards.log"
+    fn.output.keep(log)
+    with pytest.raises(errors.UserError):
+        rewards.judge(fn, ["a", "raise"], [{"worth": 1}] * 2)
+    log.parent.mkdir()
+    fn.close()
+    said = log.read_text()
+    assert said.startswith("noise\nnoise\nTraceback (most recent call last):\n")
+    assert f'File "{tmp_path}/own.py", line 26, in own' in said
+    assert said.endswith("(char 1)\n")
+
+
+def test_what_is_kept_is_bounded_and_the_newest(tmp_path):
+    made = output.Output()
+    for i, begins in enumerate((False, True, True)):
+        if begins:
+            made.keep(tmp_path / "log")
+        for j in range(3):
+            made.into.write(b"%d" % i * (output.LIMIT // 2) + b"%d" % j)
+    made.close()
+    said = (tmp_path / "log").read_bytes()
+    assert output.LIMIT // 2 <= len(said) <= output.LIMIT
+    assert said.endswith(b"2" * (output.LIMIT // 2) + b"2")
+
+
+def test_a_file_imports_its_neighbours_whenever_it_likes(tmp_path):
+    (tmp_path / "helper.py").write_text("worth = 0.5\n")
+    (tmp_path / "later.py").write_text("import helper\nhelper.worth += 0.25\n")
+    (tmp_path / "own.py").write_text(
+        "import helper\n"
+        "def fn(response, example):\n"
+        "    import later\n"
+        "    return {'reward': helper.worth, 'success': True, 'parts': {}}\n"
+    )
+    fn = rewards.Remote(f"{tmp_path}/own.py:fn", 5.0, 4.0, 1)
+    assert rewards.judge(fn, [""] * 2, [{}] * 2).rewards.tolist() == [0.75] * 2
+    fn.close()

@@ -18,6 +18,7 @@ from mapo_jax.commands import train
 from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
+from mapo_jax.rewards import remote
 from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
@@ -186,10 +187,13 @@ def test_without_learning_rate_nothing_moves(tmp_path):
 
 
 def test_own_reward_and_advantage_from_a_file(tmp_path):
+    (tmp_path / "beside.py").write_text("most = 20\n")
     (tmp_path / "my.py").write_text(
+        "import beside\n"
         "import jax.numpy as jnp\n"
         "def short(response, example):\n"
-        "    n = min(len(response), 20)\n"
+        "    print('short was here')\n"
+        "    n = min(len(response), beside.most)\n"
         "    reward = float('nan') if n == 3 else -n\n"
         "    return {'reward': reward, 'success': n < 5, 'parts': {'n': n}}\n"
         "short.range = (-20, 0)\n"
@@ -210,6 +214,9 @@ def test_own_reward_and_advantage_from_a_file(tmp_path):
     assert row["reward/n"] == pytest.approx(-row["reward/mean"], rel=0.2)
     written = lines(tmp_path / "run", "rollouts")
     assert {abs(r["advantage"]) for r in written} <= {0.0, 0.5}
+    remote.close()  # writes the rest
+    said = (tmp_path / "run" / "rewards.log").read_text()
+    assert said.count("short was here") > len(written)
 
 
 @pytest.mark.slow
