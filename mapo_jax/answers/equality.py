@@ -1,66 +1,37 @@
-"""Compares two answers: numbers, units, fractions, lists and plain text, in linear time.
+"""Compares two answers: numbers, units, fractions, lists, matrices and plain text.
 
-Answers that need algebra go to a `Verifier`, if there is one.
+Answers that need algebra go to a `Verifier`, if there is one, part by part.
 """
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
 
-from mapo_jax.answers.extraction import DIGITS, MAX_NUMBER_CHARS, boxed
+from mapo_jax.answers import numbers, structure, units
+from mapo_jax.answers.extraction import MAX_NUMBER_CHARS
+from mapo_jax.answers.numbers import Quantity
+from mapo_jax.answers.spelling import ROW, plain, tidy, tight
+from mapo_jax.answers.structure import Many
 from mapo_jax.answers.verifier import MAX_MATH_CHARS, Verifier
 
-_MAX_EXPONENT = 1000  # of a power of ten
+_MOST_PARTS = 6  # parts of a list that algebra compares each with each
 
-_THIN_SPACE = re.compile(r"\\[!,;:]")
-_MARKUP = re.compile(
-    r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|limits)(?![A-Za-z])|\\[ ()\[\]]"
-    r"|\\(?=[$%])|\$|\^\s*\{?\s*\\circ\s*\}?|\u00b0|\\degree(?![A-Za-z])|[\u201c\u201d\u20ac\u00a3\"`]|''|~"
-)
-_TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}"
-)
-_FRAC = re.compile(r"\\[dtc]?frac(?![A-Za-z])")
-_FRAC_PARTS = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9a-z]))\s*(?:\{([^{}]*)\}|([0-9a-z]))")
-_ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|([0-9a-z]))")
-_SCRIPT = re.compile(r"([\^_])\s*\{\s*(-?\w+)\s*\}")
-_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/"})
-_WORDS = (
-    (re.compile(r"\\(?:times|cdot|ast)(?![a-z])"), "*"),
-    (re.compile(r"\\div(?![a-z])"), "/"),
-    (re.compile(r"\\pi(?![a-z])|\u03c0"), " pi "),
-    (re.compile(r"\\pm(?![a-z])|\u00b1"), "+-"),
-    (re.compile(r"\\infty(?![a-z])|\u221e"), "infinity"),
-    (re.compile(r"\\leq?(?![a-z])|\u2264"), "<="),
-    (re.compile(r"\\geq?(?![a-z])|\u2265"), ">="),
-    (re.compile(r"\\(?:lt)(?![a-z])"), "<"),
-    (re.compile(r"\\(?:gt)(?![a-z])"), ">"),
-    (re.compile(r"\\neq?(?![a-z])|\u2260"), "!="),
-    (re.compile(r"\\(?:q?quad|,|;)(?![a-z])"), " "),
-    (re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log)\s*\{(\w+)\}"), r"\1 \2"),
-    (re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log)(?![a-z])"), r"\1"),
-    (re.compile(r"\u221a\s*\(?([0-9a-z]+)\)?"), r"sqrt(\1)"),
-    (re.compile(r"\\(?:emptyset|varnothing)(?![a-z])|\u2205"), "emptyset"),
-    (re.compile(r"\u00b2"), "^2"),
-    (re.compile(r"\u00b3"), "^3"),
-)
-_LOOSE_SPACE = re.compile(r"(?<![0-9a-z]) | (?![0-9a-z])|(?<=[0-9]) (?=[a-z])")
-_NAME = re.compile(r"([a-z](?:_?[0-9])?(?:\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*=\s*(?!=)(.+)")
-_NUMBER = re.compile(
-    rf"([+-]?)\s*({DIGITS})(?:\s*/\s*(\(-(?:{DIGITS})\)|{DIGITS}))?"
-    r"(?:(?:\s*\*\s*|\s+)10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|e([+-]?[0-9]+))?"
-    r"\s*(%)?\s*([a-z](?:[a-z ./']|\^\(?[23]\)?)+|(?<= )[mglsh])?"
-)
-_MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)\s*([a-z]{2,})?")
-_POWER_OF_TEN = re.compile(r"([+-]?)\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?")
-_NOT_A_UNIT = re.compile(r"\b(?:pi|dozen|hundred|thousand|[mbtr]+illion|and|or|to|sqrt|infinity)\b")
-_AND = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
 # Numbers in another base, times and ratios: they have one spelling and need no algebra.
-_LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[0-9]+:[0-9:]+ ?(?:[ap]\.?m\.?)?")
-_GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
-_OPTION = re.compile(r"\(?([a-z])\)?[.:)]?")
-_CHOSEN = re.compile(r"(?:\(([a-z])\)|([a-z])[.:)])\s*\S")
-_NO_UNITS = {"percent", "degree", "unit"}
+_LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[^=]*[0-9]\s*:.*")
+_OPTION = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?[.:)]?", re.IGNORECASE)
+_CHOSEN = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(([a-z])\)|([a-z])[.:)])\s*\S", re.IGNORECASE
+)
+_DECIMAL_COMMA = re.compile(r"(-?(?:[0-9]{4,}|[0-9]{1,3}(?:[. ][0-9]{3})+)),([0-9]+)")
+_SAID = re.compile(
+    r"(?:the )?(?:final )?answer ?: ?"
+    r"|(?:[a-z',]+ )*(?:is|are|was|were|be|equals?|has|have|had|needs?|costs?|takes?|makes?|gets?"
+    r"|earns?|pays?|travels?|weighs?|measures?|contains?)"
+    r"(?: (?:at|about|approximately|exactly|only|equal to|a total of))?(?:\s*:)?\s+(?=\S)",
+    re.IGNORECASE,
+)
+_BASE = re.compile(r"[0-9]\s*_")
+_LETTERS = re.compile(r"(?<!\\)\b[a-z']{4,}\b", re.IGNORECASE)
+_LETTER = re.compile(r"[A-Za-z]")
 
 
 def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None) -> bool:
@@ -68,9 +39,11 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
 
     Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
     mixed), a power of ten, a dollar or percent sign, a full stop at the end. A unit counts only if
-    both answers name one, and `x =` only if both name a variable. Lists are compared part by part,
-    in any order unless they stand in ( ) or [ ]. Other answers are compared as text, without LaTeX
-    markup, case and white space, and then by algebra if there is a verifier.
+    both answers name one, and `x =` only if both name a variable. Letters after a number are a unit
+    if `units` knows them, and algebra otherwise. Lists are compared part by part, in any order
+    unless the gold answer stands in ( ) or [ ]; x = 1, y = 2 is compared name by name. Matrices are
+    compared entry by entry, whatever encloses them. Other answers are compared as text, without
+    LaTeX markup, case and white space, and then by algebra if there is a verifier.
 
     Args:
         prediction: the answer found in a response; None is never right.
@@ -82,223 +55,145 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
     prediction, gold = str(prediction).strip(), str(gold).strip()
     if prediction == gold:
         return True
-    verdict = _compare(_normalize(prediction), _normalize(gold))
-    if verdict is None:
-        return verifier is not None and verifier.verify(prediction, gold)
-    return verdict
+    if max(len(prediction), len(gold)) > MAX_NUMBER_CHARS:
+        return " ".join(prediction.casefold().split()) == " ".join(gold.casefold().split())
+    return _compare(tidy(prediction), tidy(gold), verifier)
 
 
 def canonical(answer: str) -> str:
     """Returns one spelling for all answers that are the same by text and number, to count votes.
 
-    A number becomes its reduced fraction. Units do not count, as they may be left out.
+    A number becomes its reduced fraction. Units do not count, as they may be left out. The parts of
+    a list are sorted unless they are ordered.
     """
-    text = _normalize(answer.strip())
-    named = _NAME.fullmatch(text) if len(text) <= MAX_MATH_CHARS else None
-    number = _parse_number(named[2] if named else text)
-    return str(number.value) if number else _tight(text)
+    answer = answer.strip()
+    if len(answer) > MAX_NUMBER_CHARS:
+        return " ".join(answer.casefold().split())
+    return _spelling(tidy(answer))
 
 
-def _normalize(text: str) -> str:
-    """Removes LaTeX markup, case, and white space at the ends; runs of it become one space."""
-    if len(text) > MAX_NUMBER_CHARS:
-        return " ".join(text.casefold().split())
-    text = text.translate(_SIGNS)
-    if text.startswith("\\boxed") and text.endswith("}"):
-        text = boxed(text)
-    if "\\" in text or "{" in text:
-        text = text.replace("\\\\", ";")  # a new row of a matrix
-        text = _THIN_SPACE.sub("", text.replace("{,}", ","))
-        text = _FRAC.sub(r"\\frac", _TEXT.sub(r" \1 ", text))
-    text = _MARKUP.sub(" ", text).casefold()
-    if not text.isascii() or "\\" in text or "{" in text:
-        text = _plain_math(text)
-    return " ".join(text.split()).strip("* ,;").removesuffix(".").rstrip("* ")
+def _spelling(text: str) -> str:
+    number = numbers.read(text)
+    if number.value is not None or len(text) > MAX_MATH_CHARS:
+        return tight(plain(text)) if number.value is None else str(number.value)
+    if option := _OPTION.fullmatch(plain(text)):
+        return option[1].lower()
+    if said := _SAID.match(text):
+        return _spelling(text[said.end() :])
+    if (found := structure.equation(text)) and found.name[:1] not in ("", "("):
+        return _spelling(found.value)
+    if many := structure.many(text):
+        parts = [_spelling(part) for part in many.parts]
+        if len(set(many.names)) > 1:
+            pairs = zip(many.names, parts, strict=True)
+            parts = [f"{name}={part}" for name, part in pairs]
+        return many.brackets + ",".join(parts if many.is_ordered else sorted(parts))
+    return tight(plain(number.text))
 
 
-def _plain_math(text: str) -> str:
-    """Writes LaTeX's fractions, roots, scripts and signs in one line: (1+x)/2, sqrt(3), x^2."""
-    for pattern, plain in _WORDS:
-        text = pattern.sub(plain, text)
-    for _ in range(6):  # deeper nesting stays as it is
-        before = text
-        text = _ROOT.sub(lambda m: f"sqrt({(m[1] or m[2] or '').strip()})", text)
-        text = _SCRIPT.sub(r"\1\2", text)
-        text = _FRAC_PARTS.sub(_fraction, text)
-        if text == before:
-            break
-    return text
-
-
-def _fraction(match: re.Match[str]) -> str:
-    """Writes a fraction in one line; a whole number before it makes a mixed number."""
-    above, below = (x.strip() for x in (match[1] or match[2] or "", match[3] or match[4] or ""))
-    parts = [x if _is_simple(x, i) else f"({x})" for i, x in enumerate((above, below))]
-    before = match.string[: match.start()].rstrip()
-    return (" " if before[-1:].isdigit() else "") + "/".join(parts)
-
-
-def _is_simple(text: str, is_below: int) -> bool:
-    """Whether a text needs no parentheses above or below the bar of a fraction."""
-    inside = text[1:] if not is_below else text
-    return not any(sign in inside for sign in "+-" + ("*/" if is_below else ""))
-
-
-def _tight(text: str) -> str:
-    """Removes white space that means nothing; between two digits it means something."""
-    return _LOOSE_SPACE.sub("", text)
-
-
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
-
-
-def _compare(a: str, b: str) -> bool | None:
-    """Compares two normalized answers; None if that takes algebra."""
+def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
+    """Compares a tidy prediction and a tidy gold answer."""
     if a == b:
         return True
-    if not a or not b or max(len(a), len(b)) > MAX_NUMBER_CHARS:
+    if not a or not b:
         return False
-    number, other = _parse_number(a), _parse_number(b)
-    if number and other:
-        return _same_number(number, other)
+    number, other = numbers.read(a), numbers.read(b)
+    if number.value is not None and other.value is not None:
+        return numbers.are_same(number, other)
     if max(len(a), len(b)) > MAX_MATH_CHARS:
         return False
-    if _tight(a) == _tight(b):
+    text, other_text = plain(a), plain(b)
+    if tight(text) == tight(other_text):
         return True
-    if _LITERAL.fullmatch(a) and _LITERAL.fullmatch(b):
+    if _is_decimal_comma(text, other) or _is_decimal_comma(other_text, number):
+        return True
+    for one, two in ((text, other_text), (other_text, text)):
+        if option := _OPTION.fullmatch(two):
+            if chosen := _OPTION.fullmatch(one) or _CHOSEN.match(one):
+                return option[1].lower() == next(filter(None, chosen.groups())).lower()
+    if said := _SAID.match(a):
+        return _compare(a[said.end() :], b, verifier)
+    if said := _SAID.match(b):
+        return _compare(a, b[said.end() :], verifier)
+    if _LITERAL.fullmatch(tight(text)) and _LITERAL.fullmatch(tight(other_text)):
         return False
-    name, other_name = _NAME.fullmatch(a), _NAME.fullmatch(b)
-    if name and other_name and name[1] != other_name[1]:
-        return False
-    if name or other_name:
-        return _compare(name[2] if name else a, other_name[2] if other_name else b)
-    for one, two in ((a, b), (b, a)):
-        option = _OPTION.fullmatch(two)
-        if option:
-            chosen = _OPTION.fullmatch(one) or _CHOSEN.match(one)
-            if chosen:
-                return option[1] == next(filter(None, chosen.groups()))
-    parts, other_parts = _parts(a), _parts(b)
-    if parts or other_parts:
-        return _compare_parts(parts, other_parts)
-    if a.isalpha() and b.isalpha() and min(len(a), len(b)) > 3:  # two different words
-        return False
-    return None
-
-
-def _compare_parts(a: tuple[str, list[str]] | None, b: tuple[str, list[str]] | None) -> bool | None:
-    """Compares two lists part by part, in order if in ( ) or [ ]; None if that takes algebra."""
-    if a is None or b is None:
-        brackets, _ = a or b or ("", [])
-        return None if brackets else False
-    (brackets, parts), (other_brackets, others) = a, b
-    kinds = {brackets, other_brackets} - {""}
-    if len(parts) != len(others) or len(kinds) == 2:  # (1, 2) is not [1, 2]
-        return False
-    is_ordered = bool(kinds - {"{}"})
-    if is_ordered and "" in (brackets, other_brackets):
-        return None
-    left, verdict = list(others), True
-    for i, part in enumerate(parts):
-        verdicts = [_compare(part, other) for other in ([others[i]] if is_ordered else left)]
-        if True in verdicts:
-            left.pop(0 if is_ordered else verdicts.index(True))
-        elif None in verdicts:
-            verdict = None
-        else:
+    found, sought = structure.equation(a), structure.equation(b)
+    if found and sought and found.name and sought.name:
+        if found.name == sought.name:
+            return _compare(found.value, sought.value, verifier)
+        if "(" not in (found.name[0], sought.name[0]) and not (
+            _LETTER.search(found.value) and _LETTER.search(sought.value)
+        ):
             return False
-    return verdict
-
-
-def _parts(text: str) -> tuple[str, list[str]] | None:
-    """Returns (brackets, parts) of a list; None if the text is no list."""
-    text = text.replace("\\{", "{").replace("\\}", "}")
-    brackets = ""
-    if text[:1] in _PAIRS and text[-1:] in ")]}":
-        brackets, inner = text[0] + text[-1], text[1:-1]
-        if _depth_stays(inner):
-            text = inner
-        else:
-            brackets = ""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == "," and depth == 0:
-            parts.append(text[start:i].strip())
-            start = i + 1
-    parts.append(text[start:].strip())
-    if not brackets:
-        words = [_NAME.sub(r"\2", word) for word in _AND.split(text)]
-        if len(words) >= len(parts) and all(map(_parse_number, words)):
-            parts = words
-    return (brackets, parts) if len(parts) > 1 and all(parts) else None
-
-
-def _depth_stays(text: str) -> bool:
-    depth = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-class _Number(NamedTuple):
-    value: Fraction
-    unit: str = ""
-    is_percent: bool = False
-
-
-def _same_number(a: _Number, b: _Number) -> bool:
-    """A unit counts if both numbers name one; 50% equals 50 and 0.5, as in other graders."""
-    if a.unit and b.unit and a.unit != b.unit:
+    elif found and not sought:
+        if found.name[:1] != "(":
+            return bool(found.name) and _compare(found.value, b, verifier)
+    elif sought and not found:
+        if sought.name[:1] != "(":
+            return bool(sought.name) and _compare(a, sought.value, verifier)
+    many, others = structure.many(a), structure.many(b)
+    if many or others:
+        if many and many.brackets:
+            others = structure.many(structure.interval(b))
+        if others and others.brackets:
+            many = structure.many(structure.interval(a))
+        return _compare_many(many or Many("", [a], []), others or Many("", [b], []), verifier)
+    if not units.are_alike({*number.unit}, {*other.unit}):
         return False
-    if a.is_percent != b.is_percent:
-        percent, other = (a, b) if a.is_percent else (b, a)
-        return other.value in (percent.value, percent.value / 100)
-    return a.value == b.value
+    if number.unit or other.unit:
+        a, b = number.text, other.text
+        if tight(plain(a)) == tight(plain(b)):
+            return True
+    if verifier is None or not (_is_algebra(a) and _is_algebra(b)):
+        return False
+    return verifier.verify(a.replace(ROW, r"\\"), b.replace(ROW, r"\\"))
 
 
-def _parse_number(text: str) -> _Number | None:
-    """Reads a normalized answer as one number; None if it is not one number."""
-    if len(text) > MAX_NUMBER_CHARS:
-        return None
-    if text.isdecimal() and text.isascii():
-        return _Number(Fraction(int(text)))
-    if text[:2] != "(-" and text[:1] == "(" and text[-1:] == ")" and "," not in text:
-        text = text[1:-1]
-    if " " in text and (grouped := _GROUPS.match(text)):
-        text = grouped[0].replace(" ", "") + text[grouped.end() :]
-    mixed = _MIXED.fullmatch(text)
-    if mixed and int(mixed[4]):
-        value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
-        return _Number(-value if mixed[1] == "-" else value, mixed[5] or "")
-    power = _POWER_OF_TEN.fullmatch(text)
-    if power:
-        return _scaled(_Number(Fraction(-1 if power[1] == "-" else 1)), power[2])
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    sign, numerator, denominator, power_of_ten, exponent, percent, unit = match.groups(default="")
-    if _NOT_A_UNIT.search(unit):
-        return None
-    value = Fraction(numerator.replace(",", ""))
-    if denominator:
-        divisor = Fraction(denominator.replace(",", "").strip("()"))
-        if divisor == 0:
-            return None
-        value /= divisor
-    unit = unit.strip()
-    unit = unit.removesuffix("s") if len(unit) > 2 else unit  # 1 hour, 2 hours
-    number = _Number(
-        -value if sign == "-" else value,
-        "" if unit in _NO_UNITS else unit,
-        bool(percent) or unit == "percent",
-    )
-    return _scaled(number, power_of_ten or exponent or "0")
+def _is_algebra(text: str) -> bool:
+    """Says whether algebra can read a text: no words, and no number in another base."""
+    has_words = any(map(units.is_word, _LETTERS.findall(text.casefold())))
+    return not has_words and not _BASE.search(text)
 
 
-def _scaled(number: _Number, exponent: str) -> _Number | None:
-    if len(exponent) > 5 or abs(int(exponent)) > _MAX_EXPONENT:
-        return None
-    return number._replace(value=number.value * Fraction(10) ** int(exponent))
+def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:
+    """Compares a prediction's parts with those of the gold answer, which says if in order."""
+    if len(a.parts) != len(b.parts) or sorted(a.names or b.names) != sorted(b.names or a.names):
+        return False
+    listed = {"", "()", "{}"} | ({"[]"} if len(a.parts) > 2 else set())
+    if a.brackets != b.brackets and not {a.brackets, b.brackets} <= listed:
+        return False  # (1, 2) is not [1, 2]
+    is_ordered = b.is_ordered
+    if len(a.names) != len(b.names):
+        is_ordered |= len({*a.names, *b.names}) > 1  # x = 1, y = 2 against 1, 2
+        a, b = (_without_names(a), _without_names(b))
+    if is_ordered:
+        return all(_compare(*pair, verifier) for pair in zip(a.parts, b.parts, strict=True))
+    given, sought = (list(zip(x.names or x.parts, x.parts, strict=True)) for x in (a, b))
+    for judge in (None, verifier):  # algebra sees only what text leaves
+        for name, part in tuple(given):
+            found = (x for x in sought if name == x[0] or not a.names)
+            match = next((x for x in found if _compare(part, x[1], judge)), None)
+            if match:
+                given.remove((name, part))
+                sought.remove(match)
+            elif judge:
+                return False
+        if len(given) > _MOST_PARTS:
+            return False
+    return not given
+
+
+def _without_names(many: Many) -> Many:
+    """Drops the names; the values come in the order of their names."""
+    if not many.names:
+        return many
+    pairs = sorted(zip(many.names, many.parts, strict=True), key=lambda pair: pair[0])
+    return many._replace(parts=[part for _, part in pairs], names=[])
+
+
+def _is_decimal_comma(text: str, other: Quantity) -> bool:
+    """Says whether 1000,99 or 1.000,99 is the other number, written with a decimal comma."""
+    match = _DECIMAL_COMMA.fullmatch(text)
+    if match is None or other.value is None:
+        return False
+    return Fraction(f"{match[1].replace('.', '').replace(' ', '')}.{match[2]}") == other.value

@@ -4,6 +4,7 @@ A policy's text may be hostile, so everything here is linear in its length and n
 """
 
 import re
+from typing import NamedTuple
 
 STYLES = ("boxed", "answer", "hash", "last_number")
 
@@ -12,9 +13,16 @@ DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 
 _THINK_TAGS = re.compile(r"(</?think>)")
 _BRACES = re.compile(r"(\\boxed\s*\{)|\\[{}\\]|([{}])")
+_GAP = 40  # the longest text between boxes that are parts of one answer
+_BETWEEN = re.compile(
+    r"(?:[\s$.]|\\q?quad)*(?:[,;]|,?\s*\\text\s*\{,?\s*(?:and|or)\s*\}|,?\s*(?:and|or)\b)"
+    r"(?:\\?\s|\\q?quad|\$|and\b|or\b)*(?:[A-Za-z]\s*=)?[\s$]*"
+)
+_NAME_BEFORE = re.compile(r"[A-Za-z]\s*=[\s$]*$")
 _ANSWER_IS = re.compile(r"\banswer\W{0,3}(?:is\b|:)", re.IGNORECASE)
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w)])-)?(?:{DIGITS})(?:/[0-9]+)?")
-_LAST_DIGIT = re.compile(r"[0-9]")
+_A_NUMBER = re.compile(  # 2 in AZ2K is none
+    rf"(?:(?<![\w)])-)?(?<![^\W_])(?:{DIGITS})(?:e[+-]?[0-9]+|/[0-9]+)?", re.IGNORECASE
+)
 
 
 def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
@@ -53,18 +61,57 @@ def _without_thoughts(text: str) -> str:
 
 
 def boxed(text: str) -> str:
-    """Returns the content of the box that opens last among the closed ones; "" if there is none."""
-    open_braces: list[re.Match[str]] = []
-    last = (-1, -1)
+    """Returns the content of the box that opens last; "" if there is none or it never closes.
+
+    Boxes that only a comma, "and" or "or" stands between are parts of one answer: `\boxed{1},
+    \boxed{2}` is "1, 2", and `x = \boxed{1}, y = \boxed{2}` is "x = 1, y = 2".
+    """
+    found, is_open = _boxes(text)
+    if not found or is_open:
+        return ""
+    first = last = found[-1]
+    for box in reversed(found[:-1]):
+        if box.end > first.start or not _BETWEEN.fullmatch(text[box.end : first.start][:_GAP]):
+            break
+        first = box
+    if first == last:
+        return text[last.inside : last.end - 1]
+    name = _NAME_BEFORE.search(text[max(first.start - _GAP, 0) : first.start])
+    return (name[0] if name else "") + unboxed(text[first.start : last.end])
+
+
+def unboxed(text: str) -> str:
+    """Returns a text with the content of each box in its place."""
+    pieces, end = [], 0
+    found, _ = _boxes(text)
+    cuts = [(box.start, box.inside) for box in found] + [(box.end - 1, box.end) for box in found]
+    for start, stop in sorted(cuts):
+        pieces.append(text[end:start])
+        end = stop
+    return "".join(pieces) + text[end:]
+
+
+class _Box(NamedTuple):
+    start: int
+    inside: int
+    end: int
+
+
+def _boxes(text: str) -> tuple[list[_Box], bool]:
+    """Returns the closed boxes by their start, and whether the one that starts last is open."""
+    openings: list[re.Match[str]] = []
+    found = []
     for match in _BRACES.finditer(text):
         box, brace = match.groups()
         if box or brace == "{":
-            open_braces.append(match)
-        elif brace == "}" and open_braces:
-            opening = open_braces.pop()
+            openings.append(match)
+        elif brace == "}" and openings:
+            opening = openings.pop()
             if opening[1]:
-                last = max(last, (opening.end(), match.start()))
-    return text[last[0] : last[1]] if last[0] >= 0 else ""
+                found.append(_Box(opening.start(), opening.end(), match.end()))
+    found.sort()
+    left = max((opening.start() for opening in openings if opening[1]), default=-1)
+    return found, bool(found) and left > found[-1].start
 
 
 def _answer(text: str) -> str:
@@ -76,7 +123,7 @@ def _answer(text: str) -> str:
     if end is None:
         return ""
     sentence = text[end:].lstrip(" :*\n").partition("\n")[0].partition(". ")[0]
-    return sentence.strip(" *").removesuffix(".")
+    return sentence.strip(" *").removesuffix(".").rstrip(" *")
 
 
 def _hash(text: str) -> str:
@@ -85,14 +132,8 @@ def _hash(text: str) -> str:
 
 
 def _last_number(text: str) -> str:
-    """Returns the last number. It stands in the last word that holds a digit."""
-    backwards = _LAST_DIGIT.search(text[::-1])
-    if backwards is None:
-        return ""
-    end = len(text) - backwards.start()
-    head = text[max(0, end - MAX_NUMBER_CHARS) : end].replace("\u2212", "-").split()
     last = ""
-    for match in _LAST_NUMBER.finditer(head[-1]):
+    for match in _A_NUMBER.finditer(text.replace("\u2212", "-")):
         last = match[0]
     return last
 

@@ -307,7 +307,9 @@ def _columns(rows: Sequence[Row]) -> np.ndarray:
         elected = statistics.majority(votes[:k])
         found += [
             statistics.pass_at_k(n, np.asarray([sum(is_right)]), k)[0],
-            0.0 if elected is None else right[elected],
+            # One answer has one verdict: a response that gives it in another form (without a box,
+            # or cut) is judged wrong for its form.
+            max((right[i] for i in elected), default=0.0),
             np.mean(right[:k]),
         ]
     return np.asarray(found, np.float32)

@@ -41,21 +41,21 @@ def pass_at_k(n: int, right: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(table)[np.asarray(right, np.int64)]
 
 
-def majority(votes: Sequence[str | None]) -> int | None:
-    """The index of the answer that the majority gives (self-consistency, arXiv 2203.11171).
+def majority(votes: Sequence[str | None]) -> list[int]:
+    """The indices of the answers that the majority gives (self-consistency, arXiv 2203.11171).
 
     Args:
         votes: one for each answer, spelt the same for equal answers; None does not vote.
 
     Returns:
-        The first answer with the vote that has most; of several such votes the one that was given
-        first. None where there is no vote.
+        All answers with the vote that has most; of several such votes the one that was given first.
+        [] where there is no vote.
     """
     counts: dict[str, list[int]] = {}
     for i, vote in enumerate(votes):
         if vote is not None:
             counts.setdefault(vote, []).append(i)
-    return max(counts.values(), key=len)[0] if counts else None
+    return max(counts.values(), key=len, default=[])
 
 
 def bootstrap(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Extraction and equality of answers: cases by hand, GSM8K's own answers, and hostile text."""
 
+import concurrent.futures
 from fractions import Fraction
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapo_jax import answers, errors
+from mapo_jax.answers import units
 from tests.answers import pairs
 
 
@@ -20,6 +22,16 @@ from tests.answers import pairs
         (r"\boxed{\{1, 2\}}", ("boxed",), r"\{1, 2\}"),
         (r"\boxed {7}", ("boxed",), "7"),
         (r"\boxed{5", ("boxed",), None),
+        (r"\boxed{3} and then \boxed{12", ("boxed",), None),  # a later box that never closes
+        (r"\boxed{5} \boxed{12", answers.STYLES, "12"),
+        (r"\boxed{\boxed{5}", ("boxed",), "5"),
+        (r"so \boxed{3}, \boxed{4}.", ("boxed",), "3, 4"),
+        (r"$\boxed{3}$ and $\boxed{4}$", ("boxed",), "3$ and $4"),
+        (r"\boxed{3}, \boxed{4}, and \boxed{5}", ("boxed",), "3, 4, and 5"),
+        (r"x = \boxed{3}, y = \boxed{4}", ("boxed",), "x = 3, y = 4"),
+        (r"\boxed{3} \quad\text{or}\quad \boxed{4}", ("boxed",), r"3 \quad\text{or}\quad 4"),
+        ("\\boxed{3}\n\n\\boxed{4}", ("boxed",), "4"),
+        (r"\boxed{3}. It is \boxed{4}", ("boxed",), "4"),
         (r"\boxed{ }", ("boxed",), None),
         (r"it is 19", ("boxed",), None),
         (r"thought that began in the prompt \boxed{8}</think> \boxed{9}", ("boxed",), "9"),
@@ -36,6 +48,13 @@ from tests.answers import pairs
         ("it is -7", ("last_number",), "-7"),
         ("3/4 of it", ("last_number",), "3/4"),
         ("none", ("last_number",), None),
+        ("AZ2K", ("last_number",), None),
+        ("9 of AZ2K", ("last_number",), "9"),
+        ("about 1.5e3", ("last_number",), "1.5e3"),
+        ("it is **73**.", ("last_number",), "73"),
+        ("5kg", ("last_number",), "5"),
+        ("The answer is **73**.", ("answer",), "73"),
+        ("**Answer**: **73.**", ("answer",), "73"),
         (r"#### 3 or \boxed{4}", answers.STYLES, "4"),
         (r"#### 3 or 4", ("hash", "last_number"), "3 or 4"),
         ("<think>3</think> 4", answers.STYLES, "4"),
@@ -102,6 +121,33 @@ def test_equal(prediction, gold):
 def test_not_equal(prediction, gold):
     assert not answers.is_equal(prediction, gold)
     assert prediction is None or not answers.is_equal(gold, prediction)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "expected"),
+    [
+        ("(3,1)", "1,3", True),  # the gold answer has no order
+        ("3,1", "(1,3)", False),
+        (r"(3,1)", r"\{1,3\}", True),
+        (r"\{3,1\}", "(1,3)", False),
+    ],
+)
+def test_the_gold_answer_says_whether_order_matters(prediction, gold, expected):
+    assert answers.is_equal(prediction, gold) is expected
+
+
+@given(
+    st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=3),
+    st.sampled_from(["{}{}", "-{}{}", r"{}\sin {}", r"{}\{}", r"\frac{{{}}}{{7}} {}", "{}{}^2"]),
+)
+def test_no_coefficient_is_the_answer(variables, form):
+    word = variables.removesuffix("s")
+    if word not in units._UNSPACED and units._UNITS.get(word) != word:
+        answer, coefficient = form.format(3, variables), form.format(3, "").removesuffix("^2")
+        coefficient = coefficient.replace("\\sin", "").removesuffix("\\")
+        if not variables.startswith("pi") or "\\" not in form:
+            assert not answers.is_equal(coefficient, answer), (coefficient, answer)
+            assert answers.canonical(coefficient) != answers.canonical(answer)
 
 
 @given(st.fractions(max_denominator=1000), st.fractions(max_denominator=1000))
@@ -173,11 +219,13 @@ def test_labelled_pairs_by_text():
 
 
 def test_labelled_pairs_by_algebra(verifier):
-    blocks = (pairs.SAME, pairs.SAME_BY_ALGEBRA, pairs.DIFFERENT)
-    for expected, block in zip((True, True, False), blocks, strict=True):
-        for a, b in pairs.pairs(block):
-            for prediction, gold in ((a, b), (b, a)):
-                assert answers.is_equal(prediction, gold, verifier) is expected, (prediction, gold)
+    for expected, block in ((True, pairs.SAME_BY_ALGEBRA), (False, pairs.DIFFERENT)):
+        both = [(a, b) for pair in pairs.pairs(block) for a, b in (pair, pair[::-1])]
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            found = threads.map(lambda pair: answers.is_equal(*pair, verifier), both)
+        assert [
+            pair for pair, is_same in zip(both, found, strict=True) if is_same != expected
+        ] == []
     assert verifier.timeouts == 0
 
 
@@ -205,6 +253,13 @@ def test_text_settles_what_it_can(monkeypatch):
         ("x = 5", "5"),
         ("50\\%", "50"),
         ("Blue Whale ", "blue whale"),
+        ("3 and 1", "1,3"),
+        ("(3, 1)", "()3,1"),
+        ("v=9, u=4", "u=4,v=9"),
+        ("x=1 or x=2", "1,2"),
+        (r"2\sin x", "2sin x"),
+        ("2ab", "2ab"),
+        ("The answer is (B).", "b"),
         (r"3\sqrt {2}", "3sqrt(2)"),
         ("9" * 2000, "9" * 2000),
         ("", ""),

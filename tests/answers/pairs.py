@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Labelled pairs of answers, "prediction | gold" a line, as graders of this field judge them."""
 
 # Settled by numbers and text.
@@ -239,6 +240,172 @@ x>5 | x > 5
 3:30 PM | 3:30 pm
 11:45 | 11:45
 2:1 | 2:1
+4 kg | 4
+8 | 8 kg
+8 | 8 apples
+10 | 10 ways
+v=4, u=9 | u=9, v=4
+m=2, n=3, p=5 | p=5, m=2,n=3
+x=\frac{1}{2}, y=3 | y=3, x=\frac12
+k=4, k=-1 | k=-1, k=4
+5+\sqrt{7}, 5-\sqrt{7} | 5 \pm \sqrt{7}
+6, -6 | \pm 6
+1 + 4i and 1 - 4i | 1 + 4i, 1 - 4i
+AB=9 and CD=4 | AB=9, CD=4
+B and D | B, D
+40 m^2 | 40\text{ m}^2
+40 m^2 | 40\mbox{ m}^2
+40 m^2 | 40 m²
+7 ft | 7 feet
+5 cm | 5 centimeters
+5 min | 5 minutes
+5 km/h | 5 km/hr
+1 foot | 1 feet
+15\mbox{ cm}^2 | 15
+15 cm^2 | 15\mbox{ cm}^2
+864 \mbox{ inches}^2 | 864 square inches
+12,500\pi | 12500\pi
+1,200\sqrt{3} | 1200\sqrt{3}
+(-\infty, 4) U (6, \infty) | (-\infty,4) \cup (6,\infty)
+3 million | 3,000,000
+４２ | 42
+４５％ | 45%
+¾ | 0.75
+1½ | 1.5
+0.\overline{6} | \frac23
+7 = x | 7
+1.5 x 10^3 | 1500
+Option E | E
+3:00 p.m. | 3:00 pm
+3 \le x \le 5 | [3,5]
+\boxed{3}, \boxed{4} | 3,4
+\boxed{3} and \boxed{4} | (3,4)
+\begin{bmatrix}1&2\\3&4\end{bmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\left(\begin{array}{cc}1&2\\3&4\end{array}\right) | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+The matrix is $\begin{pmatrix}1&2\\3&4\end{pmatrix}$. | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+M = \begin{pmatrix}1&\frac12\\3&4\end{pmatrix} | \begin{pmatrix} 1 & 0.5 \\ 3 & 4 \end{pmatrix}
+1000.99 | 1000,99
+{1,3} | (1,3)
+\{1,3\} | (1,3)
+(1,3) | \{1,3\}
+x = 5 \text{ and } x = 8 | 5, 8
+x = 5 \text{ and } x = 8 | x=8, x=5
+The area is 40 \text{ m}^2 | 40
+The car travels at 60 mph. | 60
+The total cost is $12.50 | 12.5
+There are 5 apples left | 5
+(1,2) | x=1, y=2
+1,2 | x=1,y=2
+(x,y)=(1,2) | x=1,y=2
+x=1,y=2 | (x,y)=(1,2)
+x > 5 | (5,\infty)
+x<2 \text{ or } x \ge 3 | (-\infty,2)\cup[3,\infty)
+\theta = 30^\circ | 30
+0.56 = 56\% | 56\%
+x = \pm 3 | 3,-3
+Area = 9 | 9
+\approx 8.24 \text{ mph} | 8.24
+$5 million | 5,000,000
+2 dozen | 24
+5 m/s | 5 meters per second
+5 square meters | 5 m^2
+12\sqrt{13} | 12\sqrt{13}\text{ feet}
+164\pi \text{ ft}^2 | 164 \pi \mbox{ square feet}
+x=1; y=2 | x=1, y=2
+1 000 000 | 1000000
+11,\! 111,\! 111,\! 100 | 11111111100
+240 ways | 240\text{ ways.}
+\text{Option (E)} | E
+{5} | 5
+a=\frac{3}{2} | 1.5
+c = 5 cm | 5
+3E5 | 300000
+3:30 P.M. | 3:30 pm
+(B) 12 cm | b
+5 KM | 5 km
+2\begin{pmatrix}1\\2\end{pmatrix} | 2\begin{pmatrix} 1 \\ 2 \end{pmatrix}
+V = \pi R^2 h | \pi R^2h
+\sqrt R | \sqrt{R}
+90° | 90 degrees
+5.0 \times 10^{3} | 5000
+x=3 \quad \text{or} \quad x=-1 | -1,3
+x = 3\text{ or }-1 | -1, 3
+5, 6 and 7 | 5,6,7
+\text{The lengths are } 5 \text{ and } 8 | 5, 8
+about 5 miles | 5
+approximately 5 | 5
+It takes 3 hours | 3
+The answer: 5 | 5
+Answer: 5 | 5
+The final answer is: $\frac{1}{2}$ | 0.5
+= 5 | 5
+5\text{ apples are left} | 5
+12 pieces of cake | 12
+12 people in total | 12
+(5, -3) | 5, -3
+\langle 1,2\rangle | \langle 1, 2 \rangle
+1{,}200 \text{ dollars} | $1,200
+\$1.50 | 1.50 dollars
+3\frac{1}{2} | 3.5
+2 + 3 = 5 | 5
+\{x \mid x > 3\} | (3, \infty)
+all real numbers | \text{All real numbers}
+\dfrac{1}{2} | \frac{1}{2}
+5^{\circ}\text{C} | 5
+5 °C | 5
+\frac{1}{2}\% | 0.5%
+1 : 2 | 1:2
+m\angle A = 30^\circ | 30
+\angle ABC = 30^\circ | 30
+P(A) = \frac12 | 0.5
+-\frac{1}{2} | \frac{-1}{2}
+f(2) = 5 | 5
+a_5 = 10 | 10
+S_{10} = 55 | 55
+f^{-1}(x) = 2x | 2x
+|AB| = 5 | 5
+\overline{AB} = 5 | 5
+\log_2 3 | \log_{2} 3
+3.0 | 3
+1e3 | 1000
+\textbf{5} | 5
+\{5, 3\} | \{3,5\}
+2,3,5 | {2,3,5}
+[1, 2, 3] | 1,2,3
+120 \text{ km/h} | 120 kilometers per hour
+12 sq ft | 12 square feet
+12 ft^2 | 12 square feet
+12 cubic centimeters | 12 cm^3
+5 lbs | 5 pounds
+5 hrs | 5 hours
+25 cents | 25\text{ cents}
+25¢ | 25 cents
+€5 | 5 euros
+5 yr | 5 years
+10 s | 10 seconds
+10 sec | 10 seconds
+3 L | 3 liters
+3 mL | 3 milliliters
+9.8 m/s^2 | 9.8 \text{ m/s}^2
+2.5 \times 10^{-3} | 0.0025
+2.5e-3 | 0.0025
+0.\overline{3} | 1/3
+0.1\overline{6} | 1/6
+0.\overline{142857} | 1/7
+½ | 0.5
+x²+1 | x^2+1
+√2 | \sqrt{2}
+2√3 | 2\sqrt{3}
+π/2 | \frac{\pi}{2}
+3×10⁵ | 300000
+x ≥ 3 | x \geq 3
+10⁻³ | 0.001
+C | \text{C}
+Choice B | B
+Option (C) | C
+C. 5 | C
+the answer is B | B
+B: 5 | B
 """
 
 # The same answers, but only algebra shows it.
@@ -273,6 +440,16 @@ y = x/2 | y=\frac12 x
 \frac{\sqrt{12}}{2} | \sqrt{3}
 \dfrac{2\pi}{4} | \frac{\pi}{2}
 (x-2)(x-3) | (x-3)(x-2)
+31 + \frac\pi 5 | 31 + \frac{\pi}{5}
+x + y + z = 6 | 2x + 2y + 2z = 12
+y = 2x + 1 | 2x - y + 1 = 0
+5 < x | x > 5
+1 + \sqrt{8}, 1 - \sqrt{8} | 1 \pm 2\sqrt{2}
+x = \sqrt{8}, y = 1 | y = 1, x = 2\sqrt{2}
+\begin{bmatrix} \sqrt{8} & 1 \end{bmatrix} | \begin{pmatrix} 2\sqrt{2} & 1 \end{pmatrix}
+\sqrt{8}\text{ cm} | 2\sqrt{2}
+(-\infty, \sqrt{8}) \cup (3, \infty) | (-\infty, 2\sqrt{2}) \cup (3, \infty)
+5R^2 - 3R^2 | 2R^2
 """
 
 DIFFERENT = r"""
@@ -427,6 +604,149 @@ x \neq 2 | x = 2
 5\% | 6\%
 seven | eight
 no | none
+4 | 4\sin t
+7 | 7uv
+3 | 3rst
+9 | 9 \sec u
+6 | 6\ln y
+-2 | -2pq
+1/3 | \frac{1}{3} bh
+3 | 3R^2
+2 | 2 \sec x
+2 | 2 \sin b \cos a
+5 halves | 5
+3 squared | 3
+5 below zero | 5
+u=4, v=9 | u=9, v=4
+(2,1) | x=1, y=2
+2,1 | x=1, y=2
+m=2, n=3, p=5 | m=3, n=2, p=5
+6 | \pm 6
+9 cents | \$9
+5\% | 5 dollars
+5 | 31 + \frac\pi 5
+-(31 + \frac\pi 5) | 31 + \frac\pi 5
+6 | x + y + z = 6
+0 | x + y + z = 0
+2x - y + 3z = 0 | 0
+\frac{1}{1999!} | \frac{1}{2001!}
+\frac{1}{2^{2006}} | \frac{2^{2005}+1}{2^{2006}}
+1-\frac{1}{2^{100}} | 1-\frac{1}{2^{99}}
+1:4:9:\ldots | 1:2:3:\ldots
+3,5 | 3.5
+(3,1) | [1,3]
+\begin{vmatrix}1&2\\3&4\end{vmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\begin{pmatrix}1&2\end{pmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+2ab | 2
+2cd | 2ab
+2 mi | 2 km
+October 30 | 30
+x=5, x=8 | 5,-8
+5 less than x | 5
+The answer is not 5 | 5
+xy = 6 | 6
+5 cm | 5 cm^2
+3 m | 3x
+3R^2 | 3r
+5i | 5
+2in | 2
+3 \theta | 3
+3 theta | 3
+5e | 5
+5 mod 7 | 5
+12 abc | 12
+4s | 4
+\text{east} | \text{seat}
+y=2x | y=3x
+2x | x=2x
+x>5 | x \ge 5
+(3,5) | 3 \le x \le 5
+1000,99 | 100099
+5 C | 5
+2 hundred | 2
+100 | 1 thousand
+5! | 5
+5 factorial | 5
+\boxed{3}, \boxed{4} | 4
+e^x=0 | e^y=0
+0.3333333 | 1/3
+\sqrt{2} | 1.41421356
+x+2^{-100} | x+2^{-99}
+3:30 | 3.5
+at least 5 | 5
+3R | 3r
+2A+b | 2a+B
+50^\circ | $50
+5 degrees | 5 dollars
+A5_{16} | A5_{11}
+101_2 | 101
+y=(1,2) | x=(1,2)
+x \in [1,2] | y \in [1,2]
+x>2 \text{ and } x<5 | (-\infty,5)\cup(2,\infty)
+x=1,x=2 | y=1,y=2
+12 pieces of cake | 13
+5 apples | 5 pears
+3 or more | 3
+more than 5 | 5
+5 and a half | 5
+5 plus x | 5
+5 times | 5 plus
+x^2 | x^{-2}
+\frac{1}{2}x | \frac{1}{2x}
+a/bc | \frac{a}{b}c
+\sqrt{2}x | \sqrt{2x}
+2^{3x} | 2^3x
+\sin 2x | 2\sin x
+\log_2 3 | \log_3 2
+|x| | x
+\overline{x} | x
+5! | 5!!
+\binom{5}{2} | \frac{5}{2}
+\begin{pmatrix}1\\2\end{pmatrix} | 1,2
+(1,2),(3,4) | (2,1),(3,4)
+(1,2),(3,4) | (1,2,3,4)
+2 million | 2 billion
+2 million | 2
+$2 | 2 cents
+0.\overline{6} | 0.6
+0.\overline{6} | 0.\overline{66}1
+1\frac12 | \frac{11}{2}
+5 km | 5 kg
+5 m | 5 min
+5 sec | 5 \sec x
+2 tan | 2 cos
+3 e | 3
+5 pi | 5
+2 i | 2
+7 xyz | 7
+7 abcd | 7
+3 n | 3
+6 k | 6
+6 mn | 6
+6 of | 6
+10 choose 2 | 10
+2 root | 2
+4 cubed | 4
+3 fifths | 3
+3 twos | 3
+-5 | 5 below
+x=2 | x=-2
+\emptyset | 0
+(2,3) | (2,3]
+\{(1,2)\} | (2,1)
+(1,2)\cup(3,4) | (1,2)\cup(3,5)
+(1,2)\cup(3,4) | (1,2)\cap(3,4)
+x<3 | x\le 3
+x\ne 3 | x=3
+October 30 | October 31
+Room 5 | 5
+Monday | 5
+No | None
+2A + a | 2a + A
+\sqrt{8}\text{ cm} | 2\sqrt{2}\text{ km}
+x = \sqrt{8}, y = 1 | y = 2\sqrt{2}, x = 1
+\frac{x}{10^{30}} | \frac{x}{10^{31}}
+x + 10^{-30} = y | x + 10^{-31} = y
 """
 
 

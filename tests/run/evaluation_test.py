@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mapo_jax import errors, sharding
+from mapo_jax import answers, errors, rewards, sharding
 from mapo_jax.run import evaluation
 from tests import small
 
@@ -140,7 +140,7 @@ def test_metrics_are_those_of_the_rows(several):
             for i, row in enumerate(right):
                 votes = [rows[4 * i + j]["response"].split()[-1:] for j in range(k)]
                 most = max(votes, key=votes.count)  # the first of those with most
-                elected.append(row[votes.index(most)])
+                elected.append(max(x for x, vote in zip(row, votes, strict=False) if vote == most))
             np.testing.assert_allclose(values[f"eval/{name}/maj@{k}"], np.mean(elected), atol=1e-6)
         np.testing.assert_allclose(values[f"eval/{name}/accuracy_sampled"], right.mean(), atol=1e-6)
         lengths = [r["tokens"] for r in rows]
@@ -149,6 +149,33 @@ def test_metrics_are_those_of_the_rows(several):
             key = f"eval/{name}/{metric}"
             assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
     assert "eval/in/pass@3" not in values
+
+
+@pytest.mark.parametrize(
+    ("responses", "elected"),
+    [
+        (["The answer is 5", r"\boxed{5}", r"\boxed{5}", r"\boxed{7}"], 1),
+        (["The answer is 7", r"\boxed{5}", r"The answer is 7", r"\boxed{7}"], 0),
+        (["The answer is 5", "none", "#### 5", "-"], 0),  # nobody gave it in the right form
+        ([r"\boxed{2 \sec x}", r"\boxed{2}", r"\boxed{2ab}", r"\boxed{5}"], 0),
+        ([r"\boxed{5x}", r"\boxed{5}", r"\boxed{5y}", r"\boxed{5}"], 1),
+        ([r"\boxed{v=1, u=5}", r"\boxed{u=1, v=5}", r"\boxed{5}", r"\boxed{5}"], 1),
+    ],
+)
+def test_the_verdict_of_a_vote_is_that_of_the_answer(responses, elected):
+    rows = [
+        {
+            "accuracy": rewards.accuracy_and_format(response, {"answer": "5"})["parts"]["accuracy"],
+            "extracted": answers.extract(response),
+            "reward": 0.0,
+            "parts": {},
+            "finished": True,
+            "tokens": 1,
+        }
+        for response in responses
+    ]
+    columns = dict(zip(evaluation._names(4), evaluation._columns(rows), strict=True))
+    assert columns["maj@4"] == elected
 
 
 def test_in_and_out_of_domain(several):

@@ -40,12 +40,12 @@ def test_pass_at_k_of_many_answers_is_exact():
 @pytest.mark.parametrize(
     ("votes", "elected"),
     [
-        (["a"], 0),
-        (["a", "b", "b"], 1),
-        (["b", "a", "a", "b"], 0),  # a tie: the vote that came first
-        ([None, None, "a"], 2),
-        ([None, None], None),
-        ([], None),
+        (["a"], [0]),
+        (["a", "b", "b"], [1, 2]),
+        (["b", "a", "a", "b"], [0, 3]),  # a tie: the vote that came first
+        ([None, None, "a"], [2]),
+        ([None, None], []),
+        ([], []),
     ],
 )
 def test_majority(votes, elected):
