@@ -260,7 +260,8 @@ def test_a_sentencepiece_model_has_templates_too(tmp_path):
 def test_templates_have_what_hugging_face_gives_them():
     source = (
         "{%- for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}\n"
-        "{{ m | tojson }}{{ m | tojson(sort_keys=true, separators=(',', ':')) }}{{ strftime_now('%Y') | length }}{{ tools is none }}\n"
+        "{{ m | tojson }}{{ m | tojson(sort_keys=true, separators=(',', ':')) }}"
+        "{{ strftime_now('%Y') | length }}{{ tools is none }}\n"
         "    {% endfor %}{{ eos_token }}"
     )
     template = chat.Template(source, {"eos_token": "E"}, "tokenizer.template=chat")
