@@ -281,7 +281,7 @@ def open(
 
     Args:
         config: its mesh, compute, and tokenizer count.
-        workdir: of the run.
+        workdir: of the run; chat templates print its date for a policy that is no run's.
         params: another work directory, a Hugging Face folder or a hub id, in place of workdir.
         mesh: the devices; default: those of the configuration.
         checkpoint: of the run: newest, best or a number of checkpoints/.
@@ -302,7 +302,8 @@ def open(
             )
         folder = pretrained.folder(params, where)
         architecture = pretrained.read_config(folder, where)
-        tokenizer = _tokenizer(c, str(folder))
+        now = workdirs.began(workdir) if workdir is not None else None
+        tokenizer = _tokenizer(c, str(folder), now)
         _check_vocabulary(tokenizer, architecture, where)
         loaded = pretrained.load_params(folder, architecture, c.compute.dtype, mesh, where)
         found = Policy(architecture, loaded, tokenizer, mesh, params)

@@ -1,6 +1,7 @@
 """Where policies come from, adapters beside them, and what others get of them."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -166,3 +167,35 @@ def test_the_base_of_adapters_has_the_dtype_to_compute_in(folder):
     params = sources.start(source, jax.random.key(0), one_device(), "bfloat16")
     assert {x.dtype.name for x in jax.tree.leaves(params)} == {"bfloat16"}
     assert "q_lora" not in params["layers"]
+
+
+def test_a_pretrained_policy_is_asked_on_the_date_of_the_run_beside_it(folder, tmp_path):
+    """So its answers compare with those of the run's policy."""
+    (tmp_path / "t.jinja").write_text("{{ strftime_now('%Y') }}={{ messages[0].content }}")
+    config = micro(folder, tokenizer__template=str(tmp_path / "t.jinja"))
+    starts = [{"time": "2001-02-03T04:05:06+00:00"}]
+    (tmp_path / "run.json").write_text(json.dumps({"id": "x", "starts": starts}))
+
+    def asked(workdir):
+        found = sources.open(config, workdir, str(folder), one_device())
+        return found.tokenizer.decode(found.tokenizer.encode_prompt("1+1"))
+
+    assert asked(epath.Path(tmp_path)) == "2001=1+1"
+    assert asked(epath.Path(tmp_path / "new")) == asked(None) != "2001=1+1"
+
+
+def test_a_config_that_was_cut_is_one_line(folder, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(TOKENIZER)
+    path = epath.Path(tmp_path)
+    config = small.replace(small.CONFIG, vocab_size=tokenizer.vocab_size)
+    sources.save_description(path, config, tokenizer)
+    monkeypatch.setattr(sources, "_restore", lambda *_: (small.params(config), 3))
+    for text in (None, '{"policy": {"in', "[]", '{"policy": {}}'):
+        if text is not None:
+            (path / "config.json").write_text(text)
+        with pytest.raises(errors.UserError, match=r"--workdir=x: its config\.json is not that of"):
+            sources.read_run(path, one_device(), "float32", "", "--workdir=x")
+    for text in ("[]", "{}", '{"rope_scaling": 3}', "3"):
+        (path / "policy" / "model.json").write_text(text)
+        with pytest.raises(errors.UserError, match="--workdir=x: does not describe its policy"):
+            sources.describe(path, "--workdir=x", "")
