@@ -666,6 +666,11 @@ def restores(name, which, is_damaged=False, rows=2):
     return act
 
 
+def opens_a_folder(files):
+    config = from_config_dict(arithmetic.get_config("tiny"))
+    sources.open(config, None, str(files), checkpoint="best")
+
+
 def finds_other_rows(files):
     folder = files / "evaluation" / "x"
     folder.mkdir(parents=True)
@@ -769,6 +774,10 @@ RAISED = {
         restores("damaged", "best", is_damaged=True),
         "policy.init={files}/damaged: its checkpoint 1 is damaged (its manifest is not what was "
         "saved) and may be the best; give newest or one of 1",
+    ),
+    "a checkpoint of a folder": (
+        opens_a_folder,
+        "--checkpoint=best: --params={files} is no work directory of a run; leave it out",
     ),
     "rows with another header": (
         finds_other_rows,
