@@ -54,8 +54,8 @@ def _parse(text: str) -> list:
             read = math_verify.parse(
                 shown, config, fallback_mode="no_fallback", parsing_timeout=no_limit
             )
-            if read:
-                return read
+            if read:  # math-verify does not multiply matrices by numbers
+                return [x.doit() if isinstance(x, sympy.MatrixExpr) else x for x in read]
     return []
 
 

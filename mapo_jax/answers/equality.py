@@ -23,13 +23,15 @@ _CHOSEN = re.compile(
 )
 _DECIMAL_COMMA = re.compile(r"(-?(?:[0-9]{4,}|[0-9]{1,3}(?:[. ][0-9]{3})+)),([0-9]+)")
 _SAID = re.compile(
-    r"(?:the )?(?:final )?answer ?: ?"
+    r"(?:the )?(?:final )?answer ?: ?|(?:[a-z']{2,} )*[a-z']{3,} ?: +(?=\S)"
     r"|(?:[a-z',]+ )*(?:is|are|was|were|be|equals?|has|have|had|needs?|costs?|takes?|makes?|gets?"
     r"|earns?|pays?|travels?|weighs?|measures?|contains?)"
-    r"(?: (?:at|about|approximately|exactly|only|equal to|a total of))?(?:\s*:)?\s+(?=\S)",
+    r"(?: (?:at|therefore|thus|then|about|approximately|exactly|only|equal to|a total of))?"
+    r"(?:\s*:)?\s+(?=\S)",
     re.IGNORECASE,
 )
-_BASE = re.compile(r"[0-9]\s*_")
+_NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$")  # bases, primes, and BA is not AB
+_MATRIX = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}")
 _LETTERS = re.compile(r"(?<!\\)\b[a-z']{4,}\b", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Za-z]")
 
@@ -132,6 +134,8 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
         if sought.name[:1] != "(":
             return bool(sought.name) and _compare(a, sought.value, verifier)
     many, others = structure.many(a), structure.many(b)
+    if "\\begin" in a and "\\begin" in b and not (many and others):
+        many = others = None  # 2 times a matrix
     if many or others:
         if many and many.brackets:
             others = structure.many(structure.interval(b))
@@ -150,9 +154,9 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
 
 
 def _is_algebra(text: str) -> bool:
-    """Says whether algebra can read a text: no words, and no number in another base."""
-    has_words = any(map(units.is_word, _LETTERS.findall(text.casefold())))
-    return not has_words and not _BASE.search(text)
+    """Says whether algebra can read a text: no words, letters alone or number in another base."""
+    has_words = any(map(units.is_word, _LETTERS.findall(_MATRIX.sub("", text.casefold()))))
+    return not has_words and not _NO_ALGEBRA.search(text)
 
 
 def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:

@@ -15,9 +15,10 @@ _THINK_TAGS = re.compile(r"(</?think>)")
 _BRACES = re.compile(r"(\\boxed\s*\{)|\\[{}\\]|([{}])")
 _GAP = 40  # the longest text between boxes that are parts of one answer
 _BETWEEN = re.compile(
-    r"(?:[\s$.]|\\q?quad)*(?:[,;]|,?\s*\\text\s*\{,?\s*(?:and|or)\s*\}|,?\s*(?:and|or)\b)"
+    r"|\s*\\q?quad\s*|(?:[\s$.]|\\q?quad)*(?:[,;]|,?\s*\\text\s*\{,?\s*(?:and|or)\s*\}|,?\s*(?:and|or)\b)"
     r"(?:\\?\s|\\q?quad|\$|and\b|or\b)*(?:[A-Za-z]\s*=)?[\s$]*"
 )
+_BLANK = re.compile(r"(?:\s|\$|\\q?quad)*")
 _NAME_BEFORE = re.compile(r"[A-Za-z]\s*=[\s$]*$")
 _ANSWER_IS = re.compile(r"\banswer\W{0,3}(?:is\b|:)", re.IGNORECASE)
 _A_NUMBER = re.compile(  # 2 in AZ2K is none
@@ -34,7 +35,9 @@ def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
     Args:
         response: the policy's text.
         styles: "boxed" `\\boxed{...}`, "answer" `<answer>...</answer>` or "the answer is ...",
-            "hash" `#### ...`, "last_number"; each takes the last one in the response.
+            "hash" `#### ...`, "last_number"; each takes the last one in the response. Boxes with only a comma,
+            "and" or "or" between them are one answer. A last box that never closes is no answer,
+            whatever was boxed before it: the response takes that back, or was cut.
 
     Returns:
         The answer as it was written, without white space around it; None if there is none.
@@ -84,9 +87,11 @@ def unboxed(text: str) -> str:
     """Returns a text with the content of each box in its place."""
     pieces, end = [], 0
     found, _ = _boxes(text)
+    starts = {box.start for box in found}
     cuts = [(box.start, box.inside) for box in found] + [(box.end - 1, box.end) for box in found]
     for start, stop in sorted(cuts):
-        pieces.append(text[end:start])
+        between = text[end:start]
+        pieces.append(", " if pieces and start in starts and _BLANK.fullmatch(between) else between)
         end = stop
     return "".join(pieces) + text[end:]
 

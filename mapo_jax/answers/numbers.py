@@ -9,6 +9,7 @@ from mapo_jax.answers.extraction import DIGITS, MAX_NUMBER_CHARS
 
 _MAX_EXPONENT = 1000  # of a power of ten
 
+_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _NUMBER = re.compile(
     rf"([+-]?)\s*({DIGITS})(?:\s*/\s*(\(-(?:{DIGITS})\)|-?(?:{DIGITS})))?"
     r"(?:(?:\s*\*\s*|\s+)10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|[eE]([+-]?[0-9]+))?"
@@ -49,6 +50,8 @@ def are_same(a: Quantity, b: Quantity) -> bool:
 
 def _value(text: str) -> Fraction | None:
     """Reads a plain text as one number; None if it is not one number."""
+    if text in _WORDS:
+        return Fraction(_WORDS.index(text))
     if text.isdecimal() and text.isascii():
         return Fraction(int(text))
     if text[:2] != "(-" and text[:1] == "(" and text[-1:] == ")" and "," not in text:

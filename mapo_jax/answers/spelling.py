@@ -34,7 +34,9 @@ _MARKUP = re.compile(
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\u00b0|\\degree(?![A-Za-z])")
 _CELSIUS = re.compile(rf"(?:{_DEGREE.pattern})\s*(?:([CF])\b|\\text\s*\{{\s*([CF])\s*\}})")
 _DEGREE_LETTER = re.compile(r"degree ([CF])$")
-_LEAD = re.compile(r"\s*(?:=|(?:about|approximately|approx\.?|roughly|exactly)\s+(?=\S))", re.I)
+_LEAD = re.compile(
+    r"\s*(?:=|(?:about|approximately|approx\.?|roughly|exactly|a total of)\s+(?=\S))", re.I
+)
 _LAST_DEGREE = re.compile(rf"(?<=[0-9}}])\s*(?:{_DEGREE.pattern})\s*(?=[.$]*$)")
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}"
@@ -89,7 +91,8 @@ def tidy(text: str) -> str:
         text = text.replace("\\$", "$")  # those that are left are money
     text = _CELSIUS.sub(lambda m: f" degree {m[1] or m[2]}", text)
     if "\\" in text or "{" in text:
-        text = _SEPARATOR.sub("", text.replace("\\\\", ROW))
+        text = _SEPARATOR.sub("", text.replace("\\\\", ROW)).replace("{,}", ",")
+        text = text.replace("{}", "").replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
         text = _SPACE.sub(" ", _THIN_SPACE.sub("", text)).replace("\\%", "%")
         text = _FRAC.sub(r"\\frac", _TEXT.sub(lambda m: f" {units.spelt_out(m[1])} ", text))
         text = _BARE_FRAC.sub(r"\\frac{\1}", text)

@@ -18,6 +18,11 @@ _NAME = re.compile(
 )
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\in(?![a-z])|∈")
 _AND = re.compile(r"\s*[,;]\s*(?:(?:and|or)\b)?\s*|\s+(?:and|or)\b\s*")
+_PIECE = re.compile(
+    r"[0-9.,]+\s*(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?"
+    r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|cm|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
+)
+_COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)+", re.IGNORECASE)
 _BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\\colon|\||:)\s*(.*[^\s\\])\s*\\?\}")
 _OR = re.compile(r"\s+or\s+")
 _MATRIX = re.compile(
@@ -58,6 +63,8 @@ def many(text: str) -> Many | None:
     """Takes a list, a point, an interval, a set, a union or a matrix apart; None if it is none."""
     if matrix := _matrix(text):
         return matrix
+    if compound := _compound(text):
+        return compound
     text = text.replace("\\{", "{").replace("\\}", "}")
     pieces = _split(text, re.compile(r"\s*\\cup(?![a-z])\s*"))
     if len(pieces) > 1:
@@ -65,7 +72,9 @@ def many(text: str) -> Many | None:
     point = equation(text)
     if point and point.name[:1] == "(":
         names, values = (_split(x.strip()[1:-1], _AND) for x in point)
-        return Many("", values, names) if len(names) == len(values) else None
+        if len(names) == len(values) and point.value[:1] == "(":
+            return Many("", values, names)
+        text = point.value
     brackets = ""
     if text[:1] in _CLOSES and text[-1:] in ")]}" and _is_balanced(text[1:-1]):
         brackets, text = text[0] + text[-1], text[1:-1].strip()
@@ -107,6 +116,8 @@ def equation(text: str) -> Equation | None:
 
 def interval(text: str) -> str:
     """Writes 1 < x <= 2, or x < 1 or x > 2, as an interval or a union; other texts stay."""
+    if text in ("\\mathbb{R}", "\\mathbb R"):
+        return "(-\\infty, \\infty)"
     if builder := _BUILDER.fullmatch(text):
         text = builder[1]
     pieces = [_interval(piece.strip()) for piece in _OR.split(text)]
@@ -143,6 +154,16 @@ def _matrix(text: str) -> Many | None:
         return None
     parts = [cell.strip() for row in rows for cell in row]
     return Many(f"matrix of {len(rows)} rows", parts, [])
+
+
+def _compound(text: str) -> Many | None:
+    """Takes 5 hours and 30 minutes apart, one quantity in several units."""
+    if not _COMPOUND.fullmatch(text):
+        return None
+    parts = [piece[0].strip() for piece in _PIECE.finditer(text)]
+    found = [numbers.read(part).unit for part in parts]
+    is_one = len(parts) > 1 and all(found) and len({*found}) == len(parts)
+    return Many("compound", parts, []) if is_one else None
 
 
 def _is_name(text: str) -> bool:

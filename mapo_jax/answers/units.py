@@ -25,6 +25,8 @@ _UNITS = {
 _PLURALS = {"lbs", "hrs", "yrs", "kgs", "cms", "mms", "kms", "fts"}
 # Other abbreviations look like products of variables: a unit only after a space, or in \text.
 _UNSPACED = {"cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "oz", "hr", "mph", "kph", "min"}
+# Only these have powers: 6 sec^2 and 16 s^2 are algebra.
+_LENGTHS = set("meter centimeter millimeter kilometer inch foot yard mile unit".split())
 _NO_UNITS = {"unit", "unit^2", "unit^3"}  # they say nothing
 
 # Words that change a number's value, or that are no noun.
@@ -41,7 +43,8 @@ _NOT_UNITS = set(
     factorial mod modulo choose power root sqrt remainder base prime infinity emptyset undefined
     sine cosine tangent sinh cosh tanh coth arcsin arccos arctan asin acos atan exp log
     alpha beta gamma delta epsilon varepsilon zeta theta iota kappa lambda sigma upsilon omega
-    binom frac overline
+    binom frac overline january february march april june july august september october november
+    december monday tuesday wednesday thursday friday saturday sunday
     """.split()
 )
 _FILLERS = set("a an the of in on at are is was were for all each".split())
@@ -118,7 +121,7 @@ def _read(quantity: str, space: str, tail: str) -> tuple[int, set[str]] | None:
         if word.rstrip(".") in _POWERS:
             power = _POWERS[word.rstrip(".")]
             continue
-        parts = [_one(part) for part in word.split("/")]
+        parts = [_one(part, i > 0) for i, part in enumerate(word.split("/"))]
         names = {part.partition("^")[0] for part in parts}
         if "" in parts or not (_NUMBER.fullmatch(quantity) or names <= {*_UNITS.values()}):
             return None
@@ -129,7 +132,7 @@ def _read(quantity: str, space: str, tail: str) -> tuple[int, set[str]] | None:
     return (factor, unit) if unit or factor > 1 else None
 
 
-def _one(word: str) -> str:
+def _one(word: str, is_below: bool) -> str:
     """Returns the spelling of one word of a unit, with its power; "" if it is none."""
     match = _WORD.fullmatch(word)
     if match is None:
@@ -137,6 +140,7 @@ def _one(word: str) -> str:
     name, power = match[1], f"^{match[2]}" if match[2] else ""
     for singular in (name, name.removesuffix("s"), name.removesuffix("es")):
         if singular in _UNITS and (singular == name or len(singular) > 2 or name in _PLURALS):
-            return _UNITS[singular] + power
+            unit = _UNITS[singular]
+            return "" if power and not is_below and unit not in _LENGTHS else unit + power
     singular = name.removesuffix("s")
     return singular + power if is_word(name) and singular not in _NOT_UNITS else ""

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001
+# ruff: noqa: E501, RUF001
 """Labelled pairs of answers, "prediction | gold" a line, as graders of this field judge them."""
 
 # Settled by numbers and text.
@@ -406,6 +406,121 @@ Option (C) | C
 C. 5 | C
 the answer is B | B
 B: 5 | B
+$\boxed{2}$ and $\boxed{3}$ | 2, 3
+\boxed{x=2}, \boxed{y=3} | (2,3)
+\boxed{A}\text{ and }\boxed{C} | A, C
+\boxed{\frac12} \text{ or } \boxed{-3} | -3, \frac{1}{2}
+$m = \boxed{4}$, $n = \boxed{7}$ | (4,7)
+\boxed{2} \quad \boxed{3} | 2, 3
+\boxed{2}\boxed{3} | 2,3
+\begin{array}{cc} 1 & 2 \\ 3 & 4 \end{array} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+$\mathbf{A} = \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}$ | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\text{The inverse is } \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\left[ \begin{array}{rr} 1 & 2 \\ 3 & 4 \\ \end{array} \right] | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\begin{bmatrix} 1 \\ 2 \end{bmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\begin{pmatrix} \frac{2}{4} & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1/2 & 2 \\ 3 & 4 \end{pmatrix}
+so the matrix is \[\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}.\] | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\begin{smallmatrix}1\\2\end{smallmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+12345.6 | 12345,6
+1.234,56 | 1234.56
+1000{,}99 | 1000.99
+1.000,5 | 1000.5
+x = 5 \text{ and } x = 8 | 8, 5
+x=5\text{ or }x=8 | \{5,8\}
+x = 5, 8 | 5,8
+x \in \{5, 8\} | 5,8
+5 \text{ and } 8 | 5,8
+{5, 8} | 5,8
+(5, 8) | 5, 8
+5; 8 | 5, 8
+(x,y) \in \{(1,2),(3,4)\} | (3,4),(1,2)
+(1,2) and (3,4) | (1,2),(3,4)
+\{(1,2),(3,4)\} | (3,4),(1,2)
+(1,2) \text{ or } (3,4) | (1,2), (3,4)
+x = 1 \pm \sqrt{2} | 1+\sqrt{2}, 1-\sqrt{2}
+x=\frac{1 \pm \sqrt{5}}{2} | \frac{1+\sqrt{5}}{2}, \frac{1-\sqrt5}{2}
+\frac{1\pm\sqrt5}{2} | \frac{1 \pm \sqrt{5}}{2}
+\pm\sqrt{2}, \pm 1 | 1,-1,\sqrt2,-\sqrt2
+\pm 2i | 2i, -2i
+a=1, b=2, c=3 | (1,2,3)
+x=1 and y=2 | (1,2)
+A=1,B=2 | B=2, A=1
+\text{A and B} | A, B
+A, B and D | \text{A,B,D}
+The area is 25 square meters. | 25
+The speed is 60 miles per hour | 60
+The length of the side is $5\sqrt{2}$ cm. | 5\sqrt{2}
+The volume is $36\pi$ cubic inches | 36\pi
+It costs $12.50 | 12.50
+He needs 12 boxes. | 12
+There are 24 students in the class | 24
+She will have 7 apples | 7
+The train takes 5 hours and 30 minutes | 5 hours 30 minutes
+5 ft 3 in | 5 feet 3 inches
+The angle is 45 degrees | 45
+The probability is 1/6 | \frac16
+approximately 3.14 cm | 3.14
+Total: 15 dollars | 15
+a total of 15 dollars | 15
+15 dollars in total | 15
+the sum is therefore 7 | 7
+So the answer is 7 | 7
+Therefore, the answer is 7. | 7
+\text{The answer is }7 | 7
+The value of x is 7 | 7
+$x$ is 7 | 7
+x equals 7 | 7
+\approx 7 | 7
+\$7.00 | 7
+7 USD | 7
+7 dollars | \$7
+7 bucks | 7
+7 people | 7
+7 \text{ pounds} | 7 lbs
+7\,\text{cm} | 7 cm
+7~\mathrm{cm} | 7 centimetres
+7 \mathrm{m/s} | 7 m/s
+1{,}000 | 1000
+1 000 | 1000
+one | 1
+\frac{3}{2} | 1\frac{1}{2}
+-3/4 | \frac{-3}{4}
+\frac{3}{-4} | -\frac34
+10^{-2} | 0.01
+5\cdot10^3 | 5000
+5 * 10^3 | 5000
+5e+3 | 5000
+33\frac13\% | 33\frac{1}{3}\%
+\frac{1}{3}\text{ hour} | 1/3
+\infty | infinity
+(-\infty,\infty) | \mathbb{R}
+(-∞, 5] | (-\infty,5]
+x\le5 | (-\infty,5]
+-2<x<3 | (-2,3)
+x\in(-2,3) | (-2,3)
+\left[-2,3\right) | [-2,3)
+2\le x<5 | [2,5)
+\{x | 2 \le x < 5\} | [2,5)
+x>2 or x<-2 | (-\infty,-2)\cup(2,\infty)
+(2,\infty)\cup(-\infty,-2) | (-\infty,-2)\cup(2,\infty)
+yes | Yes
+True | true
+\text{(B) } 12 | B
+\mathbf{B} | B
+\boxed{\text{B}} | B
+Option B: 12 | B
+B) 12 | B
+(b) | B
+The correct option is (B) | B
+Answer: B | B
+even function | \text{even function}
+y = 3x + 2 | 3x+2
+f(x) = x^2 | x^2
+e^{2} | e^2
+15{} | 15
+\left\{1,2\right\} | \{1,2\}
+\lbrace 1,2\rbrace | \{1,2\}
+\lfloor x \rfloor | \lfloor x\rfloor
 """
 
 # The same answers, but only algebra shows it.
@@ -450,6 +565,27 @@ x = \sqrt{8}, y = 1 | y = 1, x = 2\sqrt{2}
 \sqrt{8}\text{ cm} | 2\sqrt{2}
 (-\infty, \sqrt{8}) \cup (3, \infty) | (-\infty, 2\sqrt{2}) \cup (3, \infty)
 5R^2 - 3R^2 | 2R^2
+\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}. | -\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}
+\dfrac{1}{2}\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix} | \begin{pmatrix} 1/2 & 0 \\ 0 & 1/2 \end{pmatrix}
+\sqrt{16} | 4
+3:4 | \frac34
+5\ge x | x \le 5
+y=x^2+1 | y = 1 + x^2
+2x+3y=6 | 3y+2x=6
+x^2+y^2=4 | x^2 + y^2 - 4 = 0
+y-3=2(x-1) | y=2x+1
+(x-1)(x+2) | (x+2)(x-1)
+\sin^2 x | (\sin x)^2
+\tan^{-1} 2 | \arctan 2
+\ln 4 | 2\ln 2
+\sqrt[3]{8} | 2
+\sqrt[3]{x} | x^{1/3}
+|x-1| | |1-x|
+a^2b | b a^2
+\frac{x}{2} | 0.5x
+\frac{\sqrt{2}}{2} | \frac{1}{\sqrt 2}
+3 + 4i | 4i+3
+\binom{n}{2} | \frac{n(n-1)}{2}
 """
 
 DIFFERENT = r"""
@@ -604,6 +740,152 @@ x \neq 2 | x = 2
 5\% | 6\%
 seven | eight
 no | none
+5x | x5y
+\boxed{2}, \boxed{3} | 2
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | 1,2,3,4
+2\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}^T | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\det \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+1000,99 | 1000
+1,5 | 1.5
+12,50 | 12.5
+5 and 8 | 5
+5 and 8 | 13
+x=5,y=8 | x=8,y=5
+The area is 25 square meters | 25 square feet
+The answer is 7 | 8
+not 7 | 7
+The answer is less than 7 | 7
+x<7 | 7
+7 or so | 8
+between 3 and 4 | 3,4
+3 of 4 | 3
+3 out of 4 | 3
+3 in 4 | 3
+3 per 4 | 3
+1 in 6 | 1
+7th | 7
+7 th | 7
+July 7 | 7
+7 July | 7
+7 am | 7 pm
+7 a.m. | 7 p.m.
+7 minutes to 8 | 7
+page 7 | 7
+5 ft 3 in | 5 ft
+5 hours 30 minutes | 5 hours
+5 hours and 30 minutes | 5, 30
+7 x 8 | 7
+7x8 | 7
+7y | 7 yards
+3 A | 3
+2 N | 2
+3 V | 3
+9 J | 9
+4 W | 4
+7t | 7
+6 t | 6
+5 a | 5
+8 d | 8
+3ways | 3wags
+2ln | 2
+2 ln | 2
+2 lim | 2
+3 max | 3
+3 det | 3
+3 gcd | 3
+3 arg | 3
+4 deg x | 4
+5 mu | 5
+5 xi | 5
+5 eta | 5
+5 phi | 5
+5 tau | 5
+5 rho | 5
+5 sigma | 5
+5 omega | 5
+5\omega | 5
+5\mu | 5
+5 \text{ if } x>0 | 5
+5 for x > 0 | 5
+5 when x=1 | 5
+2 \mathrm{e} | 2
+3 \operatorname{sgn} x | 3
+3\mathrm{i} | 3
+3\text{x} | 3
+3\mathbf{v} | 3
+3 \vec{v} | 3
+3\hat{i} | 3
+3\mathbf{i}+4\mathbf{j} | 3
+2\pi r | 2\pi
+\pi r^2 | \pi
+\pi h | \pi
+2\sqrt{3}x | 2\sqrt3
+\sqrt{3} s | \sqrt3
+\frac{\sqrt{3}}{4} s^2 | \frac{\sqrt{3}}{4}
+\frac{1}{2} bh | \frac12
+\frac{1}{2} h | 0.5
+\frac43\pi r^3 | \frac43
+5 min(x) | 5
+6 sec^2 | 6
+6 \sec^2 x | 6
+2 cm x | 2
+4 ab | 4
+4 gh | 4
+4 ml^2 | 4 m
+5\cdot s | 5
+3g | 3
+10h | 10
+20m | 20
+20l | 20
+16 t^2 | 16
+16 s^2 | 16
+9 \text{ m}^2 | 9 \text{ m}
+1/3 | 0.33333
+\frac{22}{7} | \pi
+\pi | 3.14159265
+x^2-1 | (x-1)^2
+\sqrt{x^2} | x
+\ln x | \log x^2
+e^x | e^{-x}
+x=1 \text{ or } x=2 | x=1
+(0,1) | \{0,2\}
+A | a=1
+ABC | ACB
+AB | BA
+CBAD | ABCD
+x+y | xy
+2:3 | 3:2
+2:3 | 2/3:1
+0 | no
+0 | none
+\emptyset | \{0\}
+1 | \text{true}
+x = y | y = -x
+y=2x+1 | x=2y+1
+x^2+y^2=4 | x^2+y^2=2
+x>0 | x<0
+x\ge 0 | x>0
+|x|<1 | x<1
+(1,2] | [1,2)
+3\% | 3\%x
+20\% off | 20
+-7 | 7
+7 | 7i
+i | -i
+1+i | 1-i
+\overline{z} | z
+z' | z
+f'(x)=2 | f(x)=2
+x_1=2 | x_2=2
+10! | 10
+{10 \choose 2} | 10
+10_2 | 10
+1e5 | 15
+2^5 | 25
+5^2 | 52
+\log_{10} 5 | \log_{5} 10
 4 | 4\sin t
 7 | 7uv
 3 | 3rst
