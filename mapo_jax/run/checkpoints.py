@@ -64,6 +64,7 @@ class Checkpoints:
         self._directory = _absolute(directory)
         self._keep = _Keep(keep)
         self._manager = _manager(self._directory, self._keep)
+        self._saved: int | None = None  # the save that is going on
         for index in self._manager.all_steps():
             with contextlib.suppress(_Damaged):  # `restore` names it if it matters
                 self._keep.metrics[index] = _manifest_of(self._manager, index)["metric"]
@@ -100,6 +101,7 @@ class Checkpoints:
             metric: the best checkpoint has the largest; None, or not finite, if it was not
                 measured.
         """
+        self.wait()
         params, rest = _split(state)
         self._keep.metrics[index] = float(metric) if _is_measured(metric) else None
         manifest = _manifest(params | rest, position, self._keep.metrics[index])
@@ -109,6 +111,7 @@ class Checkpoints:
             manifest=ocp.args.JsonSave(manifest),
         )
         _save(lambda: self._manager.save(index, args=args, force=True))
+        self._saved = index
 
     def restore(
         self, abstract: Callable[[int], T], note: Callable[[str], Any] = print
@@ -214,8 +217,16 @@ class Checkpoints:
         return _unflatten(abstract, leaves)
 
     def wait(self) -> None:
-        """Waits until the last save is whole; raises its error if it failed."""
+        """Waits until the last save is whole and can be read; raises its error if it failed."""
         _save(self._manager.wait_until_finished)
+        saved, self._saved = self._saved, None
+        for item in ("params", "rest") if saved is not None else ():
+            # Orbax merges the pieces of all processes into this at the end, or says nothing.
+            if not (self._directory / str(saved) / item / "manifest.ocdbt").exists():
+                raise errors.UserError(
+                    f"--workdir={self._directory.parent}: checkpoint {saved} was written but cannot "
+                    f"be read ({item}/manifest.ocdbt is missing); choose another directory"
+                )
 
     def close(self) -> None:
         """Waits and closes."""
@@ -241,6 +252,10 @@ def restore_params(
         UserError: there is no such checkpoint, or it is of another policy.
     """
     directory = _absolute(workdir / "checkpoints")
+    if "\\" in str(directory):
+        raise errors.UserError(
+            f"{where}: has a backslash in its path; orbax cannot read it: move it"
+        )
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
     manager = _manager(directory, None)

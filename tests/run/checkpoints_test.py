@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,25 @@ def test_a_remote_directory_stays_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(checkpoints._absolute(epath.Path("gs://bucket/run"))) == "gs://bucket/run"
     assert checkpoints._absolute(epath.Path("run")) == tmp_path / "run"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_noticed_when_it_is_written(tmp_path):
+    """Orbax takes brackets for a pattern, finds nothing to merge, and says nothing."""
+    saved = checkpoints.Checkpoints(epath.Path(tmp_path / "a[bc]d" / "checkpoints"), keep=2)
+    saved.save(1, make_state(), {"step": 1}, None)
+    with pytest.raises(errors.UserError, match=r"checkpoint 1 was written but cannot be read"):
+        saved.wait()
+    saved.close()
+
+
+def test_a_run_is_read_where_it_was_moved_to(tmp_path):
+    saved, state = checkpoints.Checkpoints(epath.Path(tmp_path / "a/checkpoints"), 2), make_state()
+    saved.save(1, state, {"step": 1}, None)
+    saved.close()
+    wanted = abstract(state.params)
+    for name in ("x[bc]d", "x y", "x*?#"):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+        found, _ = checkpoints.restore_params(epath.Path(tmp_path / name), wanted, "w")
+        assert_same_bits(found, state.params)
+    with pytest.raises(errors.UserError, match="^w: has a backslash in its path"):
+        checkpoints.restore_params(epath.Path(tmp_path / "x\\y"), wanted, "w")
