@@ -43,9 +43,10 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
     mixed), a power of ten, a dollar or percent sign, a full stop at the end. A unit counts only if
     both answers name one, and `x =` only if both name a variable. Letters after a number are a unit
     if `units` knows them, and algebra otherwise. Lists are compared part by part, in any order
-    unless the gold answer stands in ( ) or [ ]; x = 1, y = 2 is compared name by name. Matrices are
-    compared entry by entry, whatever encloses them. Other answers are compared as text, without
-    LaTeX markup, case and white space, and then by algebra if there is a verifier.
+    unless one stands in ( ) or [ ] and the gold answer is no set; x = 1, y = 2 is compared name by
+    name, a matrix entry by entry, whatever encloses it. Other answers are compared as text, without
+    LaTeX markup and white space, and then by algebra if there is a verifier. Case matters in
+    formulas only.
 
     Args:
         prediction: the answer found in a response; None is never right.
@@ -117,6 +118,8 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
         return _compare(a[said.end() :], b, verifier)
     if said := _SAID.match(b):
         return _compare(a, b[said.end() :], verifier)
+    if (units.spoken(a), units.spoken(b)) != (a, b):
+        return _compare(units.spoken(a), units.spoken(b), verifier)
     if _LITERAL.fullmatch(tight(text)) and _LITERAL.fullmatch(tight(other_text)):
         return False
     found, sought = structure.equation(a), structure.equation(b)
@@ -166,7 +169,7 @@ def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:
     listed = {"", "()", "{}"} | ({"[]"} if len(a.parts) > 2 else set())
     if a.brackets != b.brackets and not {a.brackets, b.brackets} <= listed:
         return False  # (1, 2) is not [1, 2]
-    is_ordered = b.is_ordered
+    is_ordered = b.is_ordered or (a.is_ordered and b.brackets != "{}")
     if len(a.names) != len(b.names):
         is_ordered |= len({*a.names, *b.names}) > 1  # x = 1, y = 2 against 1, 2
         a, b = (_without_names(a), _without_names(b))

@@ -35,9 +35,9 @@ def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
     Args:
         response: the policy's text.
         styles: "boxed" `\\boxed{...}`, "answer" `<answer>...</answer>` or "the answer is ...",
-            "hash" `#### ...`, "last_number"; each takes the last one in the response. Boxes with
-            only a comma, "and" or "or" between them are one answer. A last box that never closes is
-            no answer, whatever was boxed before it: the response takes that back, or was cut.
+            "hash" `#### ...`, "last_number"; each takes the last one in the response.
+            Boxes with only a comma, "and" or "or" between them are one answer. A last box that
+            never closes is no answer, whatever was boxed before it: the response was cut.
 
     Returns:
         The answer as it was written, without white space around it; None if there is none.

@@ -27,7 +27,6 @@ _PLURALS = {"lbs", "hrs", "yrs", "kgs", "cms", "mms", "kms", "fts"}
 _UNSPACED = {"cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "oz", "hr", "mph", "kph", "min"}
 # Only these have powers: 6 sec^2 and 16 s^2 are algebra.
 _LENGTHS = set("meter centimeter millimeter kilometer inch foot yard mile unit".split())
-_NO_UNITS = {"unit", "unit^2", "unit^3"}  # they say nothing
 
 # Words that change a number's value, or that are no noun.
 _NOT_UNITS = set(
@@ -43,6 +42,7 @@ _NOT_UNITS = set(
     factorial mod modulo choose power root sqrt remainder base prime infinity emptyset undefined
     sine cosine tangent sinh cosh tanh coth arcsin arccos arctan asin acos atan exp log
     alpha beta gamma delta epsilon varepsilon zeta theta iota kappa lambda sigma upsilon omega
+    no without until every remaining sin cos tan cot sec csc ln
     binom frac overline january february march april june july august september october november
     december monday tuesday wednesday thursday friday saturday sunday
     """.split()
@@ -59,6 +59,7 @@ _TAIL = re.compile(
 _WORD = re.compile(r"([a-z'-]+|[$€£¥])\.?(?:\^\{?(-?[123])\}?)?")
 _SIGN = re.compile(r"([+-]?)\s*([$€£¥])\s*(?=[-+]?[0-9.\\])")
 _NUMBER = re.compile(r"[-+]?\s*(?:[0-9.][0-9.,/ ]*|\\frac\s*\{[0-9]+\}\s*\{[0-9]+\})+%?")
+_SENTENCE = re.compile(r"(?:(?:[a-z']{2,}|a|i),? )+(?=[$-]?[0-9\\])", re.IGNORECASE)
 _DECIMAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 
 
@@ -83,7 +84,7 @@ def split(text: str) -> tuple[str, int, set[str]]:
         text, (factor, unit) = match[1], read
     if text.endswith("%"):
         text, unit = text[:-1], unit | {"percent"}
-    return text.strip(), factor, (unit | money) - _NO_UNITS
+    return text.strip(), factor, unit | money
 
 
 def are_alike(a: set[str], b: set[str]) -> bool:
@@ -100,6 +101,15 @@ def is_word(text: str) -> bool:
         and any(vowel in text for vowel in "aeiou")
         and any(x >= y for x, y in itertools.pairwise(text))
     )
+
+
+def spoken(text: str) -> str:
+    """Returns the quantity with its unit at the end of a sentence: "Tom ate 3 apples"."""
+    match = _SENTENCE.match(text)
+    words = match[0].casefold().replace(",", "").split() if match else []
+    if len(words) < 2 or any(word in _NOT_UNITS for word in words):
+        return text
+    return text[match.end() :] if match and split(text[match.end() :])[2] else text
 
 
 def _read(quantity: str, space: str, tail: str) -> tuple[int, set[str]] | None:

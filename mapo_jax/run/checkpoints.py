@@ -224,8 +224,8 @@ class Checkpoints:
             # Orbax merges the pieces of all processes into this at the end, or says nothing.
             if not (self._directory / str(saved) / item / "manifest.ocdbt").exists():
                 raise errors.UserError(
-                    f"--workdir={self._directory.parent}: checkpoint {saved} was written but cannot "
-                    f"be read ({item}/manifest.ocdbt is missing); choose another directory"
+                    f"--workdir={self._directory.parent}: checkpoint {saved} was written but "
+                    f"cannot be read ({item}/manifest.ocdbt is missing); choose another directory"
                 )
 
     def close(self) -> None:
@@ -253,9 +253,7 @@ def restore_params(
     """
     directory = _absolute(workdir / "checkpoints")
     if "\\" in str(directory):
-        raise errors.UserError(
-            f"{where}: has a backslash in its path; orbax cannot read it: move it"
-        )
+        raise errors.UserError(f"{where}: orbax cannot read a path with a backslash; move it")
     if not directory.is_dir():
         raise errors.UserError(f"{where}: has no checkpoints/; give the work directory of a run")
     manager = _manager(directory, None)

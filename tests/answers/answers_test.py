@@ -127,7 +127,8 @@ def test_not_equal(prediction, gold):
 @pytest.mark.parametrize(
     ("prediction", "gold", "expected"),
     [
-        ("(3,1)", "1,3", True),  # the gold answer has no order
+        ("3,1", "1,3", True),
+        ("(3,1)", "1,3", False),
         ("3,1", "(1,3)", False),
         (r"(3,1)", r"\{1,3\}", True),
         (r"\{3,1\}", "(1,3)", False),

@@ -17,6 +17,9 @@ x = 2\text{ or }x=3 | 2,3
 x = 1, y = 2 | x=1,y=2
 1,234 | 1234
 1{,}234 | 1234
+Tom ate 3 apples | 3
+In total, they drove $60$ miles. | 60 miles
+The side has a length of 5\sqrt{2} \text{ cm} | 5\sqrt{2}
 1\,234 | 1234
 $1,234.00 | 1234
 \$5 | 5
@@ -595,6 +598,13 @@ x=2 or x=3 | 2, 4
 (x,y)=(1,2) | (2,1)
 5 and 6 and 7 | 5, 6
 5 | 6
+less than 5 apples | 5
+20\text{ square units} | 20^\circ
+at least 5 days | 5
+the cos of 60 degrees | 60
+twice as many as 5 apples | 5
+Tom ate no 3 apples | 3
+Tom ate 3 apples | 3 pears
 5 | -5
 5 | 50
 1,2 | 12
