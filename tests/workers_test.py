@@ -275,8 +275,12 @@ def test_a_worker_that_does_not_read_is_killed(tricks):
 
 def test_an_interrupted_question_leaves_no_answer_to_the_next(tricks):
     pool = tricks(timeout=30.0)
-    with pytest.raises(KeyboardInterrupt):
-        pool.ask("interrupt")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.ask("interrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ends(lambda: pool.ask("a"))[0] == "a"
 
 
