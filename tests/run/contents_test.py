@@ -1,15 +1,19 @@
 """A run goes on with the content that it began with, and says what differs."""
 
 import dataclasses
+import json
+import sys
 
 import pytest
 from etils import epath
 
 from experiments import arithmetic
 from mapo_jax import errors
+from mapo_jax.commands import exits, launchers
 from mapo_jax.config import from_config_dict
 from mapo_jax.run import contents, processes
 from mapo_jax.text import load_tokenizer
+from tests import runs
 
 CONFIG = from_config_dict(arithmetic.get_config("tiny"))
 TOKENIZER = load_tokenizer(CONFIG.tokenizer.path, "")
@@ -89,3 +93,36 @@ def test_processes_that_read_other_content_are_named(frozen, monkeypatch):
     monkeypatch.setattr(processes, "everyones", lambda text: [text, text, theirs])
     with pytest.raises(errors.UserError, match=r"^process 2 reads other content .* of tokenizer"):
         of(frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["an answer", "one in front", "one appended"])
+def test_the_command_does_not_go_on_with_other_rows(tmp_path, monkeypatch, capsys, change):
+    """Exit code 2 and one line; with the rows put back, in another place, it goes on."""
+    rows = [json.dumps({"question": f"{n}+1=", "answer": str(n + 1)}) + "\n" for n in range(40)]
+    more = json.dumps({"question": "5+5=", "answer": "10"}) + "\n"
+    changed = {
+        "an answer": [*rows[:-1], rows[-1].replace("40", "41")],
+        "one in front": [more, *rows],
+        "one appended": [*rows, more],
+    }[change]
+
+    def start(name, train, steps):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text("".join(train))
+        (tmp_path / name / "test.jsonl").write_text(more)
+        kept = [word for word in runs.command(tmp_path / "run")[4:] if "task.options" not in word]
+        argv = ["run.py", "--config=experiments/jsonl.py:tiny", f"--workdir={tmp_path / 'run'}"]
+        argv += [*kept, f"--config.data.path={tmp_path / name}", f"--config.steps={steps}"]
+        argv += ["--config.tokenizer.path=mapo_jax/tasks/arithmetic.model"]
+        monkeypatch.setattr(sys, "argv", [*argv, "--config.warmup.steps=0"])
+        with runs.traced_once():
+            return exits.main(launchers.run), capsys.readouterr().err
+
+    monkeypatch.chdir(runs.ROOT)
+    assert start("data", rows, 1) == (0, "")
+    code, err = start("other", changed, 2)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"data.path={tmp_path}/other: its training rows and prompts are not what")
+    assert start("moved", rows, 2) == (0, "")
+    assert [row["step"] for row in runs.lines(tmp_path / "run") if row["kind"] == "train"] == [1, 2]
