@@ -124,7 +124,7 @@ def roll_out(
         )
     experience, tokens = setup.programs.join(*found)
     return experience, {
-        "rollout/tokens": int(tokens),
+        "throughput/tokens": int(tokens),
         "time/sample": time.perf_counter() - began - judging,
         "time/reward": judging,
         "reward/timeouts": rewards.timeouts() - given_up,

@@ -224,7 +224,7 @@ class Trainer:
             "time/score": updating - scoring,
             "time/update": end - updating,
             "time/step": end - start,
-            "throughput/tokens_per_s": found["rollout/tokens"] / (end - start),
+            "throughput/tokens_per_s": found["throughput/tokens"] / (end - start),
         }, batch
 
     # The policy's parameters, as they are needed

@@ -66,8 +66,8 @@ def test_batches_are_filled_although_most_groups_are_degenerate(undisturbed):
         assert row["groups/tries"] >= 3
         assert row["reward/mean_sampled"] < row["reward/mean"]
         kept = row["rollout/length_mean"] * 16 * 4  # tokens
-        assert kept * (row["groups/tries"] - 1) < row["rollout/tokens"]
-        speed = row["rollout/tokens"] / row["time/step"]
+        assert kept * (row["groups/tries"] - 1) < row["throughput/tokens"]
+        speed = row["throughput/tokens"] / row["time/step"]
         assert row["throughput/tokens_per_s"] == pytest.approx(speed)
     written = lines(undisturbed, "rollouts")
     first = [r for r in written if r["kind"] == "train" and r["step"] == 1]
@@ -200,7 +200,7 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
         tries = facts["groups/tries"]
         assert tries > 1
         assert drawn == 16 * tries
-        assert facts["rollout/tokens"] == sum(lengths)  # those of dropped groups too
+        assert facts["throughput/tokens"] == sum(lengths)  # those of dropped groups too
         assert len(np.unique(draws)) == 16
         assert draws.max() >= 16  # some of a later try
         np.testing.assert_array_equal(found.draw, draws)

@@ -112,6 +112,7 @@ def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, knobs):
                 np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_lost_its_checkpoints_keeps_its_records(undisturbed, tmp_path, capsys):
     """They were deleted to save space; the same command begins anew."""
     run = shutil.copytree(undisturbed, tmp_path / "run")
