@@ -36,8 +36,8 @@ def extract(response: str, styles: tuple[str, ...] = STYLES) -> str | None:
         response: the policy's text.
         styles: "boxed" `\\boxed{...}`, "answer" `<answer>...</answer>` or "the answer is ...",
             "hash" `#### ...`, "last_number"; each takes the last one in the response.
-            Boxes with only a comma, "and" or "or" between them are one answer. A last box that
-            never closes is no answer, whatever was boxed before it: the response was cut.
+            Boxes with only a comma, "and" or "or" between them are one answer. A box that never
+            closes, as in a response that was cut, is as if it were not there.
 
     Returns:
         The answer as it was written, without white space around it; None if there is none.
@@ -64,13 +64,13 @@ def _without_thoughts(text: str) -> str:
 
 
 def boxed(text: str) -> str:
-    """Returns the content of the box that opens last; "" if there is none or it never closes.
+    """Returns the content of the box that opens last among the closed ones; "" if there is none.
 
     Boxes that only a comma, "and" or "or" stands between are parts of one answer: `\boxed{1},
     \boxed{2}` is "1, 2", and `x = \boxed{1}, y = \boxed{2}` is "x = 1, y = 2".
     """
-    found, is_open = _boxes(text)
-    if not found or is_open:
+    found = _boxes(text)
+    if not found:
         return ""
     first = last = found[-1]
     for box in reversed(found[:-1]):
@@ -86,7 +86,7 @@ def boxed(text: str) -> str:
 def unboxed(text: str) -> str:
     """Returns a text with the content of each box in its place."""
     pieces, end = [], 0
-    found, _ = _boxes(text)
+    found = _boxes(text)
     starts = {box.start for box in found}
     cuts = [(box.start, box.inside) for box in found] + [(box.end - 1, box.end) for box in found]
     for start, stop in sorted(cuts):
@@ -102,8 +102,8 @@ class _Box(NamedTuple):
     end: int
 
 
-def _boxes(text: str) -> tuple[list[_Box], bool]:
-    """Returns the closed boxes by their start, and whether the one that starts last is open."""
+def _boxes(text: str) -> list[_Box]:
+    """Returns the closed boxes by their start."""
     openings: list[re.Match[str]] = []
     found = []
     for match in _BRACES.finditer(text):
@@ -114,9 +114,7 @@ def _boxes(text: str) -> tuple[list[_Box], bool]:
             opening = openings.pop()
             if opening[1]:
                 found.append(_Box(opening.start(), opening.end(), match.end()))
-    found.sort()
-    left = max((opening.start() for opening in openings if opening[1]), default=-1)
-    return found, bool(found) and left > found[-1].start
+    return sorted(found)
 
 
 def _answer(text: str) -> str:

@@ -23,8 +23,8 @@ from tests.answers import pairs
         (r"\boxed{\{1, 2\}}", ("boxed",), r"\{1, 2\}"),
         (r"\boxed {7}", ("boxed",), "7"),
         (r"\boxed{5", ("boxed",), None),
-        (r"\boxed{3} and then \boxed{12", ("boxed",), None),  # a later box that never closes
-        (r"\boxed{5} \boxed{12", answers.STYLES, "12"),
+        (r"\boxed{3} and then \boxed{12", ("boxed",), "3"),  # a later box that never closes
+        (r"\boxed{5} \boxed{12", answers.STYLES, "5"),
         (r"\boxed{\boxed{5}", ("boxed",), "5"),
         (r"so \boxed{3}, \boxed{4}.", ("boxed",), "3, 4"),
         (r"$\boxed{3}$ and $\boxed{4}$", ("boxed",), "3$ and $4"),
