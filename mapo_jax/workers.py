@@ -244,12 +244,15 @@ def _end_with(parent: int) -> None:
     _end()
 
 
-def _limit(kind: int, most: int) -> None:
-    """Sets a limit of this process, if the system lets it: macOS refuses one of memory."""
+def _limit(kind: int, most: int, *, is_final: bool) -> None:
+    """Sets a limit of this process, if the system lets it: macOS refuses one of memory.
+
+    The process itself cannot raise one that is final.
+    """
     hard = resource.getrlimit(kind)[1]
     soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(kind, (soft, hard))
+        resource.setrlimit(kind, (soft, soft if is_final else hard))
 
 
 def main(module: str, timeout: float, memory: int, argument: str) -> None:
@@ -272,12 +275,13 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
     except errors.UserError as error:
         reply({"mistakes": error.lines})
         return
-    _limit(resource.RLIMIT_AS, memory)
+    _limit(resource.RLIMIT_AS, memory, is_final=True)
     reply({"loaded": loaded})
     for line in channel.makefile("rb"):
         # Ends a worker if the process that would kill it is gone; threads use more than the time.
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        _limit(resource.RLIMIT_CPU, int(used + timeout * (os.cpu_count() or 1)) + 2)
+        most = int(used + timeout * (os.cpu_count() or 1)) + 2
+        _limit(resource.RLIMIT_CPU, most, is_final=False)  # the next question has more
         try:
             reply(answer(json.loads(line)))
         except (Exception, RecursionError):

@@ -40,6 +40,8 @@ def answer(question):
         os._exit(1)
     if question == "limit":
         return resource.getrlimit(resource.RLIMIT_CPU)[0]
+    if question == "memory":
+        return resource.getrlimit(resource.RLIMIT_AS)
     if question == "fault":
         import ctypes
         ctypes.string_at(0)
@@ -282,6 +284,10 @@ def test_an_interrupted_question_leaves_no_answer_to_the_next(tricks):
     finally:
         signal.signal(signal.SIGINT, before)
     assert ends(lambda: pool.ask("a"))[0] == "a"
+
+
+def test_a_worker_cannot_raise_its_own_memory_limit(tricks):
+    assert tricks(timeout=5.0).ask("memory") == [4 * 2**30] * 2  # the hard limit too
 
 
 def test_more_than_1024_descriptors_may_be_open(tricks):

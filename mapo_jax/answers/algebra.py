@@ -98,6 +98,5 @@ def _is_zero(number: Any) -> bool:
     return bool(value < sympy.Float(10) ** (-_DIGITS // 2))
 
 
-answer(
-    ["x^2 - 1 + \\frac12", "(x - 1)(x + 1) + 0.5"]
-)  # the first one is slow: before the clock runs
+# The first one is slow, so it runs before the clock does.
+answer([r"x^2 - 1 + \frac12", "(x - 1)(x + 1) + 0.5"])

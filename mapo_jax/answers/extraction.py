@@ -66,8 +66,8 @@ def _without_thoughts(text: str) -> str:
 def boxed(text: str) -> str:
     """Returns the content of the box that opens last among the closed ones; "" if there is none.
 
-    Boxes that only a comma, "and" or "or" stands between are parts of one answer: `\boxed{1},
-    \boxed{2}` is "1, 2", and `x = \boxed{1}, y = \boxed{2}` is "x = 1, y = 2".
+    Boxes that only a comma, "and" or "or" stands between are parts of one answer:
+    `\\boxed{1}, \\boxed{2}` is "1, 2", and `x = \\boxed{1}, y = \\boxed{2}` is "x = 1, y = 2".
     """
     found = _boxes(text)
     if not found:

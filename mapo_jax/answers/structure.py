@@ -22,7 +22,8 @@ _PIECE = re.compile(
     r"[0-9.,]+\s*(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?"
     r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|cm|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
 )
-_COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)+", re.IGNORECASE)
+# It gives nothing back: a point can end one piece or begin the next, which is 2^n ways to fail.
+_COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)++", re.IGNORECASE)
 _BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\\colon|\||:)\s*(.*[^\s\\])\s*\\?\}")
 _OR = re.compile(r"\s+or\s+")
 _MATRIX = re.compile(

@@ -4,7 +4,7 @@ It replaces `attention.attend` and takes the same segments. It lays their keys s
 the keys that a group shares for each of its rollouts, and makes a mask from the positions. Scores
 never exist in memory. cuDNN computes in bfloat16 and has no soft caps.
 
-Before the first step of a run `fault` compares the kernel with `attention.attend`, gradients
+Before the first step of a run `refusal` compares the kernel with `attention.attend`, gradients
 included, on the device and in the shapes of the run.
 """
 
@@ -46,7 +46,7 @@ def attend(
     Returns:
       [P, G, T, N, H] in the queries' dtype.
     """
-    assert not softcap  # `fault` names the soft caps of a policy that has them
+    assert not softcap  # `refusal` names the soft caps of a policy that has them
     one: Any = functools.partial(_attend, scale=scale, implementation=implementation)
     if not jax.sharding.get_abstract_mesh().empty:
         rows = PartitionSpec(sharding.BATCH_AXES)
@@ -89,7 +89,7 @@ def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
     return out[:, :T].reshape(P, G, T, N, H)
 
 
-def fault(
+def refusal(
     config: config.ModelConfig,
     shape: tuple[int, int, int, int],
     dtype: str,

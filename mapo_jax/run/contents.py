@@ -6,7 +6,6 @@ Each start compares before it trains or writes anything.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from etils import epath
 
 from mapo_jax import errors
 from mapo_jax.config import Config, show
-from mapo_jax.run import processes, workdirs
-from mapo_jax.text import Tokenizer
+from mapo_jax.run import digests, processes, workdirs
 
 _FILE = "contents.json"
 
 
 def of(
-    tokenizer: Tokenizer,
+    tokenizer_files: Mapping[str, bytes],
     rows: Sequence[Any],
     eval_sets: Mapping[str, Sequence[Any]],
     frozen: Path | None,
@@ -30,7 +28,7 @@ def of(
     """SHA-256 of each content, by the key that names it; "eval.SET" for an evaluation set.
 
     Args:
-        tokenizer: of the policy.
+        tokenizer_files: `sources.tokenizer_files` of the policy.
         rows: training examples with their prompts, JSON-able.
         eval_sets: the same of each evaluation set.
         frozen: the folder of the weights under adapters; None without LoRA.
@@ -38,13 +36,13 @@ def of(
     Raises:
         UserError: processes read different contents.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(scratch)
-        files = {path.name: path.read_bytes().hex() for path in Path(scratch).iterdir()}
-    found = {"tokenizer.path": _digest(files), "data.path": _digest(rows)}
+    found = {
+        "tokenizer.path": digests.of_files(tokenizer_files),
+        "data.path": digests.of_json({"rows": rows}),
+    }
     if frozen is not None:
         found["policy.init"] = of_weights(frozen)
-    found |= {f"eval.{name}": _digest(rows) for name, rows in eval_sets.items()}
+    found |= {f"eval.{name}": digests.of_json({"rows": rows}) for name, rows in eval_sets.items()}
     said = [json.loads(text) for text in processes.everyones(json.dumps(found))]
     mistakes = []
     for i, theirs in enumerate(said):
@@ -119,10 +117,6 @@ def of_weights(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 _NAMES = {

@@ -181,9 +181,9 @@ def choose_attention(
         return "splash", ""
     if platform == "gpu":
         shape = (*microbatch, *lengths)
-        fault = cudnn.fault(architecture, shape, compute.dtype, compute.attention_chunk)
-        faults = [text for text in processes.everyones(fault) if text]
-        return ("plain", f"not cuDNN's: {faults[0]}") if faults else ("cudnn", "")
+        refusal = cudnn.refusal(architecture, shape, compute.dtype, compute.attention_chunk)
+        refusals = [text for text in processes.everyones(refusal) if text]
+        return ("plain", f"not cuDNN's: {refusals[0]}") if refusals else ("cudnn", "")
     return "plain", ""
 
 

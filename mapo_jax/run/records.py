@@ -144,9 +144,9 @@ class Records:
         """Closes all files and uploads them."""
         for file in (*self._files.values(), *self._writers.values()):
             file.close()
-        self._mirror.close()
         if self._wandb_run:
-            self._wandb_run.finish()
+            self._wandb_run.finish()  # its files lie in the mirror
+        self._mirror.close()
 
     def _line(self, name: str, values: Mapping[str, Any]) -> None:
         file = self._files[name]

@@ -35,18 +35,26 @@ from mapo_jax.config import continuation_mistakes
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 _RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")
 _RECORDED = (*_RECORDS, "report.html", "figures", "tensorboard", "evaluation.json", "evaluation")
+_RECORDED += ("skipped",)
 
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path) -> Iterator[None]:
-    """Context manager: keeps other runs out of a work directory.
+    """Context manager: keeps other runs out of a work directory, which it makes if it is missing.
 
     The system frees the lock with the process, however that ends. An object store has no locks, and
     some file systems have none: there nothing is held.
 
     Raises:
-        UserError: another process holds it, and which one.
+        UserError: another process holds it, and which one; or its path is one that checkpoints
+            cannot be read from.
     """
+    path = os.path.abspath(workdir)
+    if re.search(r"\[.*\]|\\", path):
+        raise errors.UserError(
+            f"--workdir={workdir}: has [...] or a backslash in its path, {path}, and orbax reads "
+            "these as a pattern, so no checkpoint could be read; choose another directory"
+        )
     if "://" in str(workdir):
         yield
         return
@@ -90,15 +98,9 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
         writes: whether this process writes there.
 
     Raises:
-        UserError: it cannot be written, or holds another run, or files that are no run; or its path
-            is one that checkpoints cannot be read from.
+        UserError: it cannot be written, or holds another run, or files that are no run.
     """
     where = f"--workdir={workdir}"
-    if re.search(r"\[.*\]|\\", os.path.abspath(workdir)):
-        raise errors.UserError(
-            f"{where}: has [...] or a backslash in its path, {os.path.abspath(workdir)}, and orbax "
-            "reads these as a pattern, so no checkpoint could be read; choose another directory"
-        )
     try:
         if writes:
             workdir.mkdir(parents=True, exist_ok=True)

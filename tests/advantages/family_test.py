@@ -380,7 +380,7 @@ def test_sharded_over_prompts(case):
         (1.0, 2.0, "sign_balance", 1 / 2),
     ],
 )
-@pytest.mark.parametrize("size", [2, 5, 16])
+@pytest.mark.parametrize("size", [2, 5, 8, 16])
 def test_beta_norm_holds_others(a, b, name, factor, size):
     same_as("beta_norm", {"a": a, "b": b, "eps": 0.0}, name, factor, size)
 
@@ -395,7 +395,7 @@ def same_as(left, options, right, factor, size):
     np.testing.assert_allclose(result, factor * compared, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 5, 16])
+@pytest.mark.parametrize("size", [2, 5, 8, 16])
 def test_entries_that_are_others(size):
     same_as("pkpo", {"k": 1}, "rloo", 1, size)
     same_as("passk", {"k": 1, "eps": 0.0}, "grpo", 1, size)

@@ -322,6 +322,27 @@ def test_hostile_answers_are_wrong(hostile, impatient):
             answers.canonical(text)
 
 
+REPEATED = (
+    *("5 in.", "5 cm and ", "5 ft, ", "1,000,", "1e", "10^", "1 1/2 ", "1:2:", "m^2/", "km/h/"),
+    *("x = 1, ", "1 or ", "x<1 or ", "1<x<", "+-", "a'", "A B", "$", "(", "{,}", r"-\sqrt"),
+    *("aa aa ", "is is ", "abc: ", "about ", "three ", "million ", "per ", "the answer is "),
+    *(r"\pm 1", r"\frac{1}{2}", r"\cup (1,2)", r"\text{a}", r"\boxed{1},", r"\begin{pmatrix}"),
+    *(r"0.\overline{3}", r"\{x\mid ", r"^\circ ", "degree "),
+)
+
+
+@pytest.mark.parametrize("piece", REPEATED)
+@pytest.mark.parametrize("end", ["", "!", "7"])
+def test_repetitions_take_no_time(piece, end):
+    """A pattern that can match a text in many ways tries them all, for ever, before it fails."""
+    text = (piece * 500)[:480] + end
+    for gold in ("5", "x = 3, y = 4", "(1, 2)", "5 cm"):
+        assert not answers.is_equal(text, gold)
+        assert not answers.is_equal(gold, text)
+    answers.canonical(text)
+    answers.extract(text * 100)
+
+
 def test_a_worker_never_sees_a_long_answer(monkeypatch):
     with answers.Verifier(processes=1) as made:
         monkeypatch.setattr(made._pool, "ask", lambda question: pytest.fail("asked"))

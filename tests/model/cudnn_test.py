@@ -57,18 +57,18 @@ def test_it_becomes_cudnns_kernels(monkeypatch):
     }
 
 
-def found(**options):
+def refusal(**options):
     options = {"implementation": "xla", "dtype": "bfloat16", "config": CONFIG} | options
-    return cudnn.fault(shape=(2, 3, 9, 12), chunk=4, **options)
+    return cudnn.refusal(shape=(2, 3, 9, 12), chunk=4, **options)
 
 
 def test_what_equals_is_taken():
-    assert not found()
+    assert not refusal()
 
 
 def test_what_cannot_run_is_not():
-    assert "cudnn" in found(implementation="cudnn").lower()  # no GPU here
-    assert "soft caps" in found(config=dataclasses.replace(CONFIG, attention_softcap=5.0))
+    assert "cudnn" in refusal(implementation="cudnn").lower()  # no GPU here
+    assert "soft caps" in refusal(config=dataclasses.replace(CONFIG, attention_softcap=5.0))
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -104,4 +104,4 @@ def test_a_wrong_result_is_not(monkeypatch, part, fault):
 
     positions, places = None, None
     monkeypatch.setattr(cudnn, "attend", attend)
-    assert bool(found()) == (part != 3)
+    assert bool(refusal()) == (part != 3)

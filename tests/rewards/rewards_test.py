@@ -11,6 +11,7 @@ import pytest
 
 from mapo_jax import errors, rewards
 from mapo_jax.rewards import output, remote
+from tests import small
 
 GOOD = {"reward": 1.0, "success": True, "parts": {"accuracy": 1.0}}
 
@@ -333,12 +334,24 @@ def test_a_users_function_may_be_told_and_may_have_no_reward(own):
     assert np.isnan(rewards.judge(own("nothing"), [""], [{}]).rewards).all()
 
 
-@pytest.mark.parametrize("trick", ["hang", "sleep", "exit", "crash", "eat"])
-def test_a_response_without_reward_is_asked_once_more_and_left_out(own, trick):
+ORDERS = ("first", "last", "alone")
+
+
+@pytest.mark.parametrize(
+    ("trick", "orders"),
+    [
+        *((trick, ORDERS) for trick in ("exit", "crash", "eat")),
+        ("hang", ORDERS[:1]),  # these two take two seconds each time
+        ("sleep", ORDERS[1:2]),
+        *small.slow(("hang", ORDERS[1:]), ("sleep", (ORDERS[0], ORDERS[2]))),
+    ],
+    ids=str,
+)
+def test_a_response_without_reward_is_asked_once_more_and_left_out(own, trick, orders):
     fn = own()
     rewards.judge(fn, ["a"], [{"worth": 1}])  # the names of its parts are known from here on
-    orders = [[trick, "b"], ["b", trick], [trick]]
-    for responses in orders[: {"hang": 2, "sleep": 1}.get(trick)]:  # these two take seconds
+    for order in orders:
+        responses = {"first": [trick, "b"], "last": ["b", trick], "alone": [trick]}[order]
         before = fn.failures
         judged = rewards.judge(fn, responses, [{"worth": 1}] * len(responses))
         at = responses.index(trick)

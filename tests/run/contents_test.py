@@ -11,12 +11,12 @@ from experiments import arithmetic
 from mapo_jax import errors
 from mapo_jax.commands import exits, launchers
 from mapo_jax.config import from_config_dict
-from mapo_jax.run import contents, processes
+from mapo_jax.run import contents, processes, sources
 from mapo_jax.text import load_tokenizer
 from tests import runs
 
 CONFIG = from_config_dict(arithmetic.get_config("tiny"))
-TOKENIZER = load_tokenizer(CONFIG.tokenizer.path, "")
+FILES = sources.tokenizer_files(load_tokenizer(CONFIG.tokenizer.path))
 ROWS = [[[1, 2], {"question": "1+1", "answer": "2"}], [[3], {"question": "2", "answer": "2"}]]
 SETS = {"test": [[[5]], [{"question": "3", "answer": "3"}]]}
 
@@ -28,8 +28,8 @@ def frozen(tmp_path):
     return tmp_path / "base"
 
 
-def of(frozen, rows=ROWS, sets=SETS, tokenizer=TOKENIZER):
-    return contents.of(tokenizer, rows, sets, frozen)
+def of(frozen, rows=ROWS, sets=SETS, files=FILES):
+    return contents.of(files, rows, sets, frozen)
 
 
 def test_the_same_content_goes_on(frozen, tmp_path):
@@ -59,14 +59,11 @@ def test_other_rows_are_named(frozen, tmp_path, rows):
 
 
 def test_another_tokenizer_is_named_once(frozen, tmp_path):
-    class Other:
-        def save(self, directory):
-            TOKENIZER.save(directory)
-            (epath.Path(directory) / "more.json").write_text("{}")
-
     contents.keep(of(frozen), epath.Path(tmp_path))
     with pytest.raises(errors.UserError, match=r"^tokenizer.path=.*: its tokenizer") as caught:
-        contents.check(of(frozen, ROWS[:1], tokenizer=Other()), CONFIG, epath.Path(tmp_path))
+        contents.check(
+            of(frozen, ROWS[:1], files=FILES | {"more.json": b"{}"}), CONFIG, epath.Path(tmp_path)
+        )
     assert len(caught.value.lines) == 1
 
 

@@ -200,7 +200,8 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
 
 
 def test_rewards_that_are_not_finite_are_left_out(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(guard, "_KEPT", 2)
+    assert guard._KEPT == 20
+    monkeypatch.setattr(guard, "_KEPT", 2)  # so that few steps will do
     (tmp_path / "my.py").write_text(
         "def mine(response, example):\n"
         "    n = len(response)\n"

@@ -177,7 +177,8 @@ def test_who_writes_meets_a_full_disk(tmp_path, monkeypatch):
 class Run:
     """Stands for the run of `wandb.init`: the used part."""
 
-    def __init__(self):
+    def __init__(self, directory=None):
+        self.directory = directory
         self.defined, self.logged, self.finished = {}, [], False
 
     def define_metric(self, name, step_metric):
@@ -187,6 +188,7 @@ class Run:
         self.logged.append(values)
 
     def finish(self):
+        assert self.directory is None or self.directory.is_dir()  # it writes there
         self.finished = True
 
 
@@ -202,6 +204,19 @@ def test_weights_and_biases_counts_by_phase(tmp_path):
         {"rl/loss/total": 0.5, "rl/step": 1},
     ]
     assert run.finished
+
+
+def test_weights_and_biases_ends_before_its_directory(tmp_path, monkeypatch):
+    """A remote work directory has a local mirror, which is removed at the end."""
+    monkeypatch.setattr(workdirs, "_takes_appends", lambda *_: False)
+    mirror = workdirs.Mirror(tmp_path, records.RECORDS)
+    run = Run(mirror.local)
+    written = records.Records(mirror, None, False, run)
+    written.write("train", "rl", 1, {"x": 1.0})
+    written.close()
+    assert run.finished
+    assert not mirror.local.exists()
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
 
 
 def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):

@@ -23,7 +23,7 @@ from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trai
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
-from tests import runs
+from tests import runs, small
 from tests.runs import MICRO, ROOT, command, lines, micro, readable, timeless, without
 
 
@@ -374,8 +374,10 @@ def kept(workdir):
     return {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
 
 
-@pytest.mark.parametrize("truncated", ["fail", "mask"])
-def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
+@pytest.mark.parametrize(
+    ("truncated", "beta"), [("fail", 0.1), ("mask", 0.1), *small.slow(("mask", 0.0))]
+)
+def test_cut_responses_fail_or_are_left_out(tmp_path, truncated, beta):
     """All responses are right; a cut one counts nowhere, or it fails."""
     (tmp_path / "my.py").write_text(
         "def right(response, example):\n"
@@ -384,6 +386,7 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
     config = micro(
         task__reward=f"{tmp_path}/my.py:right",
         algorithm__truncated=truncated,
+        algorithm__beta=beta,
         warmup__steps=0,
         steps=1,
     )
@@ -402,6 +405,7 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated):
         assert row["reward/mean"] == row["reward/success"] == row["reward/accuracy"] == 1
         assert {r["advantage"] for r in rows if not r["finished"]} == {0}
         assert row["loss/surrogate"] == 0  # the rest has equal rewards
+        assert beta or row["policy/grad_norm"] == 0
     assert row["reward/invalid"] == 0
 
 
