@@ -296,6 +296,30 @@ def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
         sampled(config, workdir, "1+1=", checkpoint="2")
 
 
+def test_the_verdict_of_a_vote_does_not_depend_on_its_first_form(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    """The first of three responses with the majority's answer, the right one, has no box."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "m.jsonl").write_text('{"input": "2+3=", "target": 5}\n')
+    said = ["The answer is 5", r"\boxed{5}", r"\boxed{5}", r"\boxed{7}"]
+    monkeypatch.setattr(
+        evaluation, "decode", lambda _, __, length_PG: said[: length_PG.shape[1]] * len(length_PG)
+    )
+    words = ["--config=experiments/arithmetic.py:tiny", f"--workdir={tmp_path}"]
+    words += [f"--params={workdir}", "--config.eval.samples=4", "--config.eval.problems=1"]
+    words += [f"--config.eval.sets=multiarith={tmp_path}/m.jsonl", "--config.eval.batch=8"]
+    words += ["--config.data.max_prompt_tokens=120"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+    assert exits.main(launchers.evaluate) == 0
+    metrics = summary(tmp_path)["metrics"]
+    assert metrics["eval/multiarith/maj@4"] == 1
+    assert metrics["eval/multiarith/accuracy_sampled"] == 0.5
+    (row,) = [x for x in capsys.readouterr().out.splitlines() if "multiarith (out" in x]
+    assert "50.0 [50.0, 50.0]" in row  # mean@4
+    assert row.count("100.0 [100.0, 100.0]") == 2  # pass@4 and maj@4
+
+
 def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
     (tmp_path / "my.py").write_text(
         "def mine(response, example):\n"

@@ -1,10 +1,12 @@
 """The loop, end to end: through the real command line, killed and continued, and its controls."""
 
 import contextlib
+import datetime
 import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import types
 
@@ -13,13 +15,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mapo_jax import errors, sharding
-from mapo_jax.commands import train
+from mapo_jax import errors, report, sharding
+from mapo_jax.commands import exits, launchers, train
 from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
 from mapo_jax.rewards import remote
-from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trainer
+from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trainer, workdirs
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
@@ -413,3 +415,74 @@ def test_cut_responses_fail_or_are_left_out(tmp_path, truncated, beta):
 def test_a_trace_of_the_steps_asked_for(tmp_path):
     runs.train(micro(profile__steps="1:2", warmup__steps=0, steps=2), tmp_path)
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+
+
+def call(monkeypatch, name, words):
+    """A command line in this process: one of its own would trace its programs again."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+    with runs.traced_once():
+        return exits.main(getattr(launchers, name))
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_template_may_open_the_thought(tmp_path, monkeypatch, capsys, opens):
+    """Its responses only close it, and succeed. Where it opens none, the same ones do not."""
+    row = json.dumps({"question": "3+4", "answer": "7"}) + "\n"
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(row)
+    end = "{{ '<think>\\n' }}" if opens else ""
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}=" + end)
+    (tmp_path / "mine.py").write_text(
+        "from experiments import arithmetic\n"
+        "def get_config(presets):\n"
+        "    config = arithmetic.get_config('tiny').unlock()\n"
+        "    config.task.name, config.task.options = 'jsonl', {}\n"
+        "    return config\n"
+    )
+    response = r"3+4=7</think> \boxed{7}"
+    monkeypatch.setattr(evaluation, "decode", lambda _, __, length_PG: [response] * length_PG.size)
+    run = tmp_path / "run"
+    words = [
+        f"--config={tmp_path}/mine.py",
+        *(word for word in command(run)[3:] if ".options." not in word),
+        f"--config.data.path={tmp_path}",
+        f"--config.tokenizer.template={tmp_path}/chat.jinja",
+        "--config.warmup.steps=0",
+        "--config.steps=1",
+        "--config.algorithm.truncated=mask",  # the limit cuts some that the text does not show
+    ]
+    assert call(monkeypatch, "run", words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("1 steps in a row had right answers" in said) is not opens
+    shown = (run / "report.html").read_text()
+    assert ("right answers are no successes" in shown) is not opens
+    assert call(monkeypatch, "evaluate", words) == 0
+    folder = run / json.loads((run / "evaluation.json").read_text())["folder"]
+    for rows in (lines(run, "rollouts"), lines(folder, "test")[1:]):
+        assert {(row["response"], row["success"]) for row in rows} == {(response, opens)}
+        assert {row["parts"]["accuracy"] for row in rows} == {1.0}
+
+
+def test_a_run_goes_on_another_day_as_if_it_were_the_same(tmp_path, monkeypatch):
+    """Its template prints the date."""
+    (tmp_path / "dated.jinja").write_text("{{ strftime_now('%Y') }}+{{ messages[0].content }}")
+    monkeypatch.setattr(report, "write", lambda *_: "")  # it takes longer than the runs
+
+    def run(name, year, steps):
+        now = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+        monkeypatch.setattr(workdirs, "_now", lambda: now)
+        words = command(tmp_path / name)[2:]
+        words += [f"--config.tokenizer.template={tmp_path}/dated.jinja"]
+        words += ["--config.warmup.steps=0", f"--config.steps={steps}", "--config.eval.every=9"]
+        assert call(monkeypatch, "run", words) == 0
+
+    run("undisturbed", 2001, 3)
+    run("later", 2001, 2)
+    run("later", 2023, 3)
+    starts = json.loads((tmp_path / "later" / "run.json").read_text())["starts"]
+    assert [start["time"][:4] for start in starts] == ["2001", "2023"]
+    later, undisturbed = (
+        timeless([row for row in lines(tmp_path / name) if row["kind"] == "train"])
+        for name in ("later", "undisturbed")
+    )
+    assert later == undisturbed
