@@ -2,6 +2,7 @@
 
 from mapo_jax.answers.equality import canonical as canonical
 from mapo_jax.answers.equality import is_equal as is_equal
+from mapo_jax.answers.equality import unit as unit
 from mapo_jax.answers.extraction import STYLES as STYLES
 from mapo_jax.answers.extraction import extract as extract
 from mapo_jax.answers.verifier import Verifier as Verifier

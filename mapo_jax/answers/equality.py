@@ -66,13 +66,19 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
 def canonical(answer: str) -> str:
     """Returns one spelling for all answers that are the same by text and number, to count votes.
 
-    A number becomes its reduced fraction. Units do not count, as they may be left out. The parts of
-    a list are sorted unless they are ordered.
+    A number becomes its reduced fraction. A unit is left out, as `unit` has it. The parts of a list
+    are sorted unless they are ordered.
     """
     answer = answer.strip()
     if len(answer) > MAX_NUMBER_CHARS:
         return " ".join(answer.casefold().split())
     return _spelling(tidy(answer))
+
+
+def unit(answer: str) -> frozenset[str]:
+    """Returns the unit that an answer names, as a set of words; empty if it names none."""
+    answer = answer.strip()
+    return numbers.read(tidy(answer)).unit if len(answer) <= MAX_NUMBER_CHARS else frozenset()
 
 
 def _spelling(text: str) -> str:

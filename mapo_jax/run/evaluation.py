@@ -291,8 +291,8 @@ def _names(samples: int) -> list[str]:
 def _columns(rows: Sequence[Row]) -> np.ndarray:
     """Reduces the rows of one problem to f32[columns]; `_names` names the columns."""
     right = [row["accuracy"] for row in rows]
-    given = [row["reward"] for row in rows if row["reward"] is not None]  # JSON has no NaN
-    finite = [x for x in given if math.isfinite(x)]
+    paid = [row["reward"] for row in rows if row["reward"] is not None]  # JSON has no NaN
+    finite = [x for x in paid if math.isfinite(x)]
     formats = [row["parts"]["format"] for row in rows if "format" in row["parts"]]
     found = [
         np.mean(right),
@@ -302,7 +302,8 @@ def _columns(rows: Sequence[Row]) -> np.ndarray:
         np.mean(formats) if formats else math.nan,
     ]
     n, is_right = len(rows), [x > 0 for x in right]
-    votes = [row["extracted"] and answers.canonical(row["extracted"]) for row in rows]
+    given = [row["extracted"] for row in rows]
+    votes = [answer and (answers.canonical(answer), answers.unit(answer)) for answer in given]
     for k in _ks(n):
         elected = statistics.majority(votes[:k])
         found += [

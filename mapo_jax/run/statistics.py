@@ -41,21 +41,26 @@ def pass_at_k(n: int, right: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(table)[np.asarray(right, np.int64)]
 
 
-def majority(votes: Sequence[str | None]) -> list[int]:
+def majority(votes: Sequence[tuple[str, frozenset[str]] | None]) -> list[int]:
     """The indices of the answers that the majority gives (self-consistency, arXiv 2203.11171).
 
     Args:
-        votes: one for each answer, spelt the same for equal answers; None does not vote.
+        votes: (spelling, unit) of each answer, as of `answers.canonical` and `answers.unit`; None
+            does not vote. 5 cm and 5 km are two votes, and 5 is one for the more frequent of them.
 
     Returns:
         All answers with the vote that has most; of several such votes the one that was given first.
         [] where there is no vote.
     """
-    counts: dict[str, list[int]] = {}
-    for i, vote in enumerate(votes):
-        if vote is not None:
-            counts.setdefault(vote, []).append(i)
-    return max(counts.values(), key=len, default=[])
+    groups: list[list[tuple[int, str, frozenset[str]]]] = []
+    numbered = [(i, *vote) for i, vote in enumerate(votes) if vote is not None]
+    for i, spelling, unit in sorted(numbered, key=lambda vote: -len(vote[2])):  # no unit comes last
+        alike = [g for g in groups if spelling == g[-1][1] and unit <= g[-1][2]]
+        if not alike:
+            groups += (alike := [[]])
+        max(alike, key=len).append((i, spelling, unit))
+    elected = [sorted(i for i, *_ in group) for group in groups]
+    return max(elected, key=lambda indices: (len(indices), -indices[0]), default=[])
 
 
 def bootstrap(groups: Sequence[np.ndarray]) -> np.ndarray:

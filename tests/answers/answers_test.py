@@ -279,6 +279,21 @@ def test_canonical(answer, canonical):
 
 
 @pytest.mark.parametrize(
+    ("answer", "unit"),
+    [
+        (r" 5\text{ cm} ", {"centimeter"}),
+        ("$5", {"dollar"}),
+        ("x = 5 dollars", {"dollar"}),
+        ("5", set()),
+        ("3R^2", set()),
+        ("5" * 1000 + " cm", set()),  # no number, and so spelt with all letters
+    ],
+)
+def test_unit(answer, unit):
+    assert answers.unit(answer) == unit
+
+
+@pytest.mark.parametrize(
     "hostile",
     [
         "9^{9^{9^{9}}}",

@@ -159,6 +159,8 @@ def test_metrics_are_those_of_the_rows(several):
         (["The answer is 5", "none", "#### 5", "-"], 0),  # nobody gave it in the right form
         ([r"\boxed{2 \sec x}", r"\boxed{2}", r"\boxed{2ab}", r"\boxed{5}"], 0),
         ([r"\boxed{5x}", r"\boxed{5}", r"\boxed{5y}", r"\boxed{5}"], 1),
+        ([r"\boxed{5 cm}", r"\boxed{7 cm}", r"\boxed{7}", r"\boxed{x = 5 km}"], 0),
+        ([r"\boxed{5 cm}", r"\boxed{7 cm}", r"\boxed{7 m}", r"\boxed{5}"], 1),
         ([r"\boxed{v=1, u=5}", r"\boxed{u=1, v=5}", r"\boxed{5}", r"\boxed{5}"], 1),
     ],
 )

@@ -49,7 +49,23 @@ def test_pass_at_k_of_many_answers_is_exact():
     ],
 )
 def test_majority(votes, elected):
-    assert statistics.majority(votes) == elected
+    assert statistics.majority([vote and (vote, frozenset()) for vote in votes]) == elected
+
+
+@pytest.mark.parametrize(
+    ("units", "elected"),
+    [
+        (["cm", "km", "km"], [1, 2]),
+        (["", "cm", "km", "km"], [0, 2, 3]),  # no unit is any, so that of most
+        (["km", "cm", "", "cm"], [1, 2, 3]),
+        (["km", "cm", ""], [0, 2]),
+        (["", ""], [0, 1]),
+        (["red apple", "apple", "apple", "pear", ""], [0, 1, 2, 4]),  # a remark is no other unit
+        (["apple", "red apple", "green apple"], [0, 1]),
+    ],
+)
+def test_votes_for_different_units_are_different(units, elected):
+    assert statistics.majority([("5", frozenset(unit.split())) for unit in units]) == elected
 
 
 def test_bootstrap_has_the_spread_of_the_mean():
