@@ -4,19 +4,23 @@ It also checks configured options against the signature of a function, a user's 
 """
 
 import contextlib
+import hashlib
 import importlib
 import inspect
+import os
 import sys
+import tempfile
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
+from importlib import machinery
 from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors
 
 
-def load_function(reference: str, key: str = "function", *, alone: bool = False) -> Callable:
+def load_function(reference: str, key: str = "function", *, kept: Path | None = None) -> Callable:
     """Runs a Python file and returns one of its functions.
 
     The file may import modules from its own directory, as in `python FILE`.
@@ -24,9 +28,10 @@ def load_function(reference: str, key: str = "function", *, alone: bool = False)
     Args:
         reference: "path/to/file.py:function".
         key: the configuration key that holds the reference, for the lines.
-        alone: whether this process loads no file of another directory. If so, modules of the file's
-            directory stay. Else they can only be imported while the file runs and are forgotten
-            then, so that modules of one name beside two files are two.
+        kept: a directory for copies of the file and of those that it imports from beside it. All
+            processes with one `kept` run the file as the first of them read it. They load no file
+            of another directory, so its modules stay. Else modules can only be imported while the
+            file runs and are forgotten then, so that modules of one name beside two files are two.
 
     Raises:
         UserError: there is no such file or function, or the file does not run.
@@ -35,7 +40,7 @@ def load_function(reference: str, key: str = "function", *, alone: bool = False)
     if not (colon and path.endswith(".py") and name.isidentifier()):
         raise errors.UserError(f"{key}={reference}: must look like path/to/file.py:function")
     try:
-        source = Path(path).read_bytes()
+        source = _first_read(path, kept) if kept else Path(path).read_bytes()
     except OSError as error:
         raise errors.UserError(
             f"{key}={reference}: cannot read {path}: {error.strerror}; give the path from the "
@@ -46,7 +51,7 @@ def load_function(reference: str, key: str = "function", *, alone: bool = False)
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
-        with _neighbours(Path(path).resolve().parent, keeps=alone):
+        with _neighbours(Path(path).resolve().parent, kept):
             exec(compile(source, path, "exec"), module.__dict__)  # an import leaves a __pycache__
     except SyntaxError as error:
         line = f"{error.filename or path}:{error.lineno}: {error.msg}"  # a neighbour's, maybe
@@ -76,15 +81,17 @@ def load_function(reference: str, key: str = "function", *, alone: bool = False)
 
 
 @contextlib.contextmanager
-def _neighbours(directory: Path, keeps: bool) -> Iterator[None]:
+def _neighbours(directory: Path, kept: Path | None) -> Iterator[None]:
     """Context manager: modules of a directory can be imported."""
     before = set(sys.modules)
     importlib.invalidate_caches()  # the directory may be younger than the last look into it
     sys.path.insert(0, str(directory))
+    if kept:
+        sys.meta_path.insert(sys.meta_path.index(machinery.PathFinder), _Finder(directory, kept))
     try:
         yield
     finally:
-        if not keeps:
+        if not kept:
             new = [name for name in sys.modules if "." not in name and name not in before]
             own = {name for name in new if _lies_in(directory, sys.modules[name])}
             for name in [name for name in sys.modules if name.partition(".")[0] in own]:
@@ -95,6 +102,50 @@ def _neighbours(directory: Path, keeps: bool) -> Iterator[None]:
 def _lies_in(directory: Path, module: types.ModuleType) -> bool:
     places = [*getattr(module, "__path__", []), getattr(module, "__file__", None) or "/"]
     return Path(places[0]).parent == directory
+
+
+class _Finder:
+    """Finds modules of a directory as they were first read."""
+
+    def __init__(self, directory: Path, kept: Path):
+        self._directory, self._kept, self._own = str(directory), kept, set()
+
+    def find_spec(
+        self, name: str, path: Any = None, target: types.ModuleType | None = None
+    ) -> machinery.ModuleSpec | None:
+        first, dot, _ = name.partition(".")
+        if dot and first not in self._own:
+            return None
+        spec = machinery.PathFinder.find_spec(name, path if dot else [self._directory], target)
+        if spec is not None:
+            self._own.add(first)
+            if isinstance(spec.loader, machinery.SourceFileLoader):
+                spec.loader = _Loader(name, spec.loader.path, self._kept)
+        return spec
+
+
+class _Loader(machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, kept: Path):
+        super().__init__(name, path)
+        self._kept = kept
+
+    def get_data(self, path: str) -> bytes:
+        return _first_read(path, self._kept)
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError  # no __pycache__: it is of the file as it is now
+
+
+def _first_read(path: str, kept: Path) -> bytes:
+    """Returns a file as the first process read it."""
+    copy = kept / hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
+    if not copy.exists():
+        with tempfile.NamedTemporaryFile(dir=kept) as file:
+            file.write(Path(path).read_bytes())
+            file.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, copy)
+    return copy.read_bytes()
 
 
 def option_mistakes(

@@ -1,6 +1,8 @@
 """Asks a user's own reward function, which runs in worker processes (`worker.py`)."""
 
 import atexit
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ class Remote:
     A worker that does not answer in time, dies or runs out of memory is killed and replaced, and
     the question is asked once more. `failures` counts such workers. A response that still has no
     answer has no reward. A function that raises is a user's mistake, as with any reward function.
+    All workers run the file as it was when the first one read it, so it may be edited meanwhile.
     """
 
     def __init__(self, reference: str, timeout: float, memory: float, size: int):
@@ -30,19 +33,20 @@ class Remote:
             UserError: there is no such function, or its file does not run.
         """
         self.output = Output()
+        self._kept = tempfile.TemporaryDirectory(prefix="mapo_jax-")
         self._pool = workers.Pool(
             "mapo_jax.rewards.worker",
             size,
             timeout,
             memory=memory,
-            argument=reference,
+            argument=json.dumps([reference, self._kept.name]),
             where=f"task.reward={reference}",
             output=self.output.into.fileno(),
         )
         try:
             self._pool.start()
         except BaseException:
-            self.output.close()
+            self._end()
             raise
         about = self._pool.loaded
         self.__name__, self.range = about["name"], tuple(about["range"])
@@ -68,7 +72,11 @@ class Remote:
     def close(self) -> None:
         """Ends the workers, for good."""
         self._pool.close()
+        self._end()
+
+    def _end(self) -> None:
         self.output.close()
+        self._kept.cleanup()
 
 
 _loaded: dict[Any, Remote] = {}  # the one in use

@@ -1,7 +1,9 @@
 """Runs a user's reward function in a worker process of workers.py, for `rewards.Remote`."""
 
+import json
 import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors, loading
@@ -11,10 +13,14 @@ _fn: judging.RewardFunction
 _range: tuple[float, float]
 
 
-def load(reference: str) -> dict[str, Any]:
-    """Runs the file; returns the function's name, its range and whether it takes `finished`."""
+def load(argument: str) -> dict[str, Any]:
+    """Runs the file; returns the function's name, its range and whether it takes `finished`.
+
+    `argument` is JSON: the reference, and `kept` of `loading.load_function`.
+    """
     global _fn, _range
-    _fn = loading.load_function(reference, "task.reward", alone=True)
+    reference, kept = json.loads(argument)
+    _fn = loading.load_function(reference, "task.reward", kept=Path(kept))
     _range = judging.reward_range(_fn)
     return {
         "name": judging.name_of(_fn),

@@ -464,3 +464,39 @@ def test_a_file_imports_its_neighbours_whenever_it_likes(tmp_path):
     fn = rewards.Remote(f"{tmp_path}/own.py:fn", 5.0, 4.0, 1)
     assert rewards.judge(fn, [""] * 2, [{}] * 2).rewards.tolist() == [0.75] * 2
     fn.close()
+
+
+def test_a_replaced_worker_runs_the_code_that_the_run_began_with(tmp_path):
+    """A file may be edited while a run goes on."""
+    (tmp_path / "parts").mkdir()
+
+    def write(worth):
+        (tmp_path / "helper.py").write_text(f"worth = {worth}\n")
+        (tmp_path / "parts" / "__init__.py").write_text("")
+        (tmp_path / "parts" / "inner.py").write_text(f"import helper\nbonus = {worth / 2}\n")
+        (tmp_path / "own.py").write_text(
+            "import os\n"
+            "import helper\n"
+            "from parts import inner\n"
+            "def fn(response, example):\n"
+            "    if response == 'exit':\n"
+            "        os._exit(0)\n"
+            f"    parts = {{'helper': helper.worth, 'inner': inner.bonus, 'own': {worth}}}\n"
+            "    return {'reward': 1.0, 'success': True, 'parts': parts}\n"
+        )
+
+    write(1)
+    own = f"{tmp_path}/own.py:fn", 5.0, 4.0, 1
+    fn = rewards.load(*own)
+    began = fn("", {})["parts"]
+    assert began == {"helper": 1, "inner": 0.5, "own": 1}
+    write(3)
+    assert fn("exit", {}) is None
+    assert fn.failures == 2
+    assert fn("", {})["parts"] == began
+    fn = rewards.load(*own)
+    assert fn("", {})["parts"] == {"helper": 3, "inner": 1.5, "own": 3}
+    kept = Path(fn._kept.name)
+    assert len(list(kept.iterdir())) == 4
+    remote.close()
+    assert not kept.exists()
