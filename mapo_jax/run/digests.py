@@ -38,7 +38,11 @@ def of_source(path: Path) -> str:
 
 def _imported(source: bytes) -> Iterator[str]:
     """Yields the modules that a source may import: a.b gives a and a.b."""
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # whoever imports it does without: it imports nothing
+        return
+    for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

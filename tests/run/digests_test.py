@@ -65,6 +65,17 @@ def test_a_digest_of_source_is_of_the_modules_that_it_imports(reward, name, coun
     assert (digests.of_source(reward) != before) == counts
 
 
+@pytest.mark.parametrize("text", ["def f(:\n", "\0"])
+def test_a_module_that_cannot_be_imported_counts_by_its_bytes(reward, text):
+    """The reward may do without it, as in `try: import helper`."""
+    (reward.parent / "helper.py").write_text(text)
+    before = digests.of_source(reward)
+    (reward.parent / "deeper.py").write_text("x = 2\n")
+    assert digests.of_source(reward) == before
+    (reward.parent / "helper.py").write_text(text + "# edited\n")
+    assert digests.of_source(reward) != before
+
+
 def test_a_module_of_the_current_directory_counts(reward):
     reward.write_text("import share\n")
     before = digests.of_source(reward)
