@@ -32,14 +32,16 @@ def _position(phase: str, step: int) -> tuple[int, int]:
 
 
 class NoRecords:
-    """Takes the place of `Records` in processes beside the first: writes nothing."""
+    """Takes the place of `Records` in processes beside the first: writes no lines.
 
-    directory = None
+    Other files in its `directory` come into the work directory, as those of `Records` do.
+    """
+
+    def __init__(self, mirror: workdirs.Mirror):
+        self.directory, self.upload, self.close = mirror.local, mirror.upload, mirror.close
 
     def write(self, *_: Any) -> None: ...
     def write_rollouts(self, *_: Any) -> None: ...
-    def upload(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def open_records(

@@ -11,7 +11,6 @@ import datetime
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -84,15 +83,17 @@ class Trainer:
             for note in contents.check(found, config, workdir):
                 console.print(note)
         self._served = self.setup.programs.serve_frozen(self.progress.frozen)
-        self.records: Records | NoRecords = NoRecords()
-        if jax.process_index() == 0:  # no sooner: until here a mistake can be mended
+        self.records: Records | NoRecords
+        i = jax.process_index()
+        log = f"rewards.{i}.log" if i else "rewards.log"
+        if i == 0:  # no sooner: until here a mistake can be mended
             if self.progress.restored is None and (note := workdirs.set_aside(workdir)):
                 console.print(note)
             contents.keep(found, workdir)
             self.records = open_records(self.setup, self.progress, workdir, overrides)
-        # What workers print beside the first process is lost where the directory is remote.
-        directory, i = self.records.directory or Path(workdir), jax.process_index()
-        rewards.log_to(directory / (f"rewards.{i}.log" if i else "rewards.log"))
+        else:
+            self.records = NoRecords(workdirs.Mirror(workdir, (log,) if config.task.reward else ()))
+        rewards.log_to(self.records.directory / log)
         console.table(f"{workdir}", setup.start_table(self.setup, self.progress, overrides))
 
     def __enter__(self) -> "Trainer":
@@ -350,7 +351,7 @@ class Trainer:
     def _profiled(self, step: int) -> contextlib.AbstractContextManager:
         """Context manager: writes a trace if profile.steps has this step ("10:12": 10 and 11)."""
         steps, directory = self.config.profile.steps, self.records.directory
-        if steps and directory is not None:
+        if steps and jax.process_index() == 0:
             first, end = map(int, steps.split(":"))
             if first <= step < end:
                 return jax.profiler.trace(str(directory / "profile"))

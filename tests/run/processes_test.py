@@ -62,6 +62,7 @@ def short(directory: Path) -> str:
     """A reward in which an untrained policy's responses differ: else Adam follows roundings."""
     (directory / "my.py").write_text(
         "def short(response, example):\n"
+        "    print('judged')\n"
         "    n = len(response)\n"
         "    return {'reward': 1 / (1 + n), 'success': n < 9, 'parts': {'n': n}}\n"
     )
@@ -208,6 +209,8 @@ def test_two_processes_train_as_one(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert '"event"' in outputs[0][0]
     assert '"event"' not in outputs[1][0]  # the first process alone speaks
+    for log in ("rewards.log", "rewards.1.log"):  # but each keeps what its workers print
+        assert "judged" in (tmp_path / "two" / log).read_text()
 
     config = micro(task__reward=reward, dynamic__max_tries=20)
     train(config, tmp_path / "one")  # 8 devices in this process

@@ -219,6 +219,22 @@ def test_weights_and_biases_ends_before_its_directory(tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
 
 
+def test_a_process_beside_the_first_brings_its_own_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "_takes_appends", lambda *_: False)
+    (tmp_path / "metrics.jsonl").write_text("the first's\n")
+    (tmp_path / "rewards.1.log").write_text("an earlier start\n")
+    written = records.NoRecords(workdirs.Mirror(tmp_path, ["rewards.1.log"]))
+    written.write("train", "rl", 1, {"x": 1.0})
+    for text, bring in (("1\n", written.upload), ("2\n", written.close)):
+        with (written.directory / "rewards.1.log").open("a") as file:
+            file.write(text)
+        bring()
+        assert (tmp_path / "rewards.1.log").read_text().endswith(text)
+    assert (tmp_path / "rewards.1.log").read_text() == "an earlier start\n1\n2\n"
+    assert (tmp_path / "metrics.jsonl").read_text() == "the first's\n"
+    assert not written.directory.exists()
+
+
 def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
     """Its evaluation is made again; an earlier one stays."""
     written = open_records(tmp_path, None, tensorboard=False)
