@@ -50,6 +50,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise errors.UserError(f"{message}; see --help")
 
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """Returns the values of the words after the launcher's name; none of them is empty."""
+        flags = self.parse_args(list(map(_with_home, argv)))
+        empty = [name for name, value in vars(flags).items() if value == ""]
+        _stop_if_any([_missing(f"--{name}") for name in empty])
+        return flags
+
 
 def parse(
     argv: list[str],
@@ -133,6 +140,15 @@ def parse(
 _TEXTS = ("--prompt", "--answer")  # flags whose value may be anything
 
 
+def _missing(flag: str) -> str:
+    return f"{flag}: a value is missing; give {flag}=VALUE"
+
+
+def _with_home(text: str) -> str:
+    """Expands ~, which the shell leaves as it is in --workdir=~/x."""
+    return re.sub(r"(^|=)~(?=/|$)", lambda match: match[1] + str(Path.home()), text)
+
+
 def _stop_if_any(lines: Sequence[str]) -> None:
     if lines:
         raise errors.UserError(*lines)
@@ -179,17 +195,17 @@ def _split(
             continue
         if not equals:
             if not words or (words[0].startswith("--") and name != "--prompt"):
-                lines.append(f"{name}: a value is missing; give {name}=VALUE")
+                lines.append(_missing(name))
                 continue
             value = words.pop(0)
-        if name not in _TEXTS:  # the shell leaves --workdir=~/x as it is
-            value = re.sub(r"(^|=)~(?=/|$)", lambda match: match[1] + str(Path.home()), value)
+        if name not in _TEXTS:
+            value = _with_home(value)
         if name.startswith("--config."):
             settings.append((name.removeprefix("--config."), value))
         elif value or name in ("--config", *_TEXTS):
             flags[name] = value
         else:  # an unset variable of the shell
-            lines.append(f"{name}: a value is missing; give {name}=VALUE")
+            lines.append(_missing(name))
     workdir = flags.get("--workdir", "")
     if "://" in workdir and not workdir.startswith("gs://"):
         lines.append(f"--workdir={workdir}: must be a local directory or gs://BUCKET/...")

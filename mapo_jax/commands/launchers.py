@@ -91,7 +91,7 @@ def export(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="where to; new or empty")
     parser.add_argument("--checkpoint", default="newest", metavar="WHICH", help=_CHECKPOINT)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    flags = parser.parse_args(argv)
+    flags = parser.read(argv)
     from mapo_jax.commands import export as command
 
     print(command.run(flags.workdir, flags.output, flags.dtype, flags.checkpoint))
@@ -135,7 +135,7 @@ def report(argv: list[str]) -> None:
     parser = _parser(report)
     parser.add_argument("workdirs", nargs="+", metavar="DIR", help="work directory of a run")
     parser.add_argument("--output", help="where to write; default: DIR, or report/ for several")
-    flags = parser.parse_args(argv)
+    flags = parser.read(argv)
     from mapo_jax import report as room
 
     alone = flags.workdirs[0] if len(flags.workdirs) == 1 else "report"

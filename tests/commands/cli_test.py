@@ -308,6 +308,34 @@ def mapo(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
     return (code, *capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("export --workdir x --output y", ("--workdir", "--output", "--checkpoint")),
+        ("report x", ("--output",)),
+        ("run --config arithmetic:tiny", ("--workdir", "--coordinator", "--process-id")),
+        ("evaluate --config arithmetic:tiny", ("--workdir", "--params", "--checkpoint")),
+        ("sample --config arithmetic:tiny", ("--workdir", "--params", "--checkpoint", "-n")),
+        ("plan --config arithmetic:tiny", ("--workdir", "--topology", "--efficiency")),
+        ("bench --config bench:small", ("--workdir",)),
+    ],
+)
+def test_an_empty_flag_is_one_line(capsys, monkeypatch, command, flags):
+    """As a variable of the shell leaves it that is not set."""
+    empty = [f"{flag}=" for flag in flags]
+    code, out, err = mapo(capsys, monkeypatch, *command.split(), *empty)
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [f"{flag}: a value is missing; give {flag}=VALUE" for flag in flags]
+
+
+def test_exports_and_reports_go_home_too(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (("export", "--workdir=~/x", "--output=y"), ("report", "~/x")):
+        code, out, err = mapo(capsys, monkeypatch, *words)
+        assert (code, out) == (2, "")
+        assert f"{tmp_path}/x" in err
+
+
 def test_mapo_lists_its_commands(capsys, monkeypatch):
     code, out, err = mapo(capsys, monkeypatch, "--help")
     assert (code, err) == (0, "")
