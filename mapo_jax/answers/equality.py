@@ -30,7 +30,8 @@ _SAID = re.compile(
     r"(?:\s*:)?\s+(?=\S)",
     re.IGNORECASE,
 )
-_NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$")  # bases, primes, and BA is not AB
+# Bases, primes, BA that is not AB, and two numbers side by side.
+_NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$|(?<![_^0-9])[0-9]+ +[0-9]++(?!\s*/)")
 _MATRIX = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}")
 _LETTERS = re.compile(r"(?<!\\)\b[a-z']{4,}\b", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Za-z]")

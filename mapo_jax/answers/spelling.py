@@ -52,8 +52,10 @@ _IN_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*,")
 
 _FRAC_PARTS = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _ONE_FACTOR = re.compile(r"-?[0-9.]+|[A-Za-z]|pi|(?:sqrt)?\([^()]*\)")
+_ALONE = re.compile(r"(?:^|[-+*=<>,;(\[{|:])\s*([0-9]*)$")  # what a mixed number can begin
+_NO_PRODUCT = re.compile(r"[a-z]{3}|ln|\\")  # a function or a word
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))")
-_SCRIPT = re.compile(r"([\^_])\s*\{\s*(?:(-?(?:[0-9]+|[A-Za-z]))|([^{}]*))\s*\}")
+_SCRIPT = re.compile(r"([\^_])\s*\{\s*(?:(-?(?:[0-9]+|[A-Za-z]))\s*\}(?![0-9])|([^{}]*)\})")
 _FUNCTIONS = r"\\(sin|cos|tan|cot|sec|csc|ln|log)"
 _WORDS = (
     (re.compile(r"\\(?:times|cdot|ast)(?![a-z])"), "*"),
@@ -130,15 +132,24 @@ def _fraction(match: re.Match[str]) -> str:
     """Writes a fraction in one line; a whole number before it makes a mixed number."""
     above, below = (x.strip() for x in match.groups())
     parts = [x if _is_simple(x, i) else f"({x})" for i, x in enumerate((above, below))]
-    before, after = match.string[: match.start()].rstrip(), match.string[match.end() :].lstrip()
-    line = (" " if before[-1:].isdigit() else "") + "/".join(parts)
-    return f"({line})" if after[:1].isalnum() or after[:1] in ("\\", "(") else line
+    whole = _ALONE.search(match.string[: match.start()].rstrip())
+    is_whole = bool(whole and whole[1])
+    line = " " * is_whole + "/".join(parts)
+    after = match.string[match.end() :].lstrip()
+    is_open = whole is None or (is_whole and above[:1] in ("-", "+"))  # \tan\frac{x}{2}
+    return (
+        f"({line})"
+        if is_open or after[:1].isalnum() or after[:1] in ("\\", "(", "^", "!")
+        else line
+    )
 
 
 def _is_simple(text: str, is_below: int) -> bool:
     """Whether a text needs no parentheses above or below the bar of a fraction."""
     inside = text[1:] if not is_below else text
     if is_below and not _ONE_FACTOR.fullmatch(text):
+        return False
+    if not is_below and _NO_PRODUCT.search(text.replace("sqrt", "")):
         return False
     return not any(sign in inside for sign in "+-" + ("*/" if is_below else ""))
 

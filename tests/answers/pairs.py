@@ -589,6 +589,15 @@ a^2b | b a^2
 \frac{\sqrt{2}}{2} | \frac{1}{\sqrt 2}
 3 + 4i | 4i+3
 \binom{n}{2} | \frac{n(n-1)}{2}
+\frac{3i}{5} | \frac{3}{5}i
+(1+i)^2 | 2i
+e^{i\pi} | -1
+2(3) | 6
+3(4)^2 | 48
+(2)(3) | 6
+\frac{1}{2}\tan x | \frac{\tan x}{2}
+2^{3}5^{2} | 200
+\log_{2}(3) | \log_2 3
 """
 
 DIFFERENT = r"""
@@ -1039,6 +1048,24 @@ No | None
 x = \sqrt{8}, y = 1 | y = 2\sqrt{2}, x = 1
 \frac{x}{10^{30}} | \frac{x}{10^{31}}
 x + 10^{-30} = y | x + 10^{-31} = y
+\frac{\tan x}{2} | \tan\frac{x}{2}
+\frac{\cos\theta}{2} | \cos\frac{\theta}{2}
+\frac{\ln x}{2} | \ln\frac{x}{2}
+\frac{\log 5}{3} | \log\frac53
+\frac{\ln a}{b} | \ln\frac{a}{b}
+\frac{\sqrt3}{2} | \sqrt\frac{3}{2}
+\frac{2^1}{2} | 2^\frac{1}{2}
+\frac{x^3}{2} | x^\frac{3}{2}
+3-\frac12 | 3\frac{-1}{2}
+\frac{1/2}{3} | 1/\frac{2}{3}
+2^{1}0 | 2^{10}
+x^{2}3 | x^{23}
+\sin(2)x | \sin 2x
+(\log x)^2 | \log x^2
+2(3) | 5
+(2)(3) | 5
+2 3 | 5
+5i | 5 j
 """
 
 
