@@ -102,6 +102,10 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
     if not a or not b:
         return False
     number, other = numbers.read(a), numbers.read(b)
+    if bool(number.unit) != bool(other.unit):  # 5 N against 5 newtons
+        loose = numbers.read(b, True) if number.unit else numbers.read(a, True)
+        if loose.unit and units.ratio(loose.unit, number.unit or other.unit):
+            number, other = (number, loose) if number.unit else (loose, other)
     if number.value is not None and other.value is not None:
         return numbers.are_same(number, other)
     if max(len(a), len(b)) > MAX_MATH_CHARS:
@@ -137,6 +141,9 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
     elif sought and not found:
         if sought.name[:1] != "(":
             return bool(sought.name) and _compare(a, sought.value, verifier)
+    one, two = structure.interval(a), structure.interval(b)
+    if one != a and two != b and {*_LETTER.findall(text)} == {*_LETTER.findall(other_text)}:
+        return _compare(one, two, verifier)
     many, others = structure.many(a), structure.many(b)
     if "\\begin" in a and "\\begin" in b and not (many and others):
         many = others = None  # 2 times a matrix
@@ -146,15 +153,31 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
         if others and others.brackets:
             many = structure.many(structure.interval(a))
         return _compare_many(many or Many("", [a], []), others or Many("", [b], []), verifier)
-    if not units.are_alike({*number.unit}, {*other.unit}):
+    for one, two in ((number, other), (other, number)):
+        if "degree" in one.unit and ("radian" in two.unit or "\\pi" in two.text):
+            return "degree" not in two.unit and _compare(_radians(one), two.text, verifier)
+    ratio = units.ratio(number.unit, other.unit)
+    if ratio is None:
         return False
     if number.unit or other.unit:
         a, b = number.text, other.text
+        if ratio != 1:
+            a = rf"\frac{{{ratio.numerator}}}{{{ratio.denominator}}}({a})"
         if tight(plain(a)) == tight(plain(b)):
             return True
     if verifier is None or not (_is_algebra(a) and _is_algebra(b)):
         return False
     return verifier.verify(a.replace(ROW, r"\\"), b.replace(ROW, r"\\"))
+
+
+def _radians(angle: Quantity) -> str:
+    """Writes an angle in degrees as a multiple of pi."""
+    if angle.value is None:
+        return rf"\frac{{\pi}}{{180}}({angle.text})"
+    share = abs(angle.value) / 180
+    above = f"{share.numerator if share.numerator != 1 else ''}\\pi"
+    sign = "-" * (angle.value < 0)
+    return sign + (above if share.denominator == 1 else rf"\frac{{{above}}}{{{share.denominator}}}")
 
 
 def _is_algebra(text: str) -> bool:
@@ -168,7 +191,8 @@ def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:
     if len(a.parts) != len(b.parts) or sorted(a.names or b.names) != sorted(b.names or a.names):
         return False
     listed = {"", "()", "{}"} | ({"[]"} if len(a.parts) > 2 else set())
-    if a.brackets != b.brackets and not {a.brackets, b.brackets} <= listed:
+    is_vector = (a.is_vector or b.is_vector) and "()" in (a.brackets, b.brackets)
+    if a.brackets != b.brackets and not ({a.brackets, b.brackets} <= listed or is_vector):
         return False  # (1, 2) is not [1, 2]
     is_ordered = b.is_ordered or (a.is_ordered and b.brackets != "{}")
     if len(a.names) != len(b.names):

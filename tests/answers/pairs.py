@@ -524,6 +524,108 @@ e^{2} | e^2
 \left\{1,2\right\} | \{1,2\}
 \lbrace 1,2\rbrace | \{1,2\}
 \lfloor x \rfloor | \lfloor x\rfloor
+0.4545\ldots | \frac{5}{11}
+0.1666... | \frac16
+0.\dot{6} | \frac{2}{3}
+1'250'000 | 1250000
+2\sqrt{3} \approx 3.46 | 2\sqrt{3}
+\frac{1}{3} \approx 0.333 | \frac13
+x \approx 8.24 | 8.24
+√(x+1) | \sqrt{x+1}
+(1+√5)/2 | \frac{1+\sqrt5}{2}
+45^\circ | \frac{\pi}{4}
+\frac{\pi}{4} \text{ rad} | 45^\circ
+2\pi \text{ radians} | 360^\circ
+90^\circ | \frac{\pi}{2}
+(2, 45^\circ) | (2, \frac{\pi}{4})
+30^\circ, 150^\circ | \frac{\pi}{6}, \frac{5\pi}{6}
+x \ne 3 | (-\infty,3)\cup(3,\infty)
+x \neq \frac12 | (-\infty,\frac12)\cup(\frac12,\infty)
+\mathbb{R} \setminus \{3\} | (-\infty,3)\cup(3,\infty)
+|x| < 2 | (-2,2)
+|x| \le 2 | [-2,2]
+|x| > 3 | (-\infty,-3)\cup(3,\infty)
+\{x \in \mathbb{R} \mid x > 1\} | (1,\infty)
+\{x \in \mathbb R : x \ne 0\} | (-\infty,0)\cup(0,\infty)
+x>0 \text{ and } x \ne 1 | (0,1)\cup(1,\infty)
+x \ge 2, x \ne 5 | [2,5)\cup(5,\infty)
+x > 2 and x < 5 | (2,5)
+x>-1 \text{ and } x \le 3 | (-1,3]
+\begin{bmatrix}1/2\\[6pt]3\end{bmatrix} | \begin{pmatrix} \frac12 \\ 3 \end{pmatrix}
+(1,2,3) | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\begin{pmatrix}1 & 2 & 3\end{pmatrix} | (1,2,3)
+\langle 2,-1,3\rangle | (2,-1,3)
+⟨2,-1,3⟩ | \begin{pmatrix}2\\-1\\3\end{pmatrix}
+\vec{v} = \langle 1,2\rangle | (1,2)
+1010_{\text{two}} | 1010_2
+1010_{two} | 1010_{2}
+seven days | 7
+seven days | 7 days
+twenty-one dogs | 21
+twenty one | 21
+one hundred and five | 105
+two hundred thirty-four | 234
+Forty-two | 42
+negative infinity | -\infty
+positive infinity | \infty
+negative five | -5
+minus three | -3
+thirteen minutes | 13
+one half | \frac12
+two thirds | \frac23
+five thousand | 5000
+75 cents | \$0.75
+$1.50 | 150 cents
+0.25 L | 250 mL
+3 km | 3000 m
+1.5 hours | 90 minutes
+1 hour 30 minutes | 1.5 hours
+1 hour and 30 minutes | 90 minutes
+2 hours 15 minutes | 2.25 hours
+5 feet 6 inches | 66 inches
+36 km/h | 10 m/s
+1.67\times10^{-24}\text{ g} | 1.67\times10^{-27}\text{ kg}
+500 mg | 0.5 g
+2 weeks | 14 days
+100 cm^2 | 0.01 m^2
+1 m^3 | 1000 liters
+24 months | 2 years
+2 kg | 2000 grams
+16 ounces | 1 pound
+12 newtons | 12\text{ N}
+5 kJ | 5000\text{ J}
+3.2\ \text{k}\Omega | 3200\ \Omega
+10\ \Omega | 10 ohms
+450\text{ nm} | 4.5\times10^{-7}\text{ m}
+5\ \mu\text{m} | 5\times 10^{-6}\text{ m}
+60 Hz | 60\text{ hertz}
+2.4 GHz | 2400 MHz
+9.8\ \frac{\text{m}}{\text{s}^2} | 9.8\text{ m/s}^2
+9.8\ \mathrm{m\,s^{-2}} | 9.8 m/s^2
+72\ \mathrm{km\,h^{-1}} | 72\text{ km/h}
+8\ \text{N}\cdot\text{m} | 8\text{ N m}
+15 (dollars) | 15
+15 (dollars) | \$15
+40 (in cm) | 40
+05:30 | 5:30
+3 pm | 3:00 pm
+3:00 PM | 3 p.m.
+\frac12+\frac13=\frac56 | \frac56
+12 \times 5 = 60 | 60
+3\cdot 4+2=14 | 14
+a circle | \text{circle}
+an ellipse | ellipse
+The parabola | parabola
+May 12th | May 12
+July 4th | July 4
+no solutions | no solution
+\emptyset | \text{no solution}
+\text{No solution} | \varnothing
+3 to 5 | 3:5
+\log_e 5 | \ln 5
+6 m | 600 cm
+US\$45 | 45
+\boldsymbol{7} | 7
 """
 
 # The same answers, but only algebra shows it.
@@ -598,6 +700,12 @@ e^{i\pi} | -1
 \frac{1}{2}\tan x | \frac{\tan x}{2}
 2^{3}5^{2} | 200
 \log_{2}(3) | \log_2 3
+√3 + √2 | \sqrt2+\sqrt3
+\tan 30^\circ | \frac{\sqrt3}{3}
+\sin 45^\circ | \frac{\sqrt{2}}{2}
+\cos 60^\circ | \frac12
+\cos(60^\circ) | 0.5
+\sin(30^\circ + 60^\circ) | 1
 """
 
 DIFFERENT = r"""
@@ -1066,6 +1174,111 @@ x^{2}3 | x^{23}
 (2)(3) | 5
 2 3 | 5
 5i | 5 j
+41/4 | 4\frac14
+2.\overline{3} | 2.3
+0.1666... | \frac{1}{7}
+0.333 | \frac13
+1,250 | 1,250,000
+2.5\times10^{-6} | 2.5\times10^{6}
+\frac{1}{3} \approx 0.333 | \frac14
+\sqrt{\frac32} | \frac{\sqrt3}{2}
+\sqrt\frac{3}{2} | \frac{\sqrt3}{2}
+2^\frac{1}{2} | \frac{2^1}{2}
+x^\frac{1}{2} | \frac{x}{2}
+\cos\frac{\theta}{2} | \frac{\cos\theta}{2}
+\frac{\sin x}{3} | \sin\frac{x}{3}
+\ln\frac{a}{b} | \frac{\ln a}{b}
+\frac{\ln a}{\ln b} | \ln\frac{a}{b}
+3\frac{-1}{2} | 3-\frac12
+1/\frac{2}{3} | \frac{1}{6}
+\frac{1/2}{3} | \frac{3}{2}
+\sin 2x | (\sin 2)x
+\sin x^2 | \sin^2 x
+\log x^2 | (\log x)^2
+e^{2x} | e^2x
+2^{x+1} | 2^x+1
+\sqrt{x+1} | \sqrt{x}+1
+√(x+1) | √x+1
+3pi/4 | \frac{4\pi}{3}
+a/(bc) | \frac{a}{b}c
+\frac{1-i}{2} | \frac12+\frac12 i
+2+3i | 3+2i
+\cos 60^\circ | \cos 60
+\sin 30^\circ | \frac{\sqrt3}{2}
+2\pi | 2^\circ
+90^\circ | \frac{\pi}{3}
+\pi | 180
+30 radians | 30^\circ
+x \ne 3 | (-\infty,3)
+|x| < 2 | [-2,2]
+|x| > 2 | (-2,2)
+\{x : -1 < x \le 4\} | [-1,4)
+x > 0, y > 0 | (0,\infty)
+x > 2 \text{ or } x < 5 | (2,5)
+(-\infty,1]\cup(4,\infty) | (-\infty,1)\cup(4,\infty)
+(3,2,1) | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\{1,2,3\} | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix} | (1,2,3,4)
+⟨2,-1,3⟩ | \langle -2,1,-3\rangle
+\langle 1,2\rangle | [1,2]
+1010_{\text{two}} | 1010_3
+1010_{\text{two}} | 1010
+two hundred thirty-four | 243
+fourteen | 40
+twenty-one | 20
+negative infinity | \infty
+thirteen minutes | 13 hours
+two thirds | \frac32
+75 cents | \$75
+9 cents | $9
+3 km | 3000 km
+1 hour 30 minutes | 1.3 hours
+5 feet 6 inches | 56 inches
+36 km/h | 36 m/s
+1.67\times10^{-24}\text{ g} | 1.67\times10^{-24}\text{ kg}
+100 cm^2 | 1 m^2
+12\text{ N} | 12\text{ J}
+10\ \Omega | 10\ \mathrm{k\Omega}
+72\ \mathrm{km\,h^{-1}} | 72\text{ km}
+8\ \text{N}\cdot\text{m} | 8\text{ N}
+3 pm | 3 am
+\frac12+\frac13=\frac56 | \frac12
+20\% | 0.02
+0.5\% | 0.5
+0.02 | 0.02\%
+circle | ellipse
+July 4 | July 14
+no solution | 0
+3 to 5 | 5:3
+\log_2 5 | \log_5 2
+y=2x-3 | y=3x-2
+(x-2)(x+3) | x^2-x-6
+\binom{8}{3} | \frac{8}{3}
+\sqrt[3]{16} | 4
+(1,3,2) | x=1,y=2,z=3
+-1, 2 | 1, -2
+12\pi\text{ cm}^2 | 12\pi\text{ cm}^3
+3x+4y=12 | 4x+3y=12
+ABCD | ABDC
+3R^2 | 3
+7uv | 7
+2\sec x | 2
+4\sin t | 4
+5\text{ C} | 5\text{ F}
+6\ \text{m} | 6\ \text{mm}
+100 | 001
+10^{100} | 10^{101}
+2^{100}-1 | 2^{100}+1
+3\mathbf{i}+4\mathbf{j} | 4\mathbf{i}+3\mathbf{j}
+x^{-2} | -x^2
+0.000004 | 4\times10^{-7}
+2 hours 5 minutes | 2 hours 50 minutes
+\frac{7}{12} | \frac{12}{7}
+\sec\theta | \csc\theta
+\frac{\sqrt{x}}{2} | \sqrt{\frac{x}{2}}
+\frac{e^x}{2} | e^{x/2}
+\frac{-b}{2a} | -\frac{b}{2}a
+\frac{x}{y+1} | \frac{x}{y}+1
 """
 
 
