@@ -35,6 +35,7 @@ _NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$|(?<![_^0-9])[0-9]+ +[0-9]
 _MATRIX = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}")
 _LETTERS = re.compile(r"(?<!\\)\b[a-z']{4,}\b", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Za-z]")
+_NAMES = re.compile(r"\b(?!or\b|and\b)[A-Za-z]+")
 
 
 def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None) -> bool:
@@ -142,7 +143,8 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
         if sought.name[:1] != "(":
             return bool(sought.name) and _compare(a, sought.value, verifier)
     one, two = structure.interval(a), structure.interval(b)
-    if one != a and two != b and {*_LETTER.findall(text)} == {*_LETTER.findall(other_text)}:
+    is_same = {*_NAMES.findall(text)} == {*_NAMES.findall(other_text)}
+    if one != a and two != b and is_same:
         return _compare(one, two, verifier)
     many, others = structure.many(a), structure.many(b)
     if "\\begin" in a and "\\begin" in b and not (many and others):
@@ -154,8 +156,9 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
             many = structure.many(structure.interval(a))
         return _compare_many(many or Many("", [a], []), others or Many("", [b], []), verifier)
     for one, two in ((number, other), (other, number)):
-        if "degree" in one.unit and ("radian" in two.unit or "\\pi" in two.text):
-            return "degree" not in two.unit and _compare(_radians(one), two.text, verifier)
+        is_angle = two.unit == {"radian"} or (not two.unit and "\\pi" in two.text)
+        if one.unit == {"degree"} and is_angle:
+            return _compare(_radians(one), two.text, verifier)
     ratio = units.ratio(number.unit, other.unit)
     if ratio is None:
         return False

@@ -23,9 +23,10 @@ _SPOKEN = re.compile(
     rf"(negative |minus )?({_A_WORD}(?:(?:(?<=hundred) and)?[ -]{_A_WORD})*)(?:[ -]([a-z]+))?",
     re.IGNORECASE,
 )
+_A_MAGNITUDE = re.compile(r"^an? (?=(?:half|third|dozen|hundred|thousand|million)\b)", re.I)
 _PIECE = re.compile(
     r"[0-9.,]+\s*(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?"
-    r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|cm|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
+    r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|k?m|cm|k?g|h|s|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
 )
 # It gives nothing back: a point can end one piece or begin the next, which is 2^n ways to fail.
 _COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)++", re.IGNORECASE)
@@ -94,6 +95,7 @@ def _compound(text: str) -> Quantity | None:
 
 def _in_digits(text: str) -> str:
     """Writes words for a number at the start in digits: twenty-one dogs, two thirds."""
+    text = _A_MAGNITUDE.sub("1 ", text)
     match = _SPOKEN.match(text)
     if match is None:
         return text

@@ -24,6 +24,7 @@ _SIGNS = str.maketrans(
         "\u00a2": " cents",
         "\u03c0": "\\pi ",
         "\u2248": "\\approx ",
+        "\u211d": "\\mathbb{R}",
     }
 )
 _SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|,\s*\\!|')\s*(?=[0-9]{3}(?![0-9]))")
@@ -31,7 +32,7 @@ _ROW_GAP = re.compile(r"\\\\(?:\s*\[\s*-?[0-9.]+\s*(?:pt|em|ex|mm|cm)\s*\])?")
 _THIN_SPACE = re.compile(r"\\[!,;:]")
 _SPACE = re.compile(r"\\(?:q?quad)(?![A-Za-z])|\\[ ()\[\]]|~")
 _MARKUP = re.compile(
-    r"\\(?:left|right|[bB]ig{1,2}[lr]?|displaystyle|limits)(?![A-Za-z])"
+    r"\\(?:left|right|[bB]ig{1,2}[lr]?|displaystyle|limits|checkmark|bf|rm)(?![A-Za-z])|\\color\{\w+\}"
     r"|[\u201c\u201d\"`]|''"
 )
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\u00b0|\\degree(?![A-Za-z])")
@@ -48,7 +49,7 @@ _LAST_DEGREE = re.compile(
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\\?[A-Za-z]+)\s*(?:{_DEGREE.pattern})")
 _TEXT = re.compile(
-    r"\\(text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|boldsymbol|mbox|operatorname)"
+    r"\\(text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|boldsymbol|underline|mbox|operatorname)"
     r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _PREFIX = re.compile(
@@ -77,6 +78,9 @@ _WHOLE = (  # what some words mean if nothing else stands beside them
     (re.compile(r"^positive (?=infinity|\\infty)", re.I), ""),
     (re.compile(r"\b0(?=[0-9]:[0-9]{2})|:00(?= [ap]m$)"), ""),
     (re.compile(r"^([A-Za-z]\w?)\s*\\approx(?![a-z])"), r"\1 ="),
+    (re.compile(r"^all real(?:s| numbers)$", re.I), r"\\mathbb{R}"),
+    (re.compile(r"_\s*\{?\s*\(([0-9]+)\)\s*\}?$"), r"_\1"),
+    (re.compile(r"^\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?$"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\log_\{?\s*e\s*\}?"), r"\\ln "),
     (re.compile(r"\\[lr]?vert(?![a-z])\s*"), "|"),
     (re.compile(r"\\langle(?![a-z])\s*|\u27e8"), "("),
@@ -86,6 +90,7 @@ _BASES = dict[str, str](
     zip("two three four five six seven eight nine".split(), "23456789", strict=True)
 )
 _BASE_WORD = re.compile(rf"_\s*\{{?\s*({'|'.join(_BASES)})\s*\}}?$", re.I)
+_AFTER_UNIT = ("", *"^\\/.,;$)]}")
 _ARTICLE = re.compile(r"(?:an?|the) ([a-z]{4,})(?: [a-z]+)*", re.I)
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _NOON = re.compile(r"(?<=[0-9])\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
@@ -176,8 +181,10 @@ def _prefixed(match: re.Match[str]) -> str:
 def _unspoken(match: re.Match[str]) -> str:
     """Returns what stands in a `\\text{...}`, with a unit after a number written out."""
     before = match.string[: match.start()].rstrip(" \\,;:!~")
+    after = match.string[match.end() :].lstrip()
     is_bold = "bf" in match[1] or match[1] == "boldsymbol"
-    return f" {units.spelt_out(match[2], before[-1:] in (*'0123456789})/*',) and not is_bold)} "
+    is_unit = before[-1:] in tuple("0123456789})/*") and not is_bold and after[:1] in _AFTER_UNIT
+    return f" {units.spelt_out(match[2], is_unit)} "
 
 
 def plain(text: str) -> str:

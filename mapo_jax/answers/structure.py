@@ -39,7 +39,7 @@ _SIGN = re.compile(
 )
 _FLIPPED = str.maketrans("<>", "><")
 _VARIABLE = re.compile(rf"\|?(?:[A-Za-z]|\\(?:{_GREEK}))\|?")
-_SUM = re.compile(r"(?=.*[-+*/^!])(?:sqrt|pi|[-+*/^0-9.()!\s])+")
+_SUM = re.compile(r"(?=.*(?:[-+*/^!]|binom))(?:sqrt|pi|\\binom|[-+*/^0-9.(){}!\s])+")
 
 
 class Many(NamedTuple):

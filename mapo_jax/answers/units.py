@@ -101,12 +101,14 @@ _NUMBER = re.compile(r"[-+]?\s*(?:[0-9.][0-9.,/ ]*|\\frac\s*\{[0-9]+\}\s*\{[0-9]
 _SENTENCE = re.compile(r"(?:(?:[a-z']{2,}|a|i),? )+(?=[$-]?[0-9\\])", re.IGNORECASE)
 _DECIMAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BELOW_BAR = re.compile(r"/\s*\(([^()]*)\)")
 _PRODUCT = re.compile(r"\\[,;:! ]|\\cdot(?![a-z])|\\(?=Ω)|~")
 
 
 def spelt_out(text: str, is_tail: bool = False) -> str:
     """Writes the abbreviated unit in a `\\text{...}` out; symbols only if it follows a number."""
     shown = _FRACTION.sub(r"\1/\2", _PRODUCT.sub(" ", text.replace("\\Omega", "Ω")))
+    shown = _BELOW_BAR.sub(lambda m: "/" + "/".join(m[1].split()), shown)
     words = re.split(r"([ /.*]+|\^\{?-?[0-9]\}?)", shown)
     units = [(_SYMBOLS.get(x) if is_tail else None) or _UNITS.get(x) for x in words[::2]]
     if any(words) and all(unit or not word for unit, word in zip(units, words[::2], strict=True)):
@@ -209,6 +211,8 @@ def _read(quantity: str, space: str, tail: str, loose: bool) -> tuple[int, set[s
     is_short = len(first) < 4 and first not in _UNSPACED and _UNITS.get(first, first) != first
     if is_short and "\\" in quantity and not loose:  # spelt_out() has written what stood in \text
         return None
+    if words[0] == "of" and words[1:2] in (["a"], ["an"], ["the"]):  # 2/3 of the cake
+        words = words[2:]
     factor, unit, power = 1, set(), ""
     while words and words[0].casefold() in _MAGNITUDES:
         factor *= _MAGNITUDES[words.pop(0).casefold()]

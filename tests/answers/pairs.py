@@ -626,6 +626,73 @@ no solutions | no solution
 6 m | 600 cm
 US\$45 | 45
 \boldsymbol{7} | 7
+0.5\text{ kN} | 500\text{ N}
+1.5\text{ MJ} | 1500\text{ kJ}
+3.0\times10^8\ \text{m/s} | 3\times 10^{8}\ \mathrm{m\cdot s^{-1}}
+6.02\times10^{23}\text{ mol}^{-1} | 6.02\times10^{23}
+1.38\times10^{-23}\text{ J/K} | 1.38 \times 10^{-23}\ \mathrm{J\,K^{-1}}
+8.314\ \mathrm{J/(mol\cdot K)} | 8.314
+25\ \text{kg}\cdot\text{m/s} | 25\ \mathrm{kg\,m/s}
+101.3\text{ kPa} | 101300\text{ Pa}
+2.0\ \text{A} | 2\text{ amperes}
+12 V | 12\text{ volts}
+0.05\text{ mm} | 50\ \mu\text{m}
+500\ \text{nm} | 5.00\times 10^{-7}\text{ m}
+150 minutes | 2.5 hours
+2.5 hours | 2 hours 30 minutes
+3 hours and 20 minutes | 200 minutes
+fifty | 50
+nineteen | 19
+one hundred | 100
+three hundred sixty-five days | 365
+thirty-six inches | 3 feet
+5 \text{ dollars and } 25 \text{ cents} | \$5.25
+$0.05 | 5 cents
+\$3.50 | 3 dollars and 50 cents
+4 quarts | 1 gallon
+1 mile | 5280 feet
+90 km/h | 25 m/s
+1000 g | 1 kg
+6 ft 2 in | 74 inches
+2 days | 48 hours
+1 yard | 3 ft
+3 m 20 cm | 320 cm
+1 L | 1000 cm^3
+30 minutes | \frac12 \text{ hour}
+0.5 hr | 30 min
+02:05 | 2:05
+9 AM | 9:00 a.m.
+0.121212\ldots | \frac{4}{33}
+\frac{5\pi}{12} | 75^\circ
+75° | \frac{5\pi}{12}\text{ radians}
+-\frac{\pi}{3} | -60^\circ
+(4, 120^\circ) | \left(4, \frac{2\pi}{3}\right)
+5 > x > 0 | (0,5)
+|x| \geq 4 | x \le -4 \text{ or } x \ge 4
+x \in \mathbb{R}, x \ne 1 | (-\infty,1)\cup(1,\infty)
+\{x \mid x \ne -2, x \ne 2\} | (-\infty,-2)\cup(-2,2)\cup(2,\infty)
+x \ne \pm 2 | (-\infty,-2)\cup(-2,2)\cup(2,\infty)
+\mathbb{R}\setminus\{-1,1\} | (-\infty,-1)\cup(-1,1)\cup(1,\infty)
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | \langle 2, -1 \rangle
+\left\langle 2, -1 \right\rangle | (2,-1)
+\left(\begin{array}{c}2\\-1\end{array}\right) | (2,-1)
+\begin{pmatrix} 1 & 2 \\[1ex] 3 & 4 \end{pmatrix} | \begin{bmatrix} 1&2\\3&4 \end{bmatrix}
+5 \times 4 = 20 \text{ dollars} | 20
+\binom{4}{2} = 6 | 6
+1100_{\text{two}} | 1100_2
+1100_{(2)} | 1100_2
+243_{\text{five}} | 243_5
+\text{an isosceles triangle} | isosceles triangle
+a rectangle | rectangle
+\infty | positive infinity
+March 3rd | March 3
+2/3 of the cake | \frac{2}{3}
+10 \choose 3 | \binom{10}{3}
+\underline{5} | 5
+5\,\checkmark | 5
+\color{red}{5} | 5
+\bf{5} | 5
+all real numbers | \mathbb{R}
 """
 
 # The same answers, but only algebra shows it.
@@ -706,6 +773,13 @@ e^{i\pi} | -1
 \cos 60^\circ | \frac12
 \cos(60^\circ) | 0.5
 \sin(30^\circ + 60^\circ) | 1
+5√2 | \sqrt{50}
+√(16) | 4
+\sin 60° | \frac{\sqrt3}{2}
+\tan 45^\circ | 1
+2\sin 30^\circ | 1
+\begin{pmatrix} \sqrt8 \\ 1 \end{pmatrix} | (2\sqrt2, 1)
+{10 \choose 3} | 120
 """
 
 DIFFERENT = r"""
@@ -1279,6 +1353,61 @@ x^{-2} | -x^2
 \frac{e^x}{2} | e^{x/2}
 \frac{-b}{2a} | -\frac{b}{2}a
 \frac{x}{y+1} | \frac{x}{y}+1
+180^\circ | \pi\text{ cm}
+180 degrees Celsius | \pi
+5\text{ N} | 5\text{ kN}
+1.5\text{ MJ} | 1.5\text{ mJ}
+101.3\text{ kPa} | 101.3\text{ Pa}
+100^\circ\text{C} | 100^\circ\text{F}
+x_0\cos(\omega t) | x_0\sin(\omega t)
+\frac{1}{2}mv^2 | mv^2
+\sqrt{2gh} | \sqrt{2}gh
+2\pi\sqrt{\frac{L}{g}} | 2\pi\sqrt{\frac{g}{L}}
+2^{n-1} | 2^n-1
+(1,8),(8,1) | (1,8)
+2.5 hours | 2 hours 50 minutes
+nineteen | 90
+thirty-six inches | 36 feet
+\$3.50 | 3.5 cents
+1000 g | 1 mg
+0.5 hr | 50 min
+8 hours | 8 days
+2:05 | 2:50
+35\% | 3.5
+3.5\% | 0.35
+0.1212 | \frac{4}{33}
+√12 | 3√2
+\sin 60° | \frac12
+75^\circ | \frac{7\pi}{12}
+x \ne \pm 2 | (-\infty,2)\cup(2,\infty)
+x > 3 | [3,\infty)
+|x| < 3 | (-\infty,3)
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | \begin{bmatrix} 2 & -1 \end{bmatrix}
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | (-1,2)
+25 + 17 = 42 | 25
+true | false
+rectangle | square
+3:4:5 | 5:4:3
+\ln(x+1) | \ln x + 1
+\frac{\ln 3}{\ln 2} | \frac{\ln 2}{\ln 3}
+\sqrt{a}+b | \sqrt{a+b}
+\sin x+1 | \sin(x+1)
+2\sin x | \sin 2x
+\frac{1}{2}\sin x | \sin\frac{x}{2}
+-\frac{x+1}{2} | \frac{-x+1}{2}
+x^{n+1} | x^n+1
+(x+y)^2 | x^2+y^2
+\frac{a}{b+c} | \frac ab + c
+\frac{3}{4}x | \frac{3}{4x}
+4\pi r^2 | 4\pi^2 r
+\frac{4}{3}\pi | \frac{3}{4}\pi
+1-i | -1+i
+a = 2, b = -3 | a = -3, b = 2
+\{2,3,5,7\} | \{2,3,5\}
+y = 3x - 1 | y = 3x + 1
+1.2 million | 1,200
+4.0\times10^{3} | 4.0\times10^{-3}
+3(x+2) | 3x+2
 """
 
 
