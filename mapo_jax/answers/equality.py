@@ -43,8 +43,9 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
 
     Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
     mixed), a power of ten, a dollar or percent sign, a full stop at the end. A unit counts only if
-    both answers name one, and `x =` only if both name a variable. Letters after a number are a unit
-    if `units` knows them, and algebra otherwise. Lists are compared part by part, in any order
+    both answers name one (90 minutes are 1.5 hours), and `x =` only if both name a variable.
+    Letters after a number are a unit if `units` knows them, and algebra otherwise. x != 3 is a
+    union of intervals, and 60 degrees are \\pi/3. Lists are compared part by part, in any order
     unless one stands in ( ) or [ ] and the gold answer is no set; x = 1, y = 2 is compared name by
     name, a matrix entry by entry, whatever encloses it. Other answers are compared as text, without
     LaTeX markup and white space, and then by algebra if there is a verifier. Case matters in
@@ -194,8 +195,9 @@ def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:
     if len(a.parts) != len(b.parts) or sorted(a.names or b.names) != sorted(b.names or a.names):
         return False
     listed = {"", "()", "{}"} | ({"[]"} if len(a.parts) > 2 else set())
-    is_vector = (a.is_vector or b.is_vector) and "()" in (a.brackets, b.brackets)
-    if a.brackets != b.brackets and not ({a.brackets, b.brackets} <= listed or is_vector):
+    both = {a.brackets, b.brackets}
+    are_points = all(x.is_vector or x.brackets == "()" for x in (a, b)) and both & {"()", "⟨⟩"}
+    if len(both) > 1 and not (both <= listed or are_points):
         return False  # (1, 2) is not [1, 2]
     is_ordered = b.is_ordered or (a.is_ordered and b.brackets != "{}")
     if len(a.names) != len(b.names):

@@ -83,8 +83,8 @@ _WHOLE = (  # what some words mean if nothing else stands beside them
     (re.compile(r"^\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?$"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\log_\{?\s*e\s*\}?"), r"\\ln "),
     (re.compile(r"\\[lr]?vert(?![a-z])\s*"), "|"),
-    (re.compile(r"\\langle(?![a-z])\s*|\u27e8"), "("),
-    (re.compile(r"\s*\\rangle(?![a-z])|\u27e9"), ")"),
+    (re.compile(r"\\langle(?![a-z])\s*"), "\u27e8"),
+    (re.compile(r"\s*\\rangle(?![a-z])"), "\u27e9"),
 )
 _BASES = dict[str, str](
     zip("two three four five six seven eight nine".split(), "23456789", strict=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mapo_jax.answers import numbers, units
 from mapo_jax.answers.spelling import ROW, plain, tight
 
-_CLOSES = {"(": ")", "[": "]", "{": "}"}
+_CLOSES = {"(": ")", "[": "]", "{": "}", "⟨": "⟩"}
 _UNION = r"\cup"
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma"
@@ -56,8 +56,8 @@ class Many(NamedTuple):
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is a matrix of one row or one column."""
-        return self.brackets in ("matrix of 1 rows", f"matrix of {len(self.parts)} rows")
+        """Whether it is a vector: a matrix of one row or one column, or in angle brackets."""
+        return self.brackets in ("⟨⟩", "matrix of 1 rows", f"matrix of {len(self.parts)} rows")
 
 
 class Equation(NamedTuple):
@@ -84,7 +84,7 @@ def many(text: str) -> Many | None:
             return Many("", values, names)
         text = point.value
     brackets = ""
-    if text[:1] in _CLOSES and text[-1:] in ")]}" and _is_balanced(text[1:-1]):
+    if text[:1] in _CLOSES and text[-1:] in ")]}⟩" and _is_balanced(text[1:-1]):
         brackets, text = text[0] + text[-1], text[1:-1].strip()
     parts = _split(text, _AND if not brackets else re.compile(r"\s*[,;]\s*"))
     if not all(parts):
@@ -226,7 +226,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Splits a text where the separator stands outside of all brackets."""
     depths, depth = [], 0
     for char in text:
-        depth += (char in "([{") - (char in ")]}")
+        depth += (char in "([{⟨") - (char in ")]}⟩")
         depths.append(depth)
     parts, start = [], 0
     for match in separator.finditer(text):
@@ -239,7 +239,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
 def _is_balanced(text: str) -> bool:
     depth = 0
     for char in text:
-        depth += (char in "([{") - (char in ")]}")
+        depth += (char in "([{⟨") - (char in ")]}⟩")
         if depth < 0:
             return False
     return depth == 0

@@ -243,6 +243,8 @@ def _one(word: str, is_later: bool, loose: bool) -> str:
     name, power = match[1].casefold(), f"^{match[2]}" if match[2] else ""
     if match[1] in _SYMBOLS and (loose or match[1] in _BARE or not match[1].isascii()):
         return _SYMBOLS[match[1]] + power
+    if len(name) == 1 and match[1].isupper() and name != "l":  # 5 M is no meter
+        return ""
     for singular in (name, name.removesuffix("s"), name.removesuffix("es")):
         if singular in _UNITS and (singular == name or len(singular) > 2 or name in _PLURALS):
             unit = _UNITS[singular]
