@@ -1408,6 +1408,26 @@ y = 3x - 1 | y = 3x + 1
 1.2 million | 1,200
 4.0\times10^{3} | 4.0\times10^{-3}
 3(x+2) | 3x+2
+\sin 30^\circ | \sin 30
+x > 1, x < 4 | x > 1 \text{ or } x < 4
+0.33 | 0.33\ldots
+√(2x) | √2x
+\frac{\sin x}{\cos x} | \sin\frac{x}{\cos x}
+2x^\frac{2}{3} | \frac{2x^2}{3}
+\frac{e^x}{2} | e^\frac{x}{2}
+2\text{ H} | 2\text{ h}
+2\text{ S} | 2\text{ s}
+\langle 1,2,3\rangle | \{3,2,1\}
+\theta > 2 | \phi > 2
+x > 3 | y > 3
+60\text{ miles} | 60\text{ mph}
+2\text{ m}^{-1} | 2\text{ m}
+3\text{ N/m} | 3\text{ N}\cdot\text{m}
+forty two thousand | 42
+2+3=6 | 5
+\frac{n!}{2} | \left(\frac{n}{2}\right)!
+5\Omega | 5\text{ kΩ}
+2\pi | 180^\circ
 """
 
 
