@@ -67,8 +67,8 @@ _RADICAL = re.compile(
 )
 _NAMED = re.compile(r"(?<![A-Za-z\\])(pi(?![A-Za-z])|(?:sin|cos|tan|cot|sec|csc|ln|log)(?=\())")
 _ABOUT = re.compile(r"(?<=[^\s=])\s*\\approx(?![a-z]).*", re.DOTALL)
+_GOES_ON = re.compile(r"(\.[0-9]+)\s*(?:\\[lc]?dots|\.{3})$")
 _WHOLE = (  # what some words mean if nothing else stands beside them
-    (re.compile(r"(\.[0-9]+)\s*(?:\\[lc]?dots|\.{3})$"), r"\1\\ldots"),
     (re.compile(r"(?<=[0-9}])\s*\((?:in )?([A-Za-z]{2}[A-Za-z ]*)\)$"), r" \1"),
     (re.compile(r"^([0-9]+) to ([0-9]+)$"), r"\1:\2"),
     (re.compile(r"per cent$", re.I), "percent"),
@@ -164,10 +164,11 @@ def tidy(text: str) -> str:
         text = _GROUPED.sub(lambda m: m[0].replace(",", ""), text)
     # str.split() would take the mark of a row for white space.
     text = re.sub(r"[^\S\x1f]+", " ", text).replace(" ^", "^").strip("* ,;")
+    text = _GOES_ON.sub(r"\1\\ldots", text).rstrip(".* ")
     for pattern, meaning in _WHOLE:
         text = pattern.sub(meaning, text)
     text = _BASE_WORD.sub(lambda m: f"_{_BASES[m[1].lower()]}", text)
-    text = _ABOUT.sub("", text.rstrip(".* "))
+    text = _ABOUT.sub("", text)
     if (article := _ARTICLE.fullmatch(text)) and units.is_word(article[1].casefold()):
         text = text[article.start(1) :]
     return text[lead.end() :].strip() if (lead := _LEAD.match(text)) else text

@@ -524,6 +524,9 @@ e^{2} | e^2
 \left\{1,2\right\} | \{1,2\}
 \lbrace 1,2\rbrace | \{1,2\}
 \lfloor x \rfloor | \lfloor x\rfloor
+No solution. | \emptyset
+May 12th. | May 12
+3 to 5. | 3:5
 0.4545\ldots | \frac{5}{11}
 0.1666... | \frac16
 0.\dot{6} | \frac{2}{3}
