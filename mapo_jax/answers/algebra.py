@@ -24,6 +24,7 @@ _PLAIN = [math_verify.ExprExtractionConfig()]
 _ARITHMETIC = re.compile(r"[0-9\s.+\-*/^()]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _COMMAND_OR_CAPITAL = re.compile(r"\\[A-Za-z]+|[A-Z]")
+_FACTORS = re.compile(r"((?<![\w^}])[0-9.]+|\))\s*(?=\()")  # it takes 2(3) for 2 + 3
 _DIGITS = 400  # up to which a difference is looked for
 
 
@@ -49,14 +50,22 @@ def _with_case(texts: list[str]) -> list[str]:
 def _parse(text: str) -> list:
     """Reads a whole answer. A part of one that cannot be read, as its last number, is no answer."""
     no_limit: Any = None
+    text = _FACTORS.sub(r"\1\\cdot ", text)
     for shown, config in ((f"${text}$", _LATEX), (text, _PLAIN)):
         if config is _LATEX or _ARITHMETIC.fullmatch(text):
             read = math_verify.parse(
                 shown, config, fallback_mode="no_fallback", parsing_timeout=no_limit
             )
             if read:  # math-verify does not multiply matrices by numbers
-                return [x.doit() if isinstance(x, sympy.MatrixExpr) else x for x in read]
+                return [x.doit() if isinstance(x, sympy.MatrixExpr) else _complex(x) for x in read]
     return []
+
+
+def _complex(expression: Any) -> Any:
+    """Lets i be the imaginary unit, which math-verify often takes for some real number."""
+    if not isinstance(expression, sympy.Expr):
+        return expression
+    return expression.subs({x: sympy.I for x in expression.free_symbols if str(x) == "i"})
 
 
 def _is_exact(a: Any, b: Any) -> bool:

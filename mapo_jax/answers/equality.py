@@ -30,10 +30,12 @@ _SAID = re.compile(
     r"(?:\s*:)?\s+(?=\S)",
     re.IGNORECASE,
 )
-_NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$")  # bases, primes, and BA is not AB
+# Bases, primes, BA that is not AB, and two numbers side by side.
+_NO_ALGEBRA = re.compile(r"[0-9]\s*_|'|^[A-Za-z ]{2,}$|(?<![_^0-9])[0-9]+ +[0-9]++(?!\s*/)")
 _MATRIX = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}")
 _LETTERS = re.compile(r"(?<!\\)\b[a-z']{4,}\b", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Za-z]")
+_NAMES = re.compile(r"\b(?!or\b|and\b)[A-Za-z]+")
 
 
 def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None) -> bool:
@@ -41,8 +43,9 @@ def is_equal(prediction: str | None, gold: str, verifier: Verifier | None = None
 
     Numbers may hold thousands separators, decimals, a sign, a fraction (`a/b`, `\\frac{a}{b}`,
     mixed), a power of ten, a dollar or percent sign, a full stop at the end. A unit counts only if
-    both answers name one, and `x =` only if both name a variable. Letters after a number are a unit
-    if `units` knows them, and algebra otherwise. Lists are compared part by part, in any order
+    both answers name one (90 minutes are 1.5 hours), and `x =` only if both name a variable.
+    Letters after a number are a unit if `units` knows them, and algebra otherwise. x != 3 is a
+    union of intervals, and 60 degrees are \\pi/3. Lists are compared part by part, in any order
     unless one stands in ( ) or [ ] and the gold answer is no set; x = 1, y = 2 is compared name by
     name, a matrix entry by entry, whatever encloses it. Other answers are compared as text, without
     LaTeX markup and white space, and then by algebra if there is a verifier. Case matters in
@@ -107,6 +110,10 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
     if not a or not b:
         return False
     number, other = numbers.read(a), numbers.read(b)
+    if bool(number.unit) != bool(other.unit):  # 5 N against 5 newtons
+        loose = numbers.read(b, True) if number.unit else numbers.read(a, True)
+        if loose.unit and units.ratio(loose.unit, number.unit or other.unit):
+            number, other = (number, loose) if number.unit else (loose, other)
     if number.value is not None and other.value is not None:
         return numbers.are_same(number, other)
     if max(len(a), len(b)) > MAX_MATH_CHARS:
@@ -142,6 +149,10 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
     elif sought and not found:
         if sought.name[:1] != "(":
             return bool(sought.name) and _compare(a, sought.value, verifier)
+    one, two = structure.interval(a), structure.interval(b)
+    is_same = {*_NAMES.findall(text)} == {*_NAMES.findall(other_text)}
+    if one != a and two != b and is_same:
+        return _compare(one, two, verifier)
     many, others = structure.many(a), structure.many(b)
     if "\\begin" in a and "\\begin" in b and not (many and others):
         many = others = None  # 2 times a matrix
@@ -151,15 +162,32 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
         if others and others.brackets:
             many = structure.many(structure.interval(a))
         return _compare_many(many or Many("", [a], []), others or Many("", [b], []), verifier)
-    if not units.are_alike({*number.unit}, {*other.unit}):
+    for one, two in ((number, other), (other, number)):
+        is_angle = two.unit == {"radian"} or (not two.unit and "\\pi" in two.text)
+        if one.unit == {"degree"} and is_angle:
+            return _compare(_radians(one), two.text, verifier)
+    ratio = units.ratio(number.unit, other.unit)
+    if ratio is None:
         return False
     if number.unit or other.unit:
         a, b = number.text, other.text
+        if ratio != 1:
+            a = rf"\frac{{{ratio.numerator}}}{{{ratio.denominator}}}({a})"
         if tight(plain(a)) == tight(plain(b)):
             return True
     if verifier is None or not (_is_algebra(a) and _is_algebra(b)):
         return False
     return verifier.verify(a.replace(ROW, r"\\"), b.replace(ROW, r"\\"))
+
+
+def _radians(angle: Quantity) -> str:
+    """Writes an angle in degrees as a multiple of pi."""
+    if angle.value is None:
+        return rf"\frac{{\pi}}{{180}}({angle.text})"
+    share = abs(angle.value) / 180
+    above = f"{share.numerator if share.numerator != 1 else ''}\\pi"
+    sign = "-" * (angle.value < 0)
+    return sign + (above if share.denominator == 1 else rf"\frac{{{above}}}{{{share.denominator}}}")
 
 
 def _is_algebra(text: str) -> bool:
@@ -173,7 +201,9 @@ def _compare_many(a: Many, b: Many, verifier: Verifier | None) -> bool:
     if len(a.parts) != len(b.parts) or sorted(a.names or b.names) != sorted(b.names or a.names):
         return False
     listed = {"", "()", "{}"} | ({"[]"} if len(a.parts) > 2 else set())
-    if a.brackets != b.brackets and not {a.brackets, b.brackets} <= listed:
+    both = {a.brackets, b.brackets}
+    are_points = all(x.is_vector or x.brackets == "()" for x in (a, b)) and both & {"()", "⟨⟩"}
+    if len(both) > 1 and not (both <= listed or are_points):
         return False  # (1, 2) is not [1, 2]
     is_ordered = b.is_ordered or (a.is_ordered and b.brackets != "{}")
     if len(a.names) != len(b.names):

@@ -9,14 +9,35 @@ from mapo_jax.answers.extraction import DIGITS, MAX_NUMBER_CHARS
 
 _MAX_EXPONENT = 1000  # of a power of ten
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred".split()
+_WORDS = {word: value for value, word in enumerate(_SMALL)}
+_WORDS |= {word: 10 * value for value, word in enumerate(_TENS, 2)}
+_BELOW = "halve half third fourth fifth sixth seventh eighth ninth tenth".split()
+_PARTS = {word: max(value, 2) for value, word in enumerate(_BELOW, 1)}
+_A_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})\b"
+_SPOKEN = re.compile(
+    rf"(negative |minus )?({_A_WORD}(?:(?:(?<=hundred) and)?[ -]{_A_WORD})*)(?:[ -]([a-z]+))?",
+    re.IGNORECASE,
+)
+_A_MAGNITUDE = re.compile(r"^an? (?=(?:half|third|dozen|hundred|thousand|million)\b)", re.I)
+_PIECE = re.compile(
+    r"[0-9.,]+\s*(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?"
+    r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|k?m|cm|k?g|h|s|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
+)
+# It gives nothing back: a point can end one piece or begin the next, which is 2^n ways to fail.
+_COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)++", re.IGNORECASE)
 _NUMBER = re.compile(
     rf"([+-]?)\s*({DIGITS})(?:\s*/\s*(\(-(?:{DIGITS})\)|-?(?:{DIGITS})))?"
     r"(?:(?:\s*\*\s*|\s+)10\s*\^\s*\(?\s*([+-]?[0-9]+)\s*\)?|[eE]([+-]?[0-9]+))?"
 )
 _MIXED = re.compile(r"([+-]?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)")
 _POWER_OF_TEN = re.compile(r"([+-]?)\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?")
-_REPEATING = re.compile(r"([+-]?)\s*([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{?([0-9]+)\}?")
+_REPEATING = re.compile(r"([+-]?)\s*([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
+_GOING_ON = re.compile(r"([+-]?)\s*([0-9]*)\.([0-9]{0,9}?)([0-9]{1,9}?)\4+\\ldots")
 _GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 
 
@@ -28,9 +49,15 @@ class Quantity(NamedTuple):
     unit: frozenset[str]
 
 
-def read(text: str) -> Quantity:
-    """Reads a tidy answer."""
-    core, factor, unit = units.split(text)
+def read(text: str, loose: bool = False) -> Quantity:
+    """Reads a tidy answer. Letters that may be variables are a unit only if `loose`."""
+    if len(text) > MAX_NUMBER_CHARS:
+        return _single(text, loose)
+    return _compound(text) or _single(_in_digits(text), loose)
+
+
+def _single(text: str, loose: bool = False) -> Quantity:
+    core, factor, unit = units.split(text, loose)
     value = _value(spelling.plain(core)) if len(core) <= MAX_NUMBER_CHARS else None
     if value is None and (factor > 1 or len(text) > MAX_NUMBER_CHARS):
         return Quantity(text, None, frozenset())
@@ -38,20 +65,60 @@ def read(text: str) -> Quantity:
 
 
 def are_same(a: Quantity, b: Quantity) -> bool:
-    """A unit counts if both numbers name one; 50% equals 50 and 0.5, as in other graders."""
-    if a.value is None or b.value is None or not units.are_alike({*a.unit}, {*b.unit}):
+    """A unit counts if both numbers name one; 50% equals 50 and 0.5, as in other graders.
+
+    0.5% is 0.005 only, as 0.5 stands for 50%.
+    """
+    ratio = units.ratio(a.unit, b.unit)
+    if a.value is None or b.value is None or ratio is None:
         return False
-    if "percent" in a.unit and "percent" not in b.unit:
-        return b.value in (a.value, a.value / 100)
-    if "percent" in b.unit and "percent" not in a.unit:
-        return a.value in (b.value, b.value / 100)
-    return a.value == b.value
+    for one, other in ((a.value, b), (b.value, a)):
+        if "percent" not in other.unit and "percent" in (a.unit | b.unit):
+            return other.value == one / 100 or (abs(one) >= 1 and other.value == one)
+    return a.value * ratio == b.value
+
+
+def _compound(text: str) -> Quantity | None:
+    """Reads 5 hours and 30 minutes, one quantity in several units."""
+    pieces = [piece[0] for piece in _PIECE.finditer(text)] if _COMPOUND.fullmatch(text) else []
+    parts = [_single(piece) for piece in pieces]
+    if len({part.unit for part in parts if part.unit}) < max(len(parts), 2):
+        return None
+    total = Fraction(0)
+    for part in parts:
+        ratio = units.ratio(part.unit, parts[0].unit)
+        if part.value is None or ratio is None:
+            return None
+        total += part.value * ratio
+    return Quantity(text, total, parts[0].unit)
+
+
+def _in_digits(text: str) -> str:
+    """Writes words for a number at the start in digits: twenty-one dogs, two thirds."""
+    text = _A_MAGNITUDE.sub("1 ", text)
+    match = _SPOKEN.match(text)
+    if match is None:
+        return text
+    total = None
+    for word in re.split("[ -]", match[2].casefold().replace(" and ", " ")):
+        value = _WORDS[word]
+        if total is None and value < 100:
+            total = value
+        elif total and total < 10 and value == 100:
+            total *= value
+        elif total and 0 < value < 100 and total % (100 if value > 9 else 10) == 0 and total != 10:
+            total += value
+        else:
+            return text
+    part = _PARTS.get((match[3] or "").casefold().removesuffix("s"))
+    rest = text[match.end() if part else match.end(2) :]
+    if rest[:1] not in ("", " "):
+        return text
+    return "-" * bool(match[1]) + f"{total}" + (f"/{part}" if part else "") + rest
 
 
 def _value(text: str) -> Fraction | None:
     """Reads a plain text as one number; None if it is not one number."""
-    if text in _WORDS:
-        return Fraction(_WORDS.index(text))
     if text.isdecimal() and text.isascii():
         return Fraction(int(text))
     if text[:2] != "(-" and text[:1] == "(" and text[-1:] == ")" and "," not in text:
@@ -62,7 +129,7 @@ def _value(text: str) -> Fraction | None:
         return _signed(mixed[1], int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4])))
     if power := _POWER_OF_TEN.fullmatch(text):
         return _scaled(_signed(power[1], Fraction(1)), power[2])
-    if repeating := _REPEATING.fullmatch(text):
+    if repeating := _REPEATING.fullmatch(text) or _GOING_ON.fullmatch(text):
         sign, whole, head, period = repeating.groups()
         tail = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(head))
         return _signed(sign, Fraction(f"{whole or 0}.{head or 0}") + tail)

@@ -1,31 +1,32 @@
 """Takes tidy answers apart: names and values, lists, points, sets, unions and matrices."""
 
+import itertools
 import re
 from typing import NamedTuple
 
 from mapo_jax.answers import numbers, units
-from mapo_jax.answers.spelling import ROW, tight
+from mapo_jax.answers.spelling import ROW, plain, tight
 
-_CLOSES = {"(": ")", "[": "]", "{": "}"}
+_CLOSES = {"(": ")", "[": "]", "{": "}", "⟨": "⟩"}
 _UNION = r"\cup"
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma"
     "|tau|phi|varphi|chi|psi|omega|ell"
 )
 _NAME = re.compile(
-    rf"(?:[A-Za-z]|\\(?:{_GREEK}))'?(?:_\{{?\w+\}}?)?(?:\^\{{?-1\}}?)?(?:\s?\(\w\))?"
+    rf"(?:[A-Za-z]|\\vec\s*\{{?\s*[A-Za-z]\s*\}}?|\\(?:{_GREEK}))'?(?:_\{{?\w+\}}?)?(?:\^\{{?-1\}}?)?(?:\s?\(\w\))?"
     r"|[A-Z]{2}|\|[A-Z]{2}\||\\overline\s*\{[A-Z]{2}\}|m?\s?\\?angle\s?[A-Z]{1,3}"
 )
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\in(?![a-z])|∈")
 _AND = re.compile(r"\s*[,;]\s*(?:(?:and|or)\b)?\s*|\s+(?:and|or)\b\s*")
-_PIECE = re.compile(
-    r"[0-9.,]+\s*(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?"
-    r"|feet|foot|ft|inch(?:es)?|in|meters?|centimeters?|cm|pounds?|lbs?|ounces?|oz|dollars?|cents?)\b"
+_REALS = r"(?:\\in\s*)?\\mathbb\s*\{?\s*R\s*\}?"
+_ALL = re.compile(rf"(?:[A-Za-z]\s*)?{_REALS}")
+_BUILDER = re.compile(
+    rf"\\?\{{\s*[A-Za-z]\s*(?:{_REALS})?\s*(?:\\mid|\\colon|\||:)\s*(.*[^\s\\])\s*\\?\}}"
 )
-# It gives nothing back: a point can end one piece or begin the next, which is 2^n ways to fail.
-_COMPOUND = re.compile(rf"(?:{_PIECE.pattern}\.?(?:\s*,)?\s*(?:and\s+)?)++", re.IGNORECASE)
-_BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\\colon|\||:)\s*(.*[^\s\\])\s*\\?\}")
+_WITHOUT = re.compile(rf"{_ALL.pattern}\s*(?:\\setminus|\\backslash|-)\s*\\?\{{(.*[^\\])\\?\}}")
 _OR = re.compile(r"\s+or\s+")
+_BOTH = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s*\\(?:land|wedge)(?![a-z])\s*")
 _MATRIX = re.compile(
     r"(?P<before>[^\\]*)\\begin\s*\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?"
     r"(?P<cells>.*)\\end\s*\{(?P=kind)\}(?P<after>[^\\]*)",
@@ -33,11 +34,12 @@ _MATRIX = re.compile(
 )
 _MENTION = re.compile(r"(?:.*=)?(?:\s*\b(?:[a-z]{3,}|is|be|we|of|so|by|it|as)\b[,:]?)*\s*", re.I)
 _NO_MENTION = re.compile(r"\b(?:det\w*|rank|trace|inverse|transpose|not|plus|minus|times)\b", re.I)
-_LESS = r"(<=|<|\\leq?(?:slant)?(?![a-z])|≤|\\lt(?![a-z]))"
-_MORE = r"(>=|>|\\geq?(?:slant)?(?![a-z])|≥|\\gt(?![a-z]))"
-_BETWEEN = re.compile(rf"([^<>=≤≥]+?)\s*{_LESS}\s*[A-Za-z]\s*{_LESS}\s*([^<>=≤≥]+)")
-_BELOW = re.compile(rf"[A-Za-z]\s*{_LESS}\s*([^<>=≤≥]+)|([^<>=≤≥]+?)\s*{_MORE}\s*[A-Za-z]")
-_ABOVE = re.compile(rf"[A-Za-z]\s*{_MORE}\s*([^<>=≤≥]+)|([^<>=≤≥]+?)\s*{_LESS}\s*[A-Za-z]")
+_SIGN = re.compile(
+    r"\s*(<=|>=|!=|[<>≤≥≠]|\\not\s*=|\\(?:[lg]eq?(?:slant)?|[lg]t|neq?)(?![a-z]))\s*"
+)
+_FLIPPED = str.maketrans("<>", "><")
+_VARIABLE = re.compile(rf"\|?(?:[A-Za-z]|\\(?:{_GREEK}))\|?")
+_SUM = re.compile(r"(?=.*(?:[-+*/^!]|binom))(?:sqrt|pi|\\binom|[-+*/^0-9.(){}!\s])+")
 
 
 class Many(NamedTuple):
@@ -52,6 +54,11 @@ class Many(NamedTuple):
         """Whether the order of the parts matters."""
         return self.brackets not in ("", "{}", _UNION)
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a vector: a matrix of one row or one column, or in angle brackets."""
+        return self.brackets in ("⟨⟩", "matrix of 1 rows", f"matrix of {len(self.parts)} rows")
+
 
 class Equation(NamedTuple):
     """An answer with an equals sign."""
@@ -64,8 +71,8 @@ def many(text: str) -> Many | None:
     """Takes a list, a point, an interval, a set, a union or a matrix apart; None if it is none."""
     if matrix := _matrix(text):
         return matrix
-    if compound := _compound(text):
-        return compound
+    if numbers.read(text).value is not None:  # 5 hours and 30 minutes
+        return None
     text = text.replace("\\{", "{").replace("\\}", "}")
     pieces = _split(text, re.compile(r"\s*\\cup(?![a-z])\s*"))
     if len(pieces) > 1:
@@ -77,7 +84,7 @@ def many(text: str) -> Many | None:
             return Many("", values, names)
         text = point.value
     brackets = ""
-    if text[:1] in _CLOSES and text[-1:] in ")]}" and _is_balanced(text[1:-1]):
+    if text[:1] in _CLOSES and text[-1:] in ")]}⟩" and _is_balanced(text[1:-1]):
         brackets, text = text[0] + text[-1], text[1:-1].strip()
     parts = _split(text, _AND if not brackets else re.compile(r"\s*[,;]\s*"))
     if not all(parts):
@@ -99,7 +106,8 @@ def many(text: str) -> Many | None:
 def equation(text: str) -> Equation | None:
     """Reads x = 5, 5 = x, 0.56 = 56% or an equation; None if there is no equals sign."""
     sides = [side.strip() for side in _EQUALS.split(text)]
-    if len(sides) < 2 or len(_split(text, _AND)) > 1:
+    is_set = _BUILDER.fullmatch(text) or _WITHOUT.fullmatch(text)
+    if len(sides) < 2 or is_set or len(_split(text, _AND)) > 1:
         return None
     first, last = sides[0], sides[-1]
     if not last or (first and re.search(r"[<>≤≥]|\\[lg]e", text)):
@@ -107,8 +115,9 @@ def equation(text: str) -> Equation | None:
     for name, value in ((first, last), (last, first))[: 1 + (len(sides) == 2)]:
         if not name or (_is_name(name) and not _holds(value, name)):
             return Equation(tight(name), value)
-    is_sum = re.fullmatch(r"[0-9.\s]+[-+*/^][-+*/^0-9.()\s]*", first)
-    if is_sum or numbers.are_same(numbers.read(first), numbers.read(last)):
+    number = numbers.read(first)
+    is_sum = number.value is None and _SUM.fullmatch(plain(first))
+    if is_sum or numbers.are_same(number, numbers.read(last)):
         return Equation("=", last)
     if len(sides) == 2 and re.fullmatch(r"[A-Z]{2,3}", first):
         return Equation(first, last)
@@ -116,30 +125,63 @@ def equation(text: str) -> Equation | None:
 
 
 def interval(text: str) -> str:
-    """Writes 1 < x <= 2, or x < 1 or x > 2, as an interval or a union; other texts stay."""
-    if text in ("\\mathbb{R}", "\\mathbb R"):
-        return "(-\\infty, \\infty)"
+    """Writes 1 < x <= 2, x < 1 or x > 2, or x != 3 as an interval or a union; other texts stay."""
     if builder := _BUILDER.fullmatch(text):
         text = builder[1]
-    pieces = [_interval(piece.strip()) for piece in _OR.split(text)]
-    return text if None in pieces else f" {_UNION} ".join(filter(None, pieces))
+    pieces = [_intervals(piece.strip()) for piece in _OR.split(text)]
+    return text if None in pieces else f" {_UNION} ".join(itertools.chain(*filter(None, pieces)))
 
 
-def _interval(text: str) -> str | None:
-    if between := _BETWEEN.fullmatch(text):
-        low, opening, closing, high = between.groups()
-        return _bracket(opening, "[(") + f"{low}, {high}" + _bracket(closing, "])")
-    if below := _BELOW.fullmatch(text):
-        sign, bound = (below[1], below[2]) if below[1] else (below[4], below[3])
-        return f"(-\\infty, {bound}" + _bracket(sign, "])")
-    if above := _ABOVE.fullmatch(text):
-        sign, bound = (above[1], above[2]) if above[1] else (above[4], above[3])
-        return _bracket(sign, "[(") + f"{bound}, \\infty)"
-    return None
+def _intervals(text: str) -> list[str] | None:
+    """Returns the intervals of all x with, say, 0 < x < 4 and x != 1; None for other texts."""
+    lows, highs, holes, names = ["(-\\infty"], ["\\infty)"], [], set()
+    if without := _WITHOUT.fullmatch(text):
+        holes, text = _BOTH.split(without[1]), "x \\in \\mathbb{R}"
+    for condition in _BOTH.split(text):
+        found = _constraints(condition)
+        if found is None and holes and _SIGN.search(condition) is None:  # x != 1, 2
+            holes.append(condition)
+        elif found is None:
+            return None
+        for name, sign, bound in found or ():
+            names.add(name.strip("|"))
+            opposite = f"-({bound})" if bound[0] in "+-" else f"-{bound}"
+            if sign == "!=":
+                holes += [opposite, bound] if name[0] == "|" else _plus_and_minus(bound)[::-1]
+            elif name[0] == "|" and sign[0] == ">":
+                outside = [f"{lows[0]}, {opposite}" + "])"[sign == ">"]]
+                outside.append("[("[sign == ">"] + f"{bound}, {highs[0]}")
+                return outside if text == condition else None
+            if sign[0] == ">" or (sign[0] == "<" and name[0] == "|"):
+                lows.append("[("[len(sign) == 1] + (opposite if sign[0] == "<" else bound))
+            if sign[0] == "<":
+                highs.append(bound + "])"[len(sign) == 1])
+    if max(len(lows), len(highs)) > 2 or len(names) > 1:
+        return None
+    values = {hole: numbers.read(hole).value for hole in holes}
+    known = {hole: value for hole, value in values.items() if value is not None}
+    if len(known) == len(values):
+        holes = sorted(known, key=known.__getitem__)
+    elif len(holes) > 2:
+        return None
+    bounds = [lows[-1], *(edge for hole in holes for edge in (f"{hole})", f"({hole}")), highs[-1]]
+    return [f"{low}, {high}" for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
 
 
-def _bracket(sign: str, closed_open: str) -> str:
-    return closed_open[sign in ("<", ">", "\\lt", "\\gt")]
+def _constraints(text: str) -> list[tuple[str, str, str]] | None:
+    """Takes 0 < x <= 4 apart: (x, >, 0) and (x, <=, 4)."""
+    if _ALL.fullmatch(text):
+        return []
+    terms = _SIGN.split(text)
+    signs = [plain(sign).strip() for sign in terms[1::2]]
+    if not all(terms) or len(terms) not in (3, 5) or (len(terms) == 5 and "!=" in signs):
+        return None
+    at = 0 if len(terms) == 3 and _VARIABLE.fullmatch(terms[0]) else 2
+    if not _VARIABLE.fullmatch(terms[at]):
+        return None
+    before = [(terms[at], signs[0].translate(_FLIPPED), terms[0])] if at else []
+    after = [(terms[at], signs[-1], terms[-1])] if at < len(terms) - 1 else []
+    return before + after
 
 
 def _matrix(text: str) -> Many | None:
@@ -155,16 +197,6 @@ def _matrix(text: str) -> Many | None:
         return None
     parts = [cell.strip() for row in rows for cell in row]
     return Many(f"matrix of {len(rows)} rows", parts, [])
-
-
-def _compound(text: str) -> Many | None:
-    """Takes 5 hours and 30 minutes apart, one quantity in several units."""
-    if not _COMPOUND.fullmatch(text):
-        return None
-    parts = [piece[0].strip() for piece in _PIECE.finditer(text)]
-    found = [numbers.read(part).unit for part in parts]
-    is_one = len(parts) > 1 and all(found) and len({*found}) == len(parts)
-    return Many("compound", parts, []) if is_one else None
 
 
 def _is_name(text: str) -> bool:
@@ -194,7 +226,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Splits a text where the separator stands outside of all brackets."""
     depths, depth = [], 0
     for char in text:
-        depth += (char in "([{") - (char in ")]}")
+        depth += (char in "([{⟨") - (char in ")]}⟩")
         depths.append(depth)
     parts, start = [], 0
     for match in separator.finditer(text):
@@ -207,7 +239,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
 def _is_balanced(text: str) -> bool:
     depth = 0
     for char in text:
-        depth += (char in "([{") - (char in ")]}")
+        depth += (char in "([{⟨") - (char in ")]}⟩")
         if depth < 0:
             return False
     return depth == 0

@@ -342,7 +342,19 @@ REPEATED = (
     *("x = 1, ", "1 or ", "x<1 or ", "1<x<", "+-", "a'", "A B", "$", "(", "{,}", r"-\sqrt"),
     *("aa aa ", "is is ", "abc: ", "about ", "three ", "million ", "per ", "the answer is "),
     *(r"\pm 1", r"\frac{1}{2}", r"\cup (1,2)", r"\text{a}", r"\boxed{1},", r"\begin{pmatrix}"),
-    *(r"0.\overline{3}", r"\{x\mid ", r"^\circ ", "degree "),
+    *(r"0.\overline{3}", r"\{x\mid ", r"^\circ ", "degree ", "twenty ", "hundred and ", "0.33"),
+    *(r"x \ne 1, ", "|x| < 1 and ", r"x \in \mathbb{R} ", r"\mathbb{R} \setminus \{", "0 < x < "),
+    *(
+        r"\text{m}/",
+        r"\mathrm{km\,h^{-1}}",
+        r"3\ \Omega ",
+        "meter second^-2 ",
+        "5 kW ",
+        "{a",
+        "√(1",
+    ),
+    *(r"\approx ", r"\sin 3^\circ ", r"\frac{\sin x}", r"\begin{pmatrix} 1 \\[4pt] ", "(dollars) "),
+    *(r"\langle 1,", "1.3\\ldots ", "pi(", "a_{two} ", "an apple "),
 )
 
 

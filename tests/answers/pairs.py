@@ -524,6 +524,178 @@ e^{2} | e^2
 \left\{1,2\right\} | \{1,2\}
 \lbrace 1,2\rbrace | \{1,2\}
 \lfloor x \rfloor | \lfloor x\rfloor
+No solution. | \emptyset
+May 12th. | May 12
+3 to 5. | 3:5
+0.4545\ldots | \frac{5}{11}
+0.1666... | \frac16
+0.\dot{6} | \frac{2}{3}
+1'250'000 | 1250000
+2\sqrt{3} \approx 3.46 | 2\sqrt{3}
+\frac{1}{3} \approx 0.333 | \frac13
+x \approx 8.24 | 8.24
+√(x+1) | \sqrt{x+1}
+(1+√5)/2 | \frac{1+\sqrt5}{2}
+45^\circ | \frac{\pi}{4}
+\frac{\pi}{4} \text{ rad} | 45^\circ
+2\pi \text{ radians} | 360^\circ
+90^\circ | \frac{\pi}{2}
+(2, 45^\circ) | (2, \frac{\pi}{4})
+30^\circ, 150^\circ | \frac{\pi}{6}, \frac{5\pi}{6}
+x \ne 3 | (-\infty,3)\cup(3,\infty)
+x \neq \frac12 | (-\infty,\frac12)\cup(\frac12,\infty)
+\mathbb{R} \setminus \{3\} | (-\infty,3)\cup(3,\infty)
+|x| < 2 | (-2,2)
+|x| \le 2 | [-2,2]
+|x| > 3 | (-\infty,-3)\cup(3,\infty)
+\{x \in \mathbb{R} \mid x > 1\} | (1,\infty)
+\{x \in \mathbb R : x \ne 0\} | (-\infty,0)\cup(0,\infty)
+x>0 \text{ and } x \ne 1 | (0,1)\cup(1,\infty)
+x \ge 2, x \ne 5 | [2,5)\cup(5,\infty)
+x > 2 and x < 5 | (2,5)
+x>-1 \text{ and } x \le 3 | (-1,3]
+\begin{bmatrix}1/2\\[6pt]3\end{bmatrix} | \begin{pmatrix} \frac12 \\ 3 \end{pmatrix}
+(1,2,3) | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\begin{pmatrix}1 & 2 & 3\end{pmatrix} | (1,2,3)
+\langle 2,-1,3\rangle | (2,-1,3)
+⟨2,-1,3⟩ | \begin{pmatrix}2\\-1\\3\end{pmatrix}
+\vec{v} = \langle 1,2\rangle | (1,2)
+1010_{\text{two}} | 1010_2
+1010_{two} | 1010_{2}
+seven days | 7
+seven days | 7 days
+twenty-one dogs | 21
+twenty one | 21
+one hundred and five | 105
+two hundred thirty-four | 234
+Forty-two | 42
+negative infinity | -\infty
+positive infinity | \infty
+negative five | -5
+minus three | -3
+thirteen minutes | 13
+one half | \frac12
+two thirds | \frac23
+five thousand | 5000
+75 cents | \$0.75
+$1.50 | 150 cents
+0.25 L | 250 mL
+3 km | 3000 m
+1.5 hours | 90 minutes
+1 hour 30 minutes | 1.5 hours
+1 hour and 30 minutes | 90 minutes
+2 hours 15 minutes | 2.25 hours
+5 feet 6 inches | 66 inches
+36 km/h | 10 m/s
+1.67\times10^{-24}\text{ g} | 1.67\times10^{-27}\text{ kg}
+500 mg | 0.5 g
+2 weeks | 14 days
+100 cm^2 | 0.01 m^2
+1 m^3 | 1000 liters
+24 months | 2 years
+2 kg | 2000 grams
+16 ounces | 1 pound
+12 newtons | 12\text{ N}
+5 kJ | 5000\text{ J}
+3.2\ \text{k}\Omega | 3200\ \Omega
+10\ \Omega | 10 ohms
+450\text{ nm} | 4.5\times10^{-7}\text{ m}
+5\ \mu\text{m} | 5\times 10^{-6}\text{ m}
+60 Hz | 60\text{ hertz}
+2.4 GHz | 2400 MHz
+9.8\ \frac{\text{m}}{\text{s}^2} | 9.8\text{ m/s}^2
+9.8\ \mathrm{m\,s^{-2}} | 9.8 m/s^2
+72\ \mathrm{km\,h^{-1}} | 72\text{ km/h}
+8\ \text{N}\cdot\text{m} | 8\text{ N m}
+15 (dollars) | 15
+15 (dollars) | \$15
+40 (in cm) | 40
+05:30 | 5:30
+3 pm | 3:00 pm
+3:00 PM | 3 p.m.
+\frac12+\frac13=\frac56 | \frac56
+12 \times 5 = 60 | 60
+3\cdot 4+2=14 | 14
+a circle | \text{circle}
+an ellipse | ellipse
+The parabola | parabola
+May 12th | May 12
+July 4th | July 4
+no solutions | no solution
+\emptyset | \text{no solution}
+\text{No solution} | \varnothing
+3 to 5 | 3:5
+\log_e 5 | \ln 5
+6 m | 600 cm
+US\$45 | 45
+\boldsymbol{7} | 7
+0.5\text{ kN} | 500\text{ N}
+1.5\text{ MJ} | 1500\text{ kJ}
+3.0\times10^8\ \text{m/s} | 3\times 10^{8}\ \mathrm{m\cdot s^{-1}}
+6.02\times10^{23}\text{ mol}^{-1} | 6.02\times10^{23}
+1.38\times10^{-23}\text{ J/K} | 1.38 \times 10^{-23}\ \mathrm{J\,K^{-1}}
+8.314\ \mathrm{J/(mol\cdot K)} | 8.314
+25\ \text{kg}\cdot\text{m/s} | 25\ \mathrm{kg\,m/s}
+101.3\text{ kPa} | 101300\text{ Pa}
+2.0\ \text{A} | 2\text{ amperes}
+12 V | 12\text{ volts}
+0.05\text{ mm} | 50\ \mu\text{m}
+500\ \text{nm} | 5.00\times 10^{-7}\text{ m}
+150 minutes | 2.5 hours
+2.5 hours | 2 hours 30 minutes
+3 hours and 20 minutes | 200 minutes
+fifty | 50
+nineteen | 19
+one hundred | 100
+three hundred sixty-five days | 365
+thirty-six inches | 3 feet
+5 \text{ dollars and } 25 \text{ cents} | \$5.25
+$0.05 | 5 cents
+\$3.50 | 3 dollars and 50 cents
+4 quarts | 1 gallon
+1 mile | 5280 feet
+90 km/h | 25 m/s
+1000 g | 1 kg
+6 ft 2 in | 74 inches
+2 days | 48 hours
+1 yard | 3 ft
+3 m 20 cm | 320 cm
+1 L | 1000 cm^3
+30 minutes | \frac12 \text{ hour}
+0.5 hr | 30 min
+02:05 | 2:05
+9 AM | 9:00 a.m.
+0.121212\ldots | \frac{4}{33}
+\frac{5\pi}{12} | 75^\circ
+75° | \frac{5\pi}{12}\text{ radians}
+-\frac{\pi}{3} | -60^\circ
+(4, 120^\circ) | \left(4, \frac{2\pi}{3}\right)
+5 > x > 0 | (0,5)
+|x| \geq 4 | x \le -4 \text{ or } x \ge 4
+x \in \mathbb{R}, x \ne 1 | (-\infty,1)\cup(1,\infty)
+\{x \mid x \ne -2, x \ne 2\} | (-\infty,-2)\cup(-2,2)\cup(2,\infty)
+x \ne \pm 2 | (-\infty,-2)\cup(-2,2)\cup(2,\infty)
+\mathbb{R}\setminus\{-1,1\} | (-\infty,-1)\cup(-1,1)\cup(1,\infty)
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | \langle 2, -1 \rangle
+\left\langle 2, -1 \right\rangle | (2,-1)
+\left(\begin{array}{c}2\\-1\end{array}\right) | (2,-1)
+\begin{pmatrix} 1 & 2 \\[1ex] 3 & 4 \end{pmatrix} | \begin{bmatrix} 1&2\\3&4 \end{bmatrix}
+5 \times 4 = 20 \text{ dollars} | 20
+\binom{4}{2} = 6 | 6
+1100_{\text{two}} | 1100_2
+1100_{(2)} | 1100_2
+243_{\text{five}} | 243_5
+\text{an isosceles triangle} | isosceles triangle
+a rectangle | rectangle
+\infty | positive infinity
+March 3rd | March 3
+2/3 of the cake | \frac{2}{3}
+10 \choose 3 | \binom{10}{3}
+\underline{5} | 5
+5\,\checkmark | 5
+\color{red}{5} | 5
+\bf{5} | 5
+all real numbers | \mathbb{R}
 """
 
 # The same answers, but only algebra shows it.
@@ -589,6 +761,28 @@ a^2b | b a^2
 \frac{\sqrt{2}}{2} | \frac{1}{\sqrt 2}
 3 + 4i | 4i+3
 \binom{n}{2} | \frac{n(n-1)}{2}
+\frac{3i}{5} | \frac{3}{5}i
+(1+i)^2 | 2i
+e^{i\pi} | -1
+2(3) | 6
+3(4)^2 | 48
+(2)(3) | 6
+\frac{1}{2}\tan x | \frac{\tan x}{2}
+2^{3}5^{2} | 200
+\log_{2}(3) | \log_2 3
+√3 + √2 | \sqrt2+\sqrt3
+\tan 30^\circ | \frac{\sqrt3}{3}
+\sin 45^\circ | \frac{\sqrt{2}}{2}
+\cos 60^\circ | \frac12
+\cos(60^\circ) | 0.5
+\sin(30^\circ + 60^\circ) | 1
+5√2 | \sqrt{50}
+√(16) | 4
+\sin 60° | \frac{\sqrt3}{2}
+\tan 45^\circ | 1
+2\sin 30^\circ | 1
+\begin{pmatrix} \sqrt8 \\ 1 \end{pmatrix} | (2\sqrt2, 1)
+{10 \choose 3} | 120
 """
 
 DIFFERENT = r"""
@@ -1039,6 +1233,204 @@ No | None
 x = \sqrt{8}, y = 1 | y = 2\sqrt{2}, x = 1
 \frac{x}{10^{30}} | \frac{x}{10^{31}}
 x + 10^{-30} = y | x + 10^{-31} = y
+\frac{\tan x}{2} | \tan\frac{x}{2}
+\frac{\cos\theta}{2} | \cos\frac{\theta}{2}
+\frac{\ln x}{2} | \ln\frac{x}{2}
+\frac{\log 5}{3} | \log\frac53
+\frac{\ln a}{b} | \ln\frac{a}{b}
+\frac{\sqrt3}{2} | \sqrt\frac{3}{2}
+\frac{2^1}{2} | 2^\frac{1}{2}
+\frac{x^3}{2} | x^\frac{3}{2}
+3-\frac12 | 3\frac{-1}{2}
+\frac{1/2}{3} | 1/\frac{2}{3}
+2^{1}0 | 2^{10}
+x^{2}3 | x^{23}
+\sin(2)x | \sin 2x
+(\log x)^2 | \log x^2
+2(3) | 5
+(2)(3) | 5
+2 3 | 5
+5i | 5 j
+41/4 | 4\frac14
+2.\overline{3} | 2.3
+0.1666... | \frac{1}{7}
+0.333 | \frac13
+1,250 | 1,250,000
+2.5\times10^{-6} | 2.5\times10^{6}
+\frac{1}{3} \approx 0.333 | \frac14
+\sqrt{\frac32} | \frac{\sqrt3}{2}
+\sqrt\frac{3}{2} | \frac{\sqrt3}{2}
+2^\frac{1}{2} | \frac{2^1}{2}
+x^\frac{1}{2} | \frac{x}{2}
+\cos\frac{\theta}{2} | \frac{\cos\theta}{2}
+\frac{\sin x}{3} | \sin\frac{x}{3}
+\ln\frac{a}{b} | \frac{\ln a}{b}
+\frac{\ln a}{\ln b} | \ln\frac{a}{b}
+3\frac{-1}{2} | 3-\frac12
+1/\frac{2}{3} | \frac{1}{6}
+\frac{1/2}{3} | \frac{3}{2}
+\sin 2x | (\sin 2)x
+\sin x^2 | \sin^2 x
+\log x^2 | (\log x)^2
+e^{2x} | e^2x
+2^{x+1} | 2^x+1
+\sqrt{x+1} | \sqrt{x}+1
+√(x+1) | √x+1
+3pi/4 | \frac{4\pi}{3}
+a/(bc) | \frac{a}{b}c
+\frac{1-i}{2} | \frac12+\frac12 i
+2+3i | 3+2i
+\cos 60^\circ | \cos 60
+\sin 30^\circ | \frac{\sqrt3}{2}
+2\pi | 2^\circ
+90^\circ | \frac{\pi}{3}
+\pi | 180
+30 radians | 30^\circ
+x \ne 3 | (-\infty,3)
+|x| < 2 | [-2,2]
+|x| > 2 | (-2,2)
+\{x : -1 < x \le 4\} | [-1,4)
+x > 0, y > 0 | (0,\infty)
+x > 2 \text{ or } x < 5 | (2,5)
+(-\infty,1]\cup(4,\infty) | (-\infty,1)\cup(4,\infty)
+(3,2,1) | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\{1,2,3\} | \begin{pmatrix}1\\2\\3\end{pmatrix}
+\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix} | (1,2,3,4)
+⟨2,-1,3⟩ | \langle -2,1,-3\rangle
+\langle 1,2\rangle | [1,2]
+1010_{\text{two}} | 1010_3
+1010_{\text{two}} | 1010
+two hundred thirty-four | 243
+fourteen | 40
+twenty-one | 20
+negative infinity | \infty
+thirteen minutes | 13 hours
+two thirds | \frac32
+75 cents | \$75
+9 cents | $9
+3 km | 3000 km
+1 hour 30 minutes | 1.3 hours
+5 feet 6 inches | 56 inches
+36 km/h | 36 m/s
+1.67\times10^{-24}\text{ g} | 1.67\times10^{-24}\text{ kg}
+100 cm^2 | 1 m^2
+12\text{ N} | 12\text{ J}
+10\ \Omega | 10\ \mathrm{k\Omega}
+72\ \mathrm{km\,h^{-1}} | 72\text{ km}
+8\ \text{N}\cdot\text{m} | 8\text{ N}
+3 pm | 3 am
+\frac12+\frac13=\frac56 | \frac12
+20\% | 0.02
+0.5\% | 0.5
+0.02 | 0.02\%
+circle | ellipse
+July 4 | July 14
+no solution | 0
+3 to 5 | 5:3
+\log_2 5 | \log_5 2
+y=2x-3 | y=3x-2
+(x-2)(x+3) | x^2-x-6
+\binom{8}{3} | \frac{8}{3}
+\sqrt[3]{16} | 4
+(1,3,2) | x=1,y=2,z=3
+-1, 2 | 1, -2
+12\pi\text{ cm}^2 | 12\pi\text{ cm}^3
+3x+4y=12 | 4x+3y=12
+ABCD | ABDC
+3R^2 | 3
+7uv | 7
+2\sec x | 2
+4\sin t | 4
+5\text{ C} | 5\text{ F}
+6\ \text{m} | 6\ \text{mm}
+100 | 001
+10^{100} | 10^{101}
+2^{100}-1 | 2^{100}+1
+3\mathbf{i}+4\mathbf{j} | 4\mathbf{i}+3\mathbf{j}
+x^{-2} | -x^2
+0.000004 | 4\times10^{-7}
+2 hours 5 minutes | 2 hours 50 minutes
+\frac{7}{12} | \frac{12}{7}
+\sec\theta | \csc\theta
+\frac{\sqrt{x}}{2} | \sqrt{\frac{x}{2}}
+\frac{e^x}{2} | e^{x/2}
+\frac{-b}{2a} | -\frac{b}{2}a
+\frac{x}{y+1} | \frac{x}{y}+1
+180^\circ | \pi\text{ cm}
+180 degrees Celsius | \pi
+5\text{ N} | 5\text{ kN}
+1.5\text{ MJ} | 1.5\text{ mJ}
+101.3\text{ kPa} | 101.3\text{ Pa}
+100^\circ\text{C} | 100^\circ\text{F}
+x_0\cos(\omega t) | x_0\sin(\omega t)
+\frac{1}{2}mv^2 | mv^2
+\sqrt{2gh} | \sqrt{2}gh
+2\pi\sqrt{\frac{L}{g}} | 2\pi\sqrt{\frac{g}{L}}
+2^{n-1} | 2^n-1
+(1,8),(8,1) | (1,8)
+2.5 hours | 2 hours 50 minutes
+nineteen | 90
+thirty-six inches | 36 feet
+\$3.50 | 3.5 cents
+1000 g | 1 mg
+0.5 hr | 50 min
+8 hours | 8 days
+2:05 | 2:50
+35\% | 3.5
+3.5\% | 0.35
+0.1212 | \frac{4}{33}
+√12 | 3√2
+\sin 60° | \frac12
+75^\circ | \frac{7\pi}{12}
+x \ne \pm 2 | (-\infty,2)\cup(2,\infty)
+x > 3 | [3,\infty)
+|x| < 3 | (-\infty,3)
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | \begin{bmatrix} 2 & -1 \end{bmatrix}
+\begin{bmatrix} 2 \\ -1 \end{bmatrix} | (-1,2)
+25 + 17 = 42 | 25
+true | false
+rectangle | square
+3:4:5 | 5:4:3
+\ln(x+1) | \ln x + 1
+\frac{\ln 3}{\ln 2} | \frac{\ln 2}{\ln 3}
+\sqrt{a}+b | \sqrt{a+b}
+\sin x+1 | \sin(x+1)
+2\sin x | \sin 2x
+\frac{1}{2}\sin x | \sin\frac{x}{2}
+-\frac{x+1}{2} | \frac{-x+1}{2}
+x^{n+1} | x^n+1
+(x+y)^2 | x^2+y^2
+\frac{a}{b+c} | \frac ab + c
+\frac{3}{4}x | \frac{3}{4x}
+4\pi r^2 | 4\pi^2 r
+\frac{4}{3}\pi | \frac{3}{4}\pi
+1-i | -1+i
+a = 2, b = -3 | a = -3, b = 2
+\{2,3,5,7\} | \{2,3,5\}
+y = 3x - 1 | y = 3x + 1
+1.2 million | 1,200
+4.0\times10^{3} | 4.0\times10^{-3}
+3(x+2) | 3x+2
+\sin 30^\circ | \sin 30
+x > 1, x < 4 | x > 1 \text{ or } x < 4
+0.33 | 0.33\ldots
+√(2x) | √2x
+\frac{\sin x}{\cos x} | \sin\frac{x}{\cos x}
+2x^\frac{2}{3} | \frac{2x^2}{3}
+\frac{e^x}{2} | e^\frac{x}{2}
+2\text{ H} | 2\text{ h}
+2\text{ S} | 2\text{ s}
+\langle 1,2,3\rangle | \{3,2,1\}
+\theta > 2 | \phi > 2
+x > 3 | y > 3
+60\text{ miles} | 60\text{ mph}
+2\text{ m}^{-1} | 2\text{ m}
+3\text{ N/m} | 3\text{ N}\cdot\text{m}
+forty two thousand | 42
+2+3=6 | 5
+\frac{n!}{2} | \left(\frac{n}{2}\right)!
+5\Omega | 5\text{ kΩ}
+2\pi | 180^\circ
 """
 
 
