@@ -22,6 +22,7 @@ _CHOSEN = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(([a-z])\)|([a-z])[.:)])\s*\S", re.IGNORECASE
 )
 _DECIMAL_COMMA = re.compile(r"(-?(?:[0-9]{4,}|[0-9]{1,3}(?:[. ][0-9]{3})+)),([0-9]+)")
+_WITH_UNIT = re.compile(r"(-?[0-9]+),([0-9]{1,2})")  # 1,25 alone may be a list
 _SAID = re.compile(
     r"(?:the )?(?:final )?answer ?: ?|(?:[a-z']{2,} )*[a-z']{3,} ?: +(?=\S)"
     r"|(?:[a-z',]+ )*(?:is|are|was|were|be|equals?|has|have|had|needs?|costs?|takes?|makes?|gets?"
@@ -121,7 +122,7 @@ def _compare(a: str, b: str, verifier: Verifier | None) -> bool:
     text, other_text = plain(a), plain(b)
     if tight(text) == tight(other_text):
         return True
-    if _is_decimal_comma(text, other) or _is_decimal_comma(other_text, number):
+    if numbers.are_same(_with_comma(number), _with_comma(other)):
         return True
     for one, two in ((text, other_text), (other_text, text)):
         if option := _OPTION.fullmatch(two):
@@ -234,9 +235,13 @@ def _without_names(many: Many) -> Many:
     return many._replace(parts=[part for _, part in pairs], names=[])
 
 
-def _is_decimal_comma(text: str, other: Quantity) -> bool:
-    """Says whether 1000,99 or 1.000,99 is the other number, written with a decimal comma."""
+def _with_comma(number: Quantity) -> Quantity:
+    """Reads 1000,99 or 1.000,99 or 2,5 km, which have a decimal comma; others stay."""
+    text = plain(number.text)
     match = _DECIMAL_COMMA.fullmatch(text)
-    if match is None or other.value is None:
-        return False
-    return Fraction(f"{match[1].replace('.', '').replace(' ', '')}.{match[2]}") == other.value
+    if number.unit:
+        match = match or _WITH_UNIT.fullmatch(text)
+    if number.value is not None or match is None:
+        return number
+    whole = match[1].replace(".", "").replace(" ", "")
+    return number._replace(value=Fraction(f"{whole}.{match[2]}"))

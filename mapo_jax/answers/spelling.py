@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from mapo_jax.answers import units
-from mapo_jax.answers.extraction import unboxed
+from mapo_jax.answers.extraction import boxed, unboxed
 
 ROW = "\x1f"  # a new row of a matrix, `\\` in LaTeX
 
@@ -86,6 +86,8 @@ _WHOLE = (  # what some words mean if nothing else stands beside them
     (re.compile(r"\\langle(?![a-z])\s*"), "\u27e8"),
     (re.compile(r"\s*\\rangle(?![a-z])"), "\u27e9"),
 )
+# x = stays, as a variable's name counts.
+_BEFORE_BOX = re.compile(r"(?!\$?[A-Za-z]\w?\s*=[\s$]*$).*(?:=|[a-z]{2}:?)[\s$]*", re.DOTALL)
 _BASES = dict[str, str](
     zip("two three four five six seven eight nine".split(), "23456789", strict=True)
 )
@@ -136,7 +138,7 @@ def tidy(text: str) -> str:
         text = unicodedata.normalize("NFKC", _VULGAR.sub(r" \g<0>", text.translate(_SIGNS)))
         text = text.translate(_SIGNS)
     if "\\boxed" in text:
-        text = unboxed(text)
+        text = _of_box(text) if text.count("\\boxed") == 1 else unboxed(text)
     if "$" in text:
         if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs of them enclose mathematics
             text = _DOLLAR.sub(" ", text)
@@ -186,6 +188,13 @@ def _unspoken(match: re.Match[str]) -> str:
     is_bold = "bf" in match[1] or match[1] == "boldsymbol"
     is_unit = before[-1:] in tuple("0123456789})/*") and not is_bold and after[:1] in _AFTER_UNIT
     return f" {units.spelt_out(match[2], is_unit)} "
+
+
+def _of_box(text: str) -> str:
+    """Returns a box's content at the end of a sentence or equation; else the text without boxes."""
+    whole, inside = unboxed(text).rstrip("$. "), boxed(text).strip()
+    before = whole.removesuffix(inside)
+    return inside if before != whole and _BEFORE_BOX.fullmatch(before) else whole
 
 
 def plain(text: str) -> str:

@@ -696,6 +696,11 @@ March 3rd | March 3
 \color{red}{5} | 5
 \bf{5} | 5
 all real numbers | \mathbb{R}
+m+n = \boxed{113} | 113
+The graph is an \boxed{\text{ellipse}}. | \text{ellipse}
+$k=\boxed{6}$, $k=\boxed{8}$, or $k=\boxed{10}$ | 6, 8\text{, and }10
+2,5 km | 2500 m
+12.5\% | 12,5 %
 """
 
 # The same answers, but only algebra shows it.
@@ -1431,6 +1436,12 @@ forty two thousand | 42
 \frac{n!}{2} | \left(\frac{n}{2}\right)!
 5\Omega | 5\text{ kΩ}
 2\pi | 180^\circ
+x = \boxed{5} | y = 5
+5 + \boxed{3} | 3
+2\boxed{3} | 3
+\boxed{5}\text{ cm} | 5 km
+1,2 | 1.2
+1,25 m | 125 km
 """
 
 
