@@ -4,9 +4,15 @@ A worker is `python -m mapo_jax.workers MODULE ...`. It imports MODULE and calls
 `load(argument)` if it is given an argument. Then it answers each question, a line of JSON from its
 socket, with a line of JSON, `MODULE.answer(question)`. A worker ends with the process that asks,
 and what a worker has started ends with the worker.
+
+For that each worker has a keeper, the process that the pool starts. It runs none of MODULE's code.
+On Linux it is the parent of all that loses its own parent below it. So whatever the worker has
+started stands below the keeper, also with a session and an environment of its own.
 """
 
+import collections
 import contextlib
+import ctypes
 import functools
 import importlib
 import json
@@ -19,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,8 @@ from mapo_jax import errors
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = 120.0  # seconds until a worker has imported its module, on the busiest machine
 _END = 10.0  # seconds until a killed process is gone; one that waits for a dead disk stays
-_MARK = "MAPO_JAX_WORKER"  # in the environment of a worker and of all that it starts
+_LEFT = 300  # processes that a worker may have started and left; a machine has fewer cores
+_SET_CHILD_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
 class Pool:
@@ -129,8 +136,6 @@ class _Worker:
 
     def spawn(self) -> None:
         """Starts the process; it need not be ready."""
-        self._mark = str(uuid.uuid4())
-        marks = f"{os.environ.get(_MARK, '')} {self._mark}"  # a worker may have a pool itself
         paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -140,7 +145,7 @@ class _Worker:
                     stdin=theirs.fileno(),
                     stdout=self._output,
                     stderr=self._output,
-                    env={**os.environ, _MARK: marks, "PYTHONPATH": os.pathsep.join(paths)},
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                     start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
                 )
             except OSError as error:
@@ -206,42 +211,62 @@ class _Worker:
         if self._process is None:
             return
         self._socket.close()
-        _kill_all(self._mark, self._process.pid)
+        _kill_all(self._process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END)
         self._process = None
 
 
-def _kill_all(mark: str, worker: int) -> None:
-    """Kills a worker and all that it has started, itself last.
+def _kill_all(keeper: int) -> None:
+    """Kills all below a keeper, and then itself with its process group.
 
-    That is its process group and, on Linux, what has left the group, as `timeout` and `setsid` do,
-    and still has the mark in its environment.
+    Where there is no /proc, as on macOS, only the group.
     """
-    for _ in range(10):  # until nothing is forked meanwhile
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
+    end = time.monotonic() + _END
+    while (found := _below(keeper)) and time.monotonic() < end:  # until nothing is forked meanwhile
+        for pid in found:
             with contextlib.suppress(OSError):  # it is another user's, or gone
-                pid = int(path.parent.name)
-                if pid != os.getpid() and mark.encode() in path.read_bytes():
-                    os.kill(pid, signal.SIGKILL)
-                    found.append(pid)
-        if not found:
-            break
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     with contextlib.suppress(OSError):
-        os.killpg(worker, signal.SIGKILL)
+        os.killpg(keeper, signal.SIGKILL)
 
 
-def _end() -> None:
-    """Ends this worker and all that it has started."""
-    _kill_all(os.environ[_MARK].split()[-1], os.getpid())
+def _below(process: int) -> list[int]:
+    """The living children of a process, their children and so on; [] where there is no /proc."""
+    children = collections.defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it is gone
+            state, parent = path.read_bytes().rpartition(b")")[2].split()[:2]
+            if state not in b"ZX":
+                children[int(parent)].append(int(path.parent.name))
+    found = [process]
+    for pid in found:
+        found += children[pid]
+    return found[1:]
 
 
-def _end_with(parent: int) -> None:
-    """Ends this worker when the process that asks ends, even while an answer hangs."""
-    while os.getppid() == parent:
+def _keep() -> None:
+    """Forks: goes on as a worker, and stays as its keeper until the worker or who asks ends."""
+    asker = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    worker = os.fork()
+    if not worker:
+        return
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as a reward may send to its group
+        signal.signal(kind, signal.SIG_IGN)
+    os.closerange(0, 3)  # the worker's
+    while os.getppid() == asker and worker not in _ended():
         time.sleep(1.0)
-    _end()
+    _kill_all(os.getpid())
+
+
+def _ended() -> Iterator[int]:
+    """Yields the children that have ended since the last call."""
+    with contextlib.suppress(ChildProcessError):  # there is none
+        while ended := os.waitpid(-1, os.WNOHANG)[0]:
+            yield ended
 
 
 def _limit(kind: int, most: int, *, is_final: bool) -> None:
@@ -257,7 +282,7 @@ def _limit(kind: int, most: int, *, is_final: bool) -> None:
 
 def main(module: str, timeout: float, memory: int, argument: str) -> None:
     """Answers questions until there are no more."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _keep()
     channel = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as nothing:  # what reads its input must not wait for a question
         os.dup2(nothing.fileno(), 0)
@@ -277,7 +302,9 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
         return
     _limit(resource.RLIMIT_AS, memory, is_final=True)
     reply({"loaded": loaded})
-    for line in channel.makefile("rb"):
+    for number, line in enumerate(channel.makefile("rb")):
+        if number % 100 == 99 and len(_below(os.getppid())) > _LEFT:
+            os._exit(1)
         # Ends a worker if the process that would kill it is gone; threads use more than the time.
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         most = int(used + timeout * (os.cpu_count() or 1)) + 2
@@ -286,7 +313,6 @@ def main(module: str, timeout: float, memory: int, argument: str) -> None:
             reply(answer(json.loads(line)))
         except (Exception, RecursionError):
             reply(None)
-    _end()
 
 
 if __name__ == "__main__":

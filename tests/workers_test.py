@@ -24,14 +24,28 @@ def answer(question):
         seconds = question[1]
         for command in ("S", "sh -c 'S & S'", "timeout 600 S", "setsid S", "setsid sh -c 'S & S'"):
             subprocess.Popen("exec " + command.replace("S", f"sleep {seconds}"), shell=True)
+        bare = {"env": {}, "start_new_session": True}
+        subprocess.Popen(["/bin/sh", "-c", f"sleep {seconds}"], **bare)
         if os.fork() == 0:
             os.execvp("sleep", ["sleep", seconds])
+        if os.fork() == 0:  # a daemon
+            os.setsid()
+            if os.fork() == 0:
+                os.execvpe("sleep", ["sleep", seconds], {"PATH": os.environ["PATH"]})
+            os._exit(0)
+        os.wait()
+        os.environ.clear()
     if question == "read":
         return subprocess.run(["cat"], capture_output=True).stdout.decode() + sys.stdin.read()
     if question == "interrupt":
-        os.kill(os.getppid(), signal.SIGINT)
+        with open(f"/proc/{os.getppid()}/stat") as file:  # the keeper's parent
+            os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGINT)
         time.sleep(0.5)
         return "late"
+    if isinstance(question, list) and question[0] == "leave":
+        for _ in range(4):
+            subprocess.Popen(["sleep", question[1]])
+        return os.getpid()
     if question == "hang":
         while True: pass
     if question == "sleep":
@@ -81,7 +95,7 @@ def seconds():
 
 
 def sleepers(seconds):
-    """The processes `sleep SECONDS`; "family" starts 8, some in groups of their own."""
+    """The processes `sleep SECONDS`; "family" starts 10, some with a session of their own."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it is gone
@@ -190,7 +204,7 @@ def test_what_cannot_be_imported(module):
 def test_what_a_worker_has_started_ends_with_it(tricks, seconds, trick):
     pool = tricks(timeout=1.0)
     assert pool.ask(["family", seconds]) is not None
-    assert wait_for(lambda: len(sleepers(seconds)) == 8)
+    assert wait_for(lambda: len(sleepers(seconds)) == 10)
     if trick:
         assert pool.ask(trick) is None
     else:
@@ -206,9 +220,19 @@ def test_what_a_worker_has_started_ends_with_who_asks(tricks, seconds, trick, tm
     )
     with asker(code, tmp_path, stdin=subprocess.PIPE) as asks:
         asks.stdout.readline()
-        assert wait_for(lambda: len(sleepers(seconds)) == 8)
+        assert wait_for(lambda: len(sleepers(seconds)) == 10)
         asks.kill()
     assert wait_for(lambda: not sleepers(seconds))
+
+
+def test_a_worker_that_has_left_too_many_processes_is_replaced(tricks, seconds):
+    pool = tricks(timeout=10.0)
+    assert len({pool.ask(["leave", seconds]) for _ in range(99)}) == 1
+    assert len(sleepers(seconds)) == 396
+    assert pool.ask(["leave", seconds]) is None
+    assert not sleepers(seconds)
+    assert pool.failures == 1
+    assert pool.ask(["leave", seconds]) is not None
 
 
 def test_what_reads_its_input_finds_its_end_and_takes_no_question(tricks):

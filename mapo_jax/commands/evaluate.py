@@ -1,10 +1,11 @@
 """Evaluates a policy on all sets of an experiment, for launch/evaluate.py.
 
-The policy comes from a run, or it is a pretrained one. Every response is kept with its verdict in
+The policy comes from a run, or it is a pretrained one. Every response is kept in
 `evaluation/DIGEST/SET.jsonl`. The file grows with each call of the sampler, so an evaluation that
-was stopped goes on from there. DIGEST is of the contents of all that rows depend on: policy,
-tokenizer, prompts, right answers, reward, settings. So another evaluation has another folder.
-`evaluation.json`, there and in the work directory, holds the metrics.
+was stopped goes on from there. DIGEST is of the contents of all that responses depend on: policy,
+tokenizer, prompts, settings. So other responses have another folder. Each call judges all of them
+anew, and ends with their verdicts in the file and the metrics in `evaluation.json`, there and in
+the work directory.
 """
 
 import dataclasses
@@ -18,7 +19,6 @@ import rich.console
 import rich.table
 from etils import epath
 
-import mapo_jax
 from mapo_jax import errors, rewards
 from mapo_jax.config import Config
 from mapo_jax.run import digests, evaluation, records, sources, workdirs
@@ -49,35 +49,39 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
     folder = Path(workdir) / "evaluation" / digest[:12]
     total = sum(len(one.prompts) for one in sets.values()) * len(evaluation.MODES)
     screen.print(f"{found.name}: {total} problems to answer, greedily and {c.eval.samples} x")
-    values = evaluation.evaluate(
-        found.params,
-        found.architecture,
-        found.tokenizer,
-        reward,
-        sets,
-        evaluation.key_of(c.seed),
-        found.mesh,
-        **evaluation.settings(c),
-        store=_Files(folder, headers, screen, total),
-    )
-    values = records.plain(values)
-    result = {
-        "policy": found.name,
-        "task": c.task.name,
-        "reward": c.task.reward,
-        "template": c.tokenizer.template,
-        "truncated_prompts": c.data.too_long,
-        **_settings(c),
-        "sets": {name: len(one.prompts) for name, one in sets.items()},
-        "folder": f"evaluation/{folder.name}",
-        "digest": digest,
-        "digests": {name: header["digests"] for name, header in headers.items()},
-        "environment": workdirs.environment(),
-        "metrics": values,
-    }
-    path = workdir / "evaluation.json"
-    for place in (epath.Path(folder) / path.name, path):
-        workdirs.write_json(place, result)
+    doing = "is making the same evaluation; wait until it ends"
+    with workdirs.lock(epath.Path(folder), f"--workdir={workdir}", doing):
+        files = _Files(folder, headers, screen, total)
+        values = evaluation.evaluate(
+            found.params,
+            found.architecture,
+            found.tokenizer,
+            reward,
+            sets,
+            evaluation.key_of(c.seed),
+            found.mesh,
+            **evaluation.settings(c),
+            store=files,
+        )
+        values = records.plain(values)
+        result = {
+            "policy": found.name,
+            "task": c.task.name,
+            "reward": c.task.reward,
+            "template": c.tokenizer.template,
+            "truncated_prompts": c.data.too_long,
+            **_settings(c),
+            "sets": {name: len(one.prompts) for name, one in sets.items()},
+            "folder": f"evaluation/{folder.name}",
+            "digest": digest,
+            "digests": {name: header["digests"] for name, header in headers.items()},
+            "environment": workdirs.environment(),
+            "metrics": values,
+        }
+        files.write()
+        path = workdir / "evaluation.json"
+        for place in (epath.Path(folder) / path.name, path):
+            workdirs.write_json(place, result)
     _print_table(screen, sets, values, c.eval.samples)
     screen.print(f"{path}; responses and verdicts in {folder}/", soft_wrap=True)
 
@@ -96,40 +100,28 @@ def _settings(config: Config) -> dict[str, Any]:
 def _headers(
     config: Config, policy: sources.Policy, sets: Mapping[str, evaluation.EvalSet]
 ) -> dict[str, dict[str, Any]]:
-    """Returns the header of each set's file: what its rows depend on, by content, not by name."""
-    task, package = config.task, Path(mapo_jax.__file__).parent
-    judges = [path for room in ("answers", "rewards") for path in (package / room).glob("*.py")]
+    """Returns the header of each set's file: what its responses depend on, by content."""
+    architecture = dataclasses.asdict(policy.architecture)
+    params = digests.of_arrays(policy.params)
     common = {
-        "policy": digests.of_json(
-            {
-                "architecture": dataclasses.asdict(policy.architecture),
-                "params": digests.of_arrays(policy.params),
-            }
-        ),
+        "policy": digests.of_json({"architecture": architecture, "params": params}),
         "tokenizer": digests.of_files(sources.tokenizer_files(policy.tokenizer)),
-        "judge": digests.of_files({f"{p.parent.name}/{p.name}": p.read_bytes() for p in judges}),
     }
-    own = ""
-    if task.reward:
-        path, _, function = task.reward.rpartition(":")
-        source = digests.of_source(Path(path))
-        own = digests.of_json(
-            {"call": [function, task.reward_timeout, task.reward_memory], "source": source}
-        )
     headers = {
         name: {
             "set": name,
             "number": number,  # draws depend on it
             **_settings(config),
-            "digests": {
-                **common,
-                "reward": own if one.is_in_domain else "",
-                "problems": digests.of_json({"rows": one.examples, "prompts": one.prompts}),
-            },
+            "digests": {**common, "prompts": digests.of_json({"prompts": one.prompts})},
         }
         for number, (name, one) in enumerate(sets.items())
     }
     return json.loads(json.dumps(headers))  # as it is read again
+
+
+_Key = tuple[str, int, int]  # mode, problem, sample
+_RESPONSE = {"mode": str, "problem": int, "sample": int}
+_RESPONSE |= {"response": str, "tokens": int, "finished": bool}
 
 
 class _Files:
@@ -144,65 +136,63 @@ class _Files:
     ):
         self._folder, self._headers = folder, headers
         self._screen, self._total, self._done = screen, total, 0
-        self._kept: dict[str, list[evaluation.Row]] = {}
+        self._kept: dict[str, dict[_Key, evaluation.Row]] = {}
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[evaluation.Row]]:
         if name not in self._kept:
-            self._kept[name] = self._begin(name)
-        whole = self._whole(name, self._kept[name])
-        there = {problem: rows for (m, problem), rows in whole if m == mode}
+            self._kept[name] = self._find(name)
+            self._write(name)
+        kept = self._kept[name]
+        size = 1 if mode == "greedy" else self._headers[name]["samples"]
+        there = {}
+        for problem in {problem for m, problem, _ in kept if m == mode}:
+            group = [kept[key] for i in range(size) if (key := (mode, problem, i)) in kept]
+            if len(group) == size:
+                there[problem] = [{key: row[key] for key in _RESPONSE} for row in group]
         self._say(name, mode, len(there), "were answered before")
         return there
 
     def add(self, name: str, mode: str, rows: Iterable[evaluation.Row]) -> None:
-        kept = [records.plain(row) for row in rows]
-        self._kept[name] += kept
+        self._kept[name] |= (new := {_key(row): row for row in rows})
         with self._path(name).open("a", encoding="ascii") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in kept))
-        self._say(name, mode, len({row["problem"] for row in kept}), "answered")
+            file.write("".join(json.dumps(row) + "\n" for row in new.values()))
+        self._say(name, mode, len({problem for _, problem, _ in new}), "answered")
+
+    def judged(self, name: str, mode: str, rows: Iterable[evaluation.Row]) -> None:
+        self._kept[name] |= (new := {_key(row): records.plain(row) for row in rows})
+        unpaid = sum(row["reward"] is None for row in new.values())
+        if unpaid:
+            self._screen.print(
+                f"{name}, {mode}: {unpaid} of {len(new)} responses have no reward and count as "
+                "wrong; the same command judges them again",
+                highlight=False,
+            )
+
+    def write(self) -> None:
+        """Writes all rows with their verdicts."""
+        for name in self._kept:
+            self._write(name)
+
+    def _write(self, name: str) -> None:
+        rows = [row for _, row in sorted(self._kept[name].items())]
+        lines = [json.dumps(row) + "\n" for row in (self._headers[name], *rows)]
+        workdirs.write(epath.Path(self._path(name)), "".join(lines).encode())
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.jsonl"
 
-    def _whole(
-        self, name: str, rows: Sequence[evaluation.Row]
-    ) -> list[tuple[tuple, list[evaluation.Row]]]:
-        """Returns ((mode, problem), its rows) for each problem whose rows are all there."""
-        grouped: dict[tuple, list[evaluation.Row]] = {}
-        for row in rows:
-            grouped.setdefault((row["mode"], row["problem"]), []).append(row)
-        sizes = {"greedy": 1, "sampled": self._headers[name]["samples"]}
-        return [(key, group) for key, group in grouped.items() if len(group) == sizes[key[0]]]
-
-    def _begin(self, name: str) -> list[evaluation.Row]:
-        """Returns the rows of whole problems and begins a file with them.
-
-        They are of this file, or of an evaluation that differs in its other sets only.
-        """
-        path, rows = self._path(name), []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in sorted(path.parent.parent.iterdir(), key=lambda x: (x != path.parent, x)):
-            found = self._read(folder / path.name, self._headers[name])
+    def _find(self, name: str) -> dict[_Key, evaluation.Row]:
+        """Returns the rows of a set, which may be of an evaluation that differs in other sets."""
+        path = self._path(name)
+        for folder in sorted(self._folder.parent.iterdir(), key=lambda x: (x != self._folder, x)):
+            found = _read(folder / path.name, self._headers[name])
             if found is not None:
-                rows = [row for _, group in self._whole(name, found) for row in group]
-                break
-            if folder == path.parent and path.exists():
+                return found
+            if folder == self._folder and path.exists():
                 raise errors.UserError(
                     f"{path}: its first line is not that of this evaluation; move the file away"
                 )
-        content = [self._headers[name], *rows]
-        whole = "".join(json.dumps(row) + "\n" for row in content).encode()
-        workdirs.write(epath.Path(path), whole)
-        return rows
-
-    def _read(self, path: Path, header: Mapping[str, Any]) -> list[evaluation.Row] | None:
-        """Returns the rows of a file that has the header; else None."""
-        if not path.is_file():
-            return None
-        with path.open(encoding="ascii", errors="replace") as file:
-            if _line(file.readline()) != header:
-                return None
-            return [row for line in file if (row := _line(line)) is not None]
+        return {}
 
     def _say(self, name: str, mode: str, number: int, what: str) -> None:
         self._done += number
@@ -211,6 +201,27 @@ class _Files:
                 f"{self._done}/{self._total}  {name}, {mode}: {number} problems {what}",
                 highlight=False,
             )
+
+
+def _key(row: evaluation.Row) -> _Key:
+    return row["mode"], row["problem"], row["sample"]
+
+
+def _read(path: Path, header: Mapping[str, Any]) -> dict[_Key, evaluation.Row] | None:
+    """Returns the rows of a file that has the header; else None."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="ascii", errors="replace") as file:
+        if _line(file.readline()) != header:
+            return None
+        rows = [row for line in file if _is_row(row := _line(line))]
+    return {_key(row): row for row in reversed(rows)}  # the first of equal ones
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        type(value.get(key)) is kind for key, kind in _RESPONSE.items()
+    )
 
 
 def _line(line: str) -> Any:

@@ -84,7 +84,7 @@ def judge(
         with futures.ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(lambda case: ask(*case), cases))
     else:
-        results = (ask(*case) for case in cases)
+        results = [ask(*case) for case in cases]  # all, so that a Remote knows its parts
     for (_, _, ended), result in zip(cases, results, strict=True):
         if result is None and isinstance(fn, Remote):
             nothing = dict.fromkeys(fn.parts, 0.0)
@@ -154,8 +154,20 @@ def takes_finished(fn: RewardFunction) -> bool:
         return False
 
 
-def call(fn: RewardFunction, response: str, example: dict, told: dict) -> Any:
+def call(
+    fn: RewardFunction,
+    response: str,
+    example: dict,
+    told: dict,
+    catches: type[BaseException] = Exception,
+) -> Any:
     """Calls the function and returns its result.
+
+    Args:
+        fn, response, example: see `judge`.
+        told: further arguments.
+        catches: what is a mistake of the function. A KeyboardInterrupt is one only where no Ctrl-C
+            comes to.
 
     Raises:
         UserError: the function raised; the line names where.
@@ -164,7 +176,7 @@ def call(fn: RewardFunction, response: str, example: dict, told: dict) -> Any:
         return fn(response, example, **told)
     except (MemoryError, errors.UserError):
         raise
-    except Exception as error:  # a user's code may raise anything, and the user mends it
+    except catches as error:  # a user's code may raise anything, and the user mends it
         frames = traceback.extract_tb(error.__traceback__)
         code = getattr(fn, "__code__", None)
         own = [frame for frame in frames if code and frame.filename == code.co_filename]

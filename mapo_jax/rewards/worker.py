@@ -1,5 +1,6 @@
 """Runs a user's reward function in a worker process of workers.py, for `rewards.Remote`."""
 
+import contextlib
 import json
 import os
 import traceback
@@ -33,12 +34,18 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Returns the function's checked result, or {"mistake": line}."""
     try:
         told = {"finished": question["finished"]} if "finished" in question else {}
-        result = judging.call(_fn, question["response"], question["example"], told)
+        asked = question["response"], question["example"]
+        result = judging.call(_fn, *asked, told, catches=BaseException)
         return judging.checked(_fn, result, *_range)
-    except MemoryError:
-        traceback.print_exc()
+    except MemoryError as error:
+        _print(error)
         os._exit(1)  # frees what the function holds
     except errors.UserError as error:
         if error.__cause__:  # the function raised
-            traceback.print_exception(error.__cause__)
+            _print(error.__cause__)
         return {"mistake": str(error)}
+
+
+def _print(error: BaseException) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the function has closed stderr
+        traceback.print_exception(error)

@@ -2,8 +2,9 @@
 
 Two compiled programs, greedy and sampled, serve all sets, because all calls have one shape. All
 evaluations of a run draw with the same keys, so that the curve compares policies and not draws.
-Each answer is one row (text and verdict). Rows are reduced to numbers per problem, and these to
-metrics. `mapo evaluate` keeps the rows.
+Each answer is one row, first the response and then its verdict too. Rows are reduced to numbers per
+problem, and these to metrics. `mapo evaluate` keeps the rows; it judges kept responses anew, as a
+verdict may depend on anything that the reward reads.
 """
 
 import dataclasses
@@ -43,11 +44,15 @@ class Store(Protocol):
     """Keeps the rows of one evaluation, so that it can continue after an interruption."""
 
     def rows(self, name: str, mode: str) -> Mapping[int, Sequence[Row]]:
-        """Returns the stored rows of each problem."""
+        """Returns the stored rows of each problem whose responses are all there."""
         ...
 
     def add(self, name: str, mode: str, rows: Iterable[Row]) -> None:
-        """Stores the rows of some problems."""
+        """Stores new responses, all of some problems, before they are judged."""
+        ...
+
+    def judged(self, name: str, mode: str, rows: Iterable[Row]) -> None:
+        """Takes the rows of a whole set with their verdicts."""
         ...
 
 
@@ -58,6 +63,9 @@ class Nowhere:
         return {}
 
     def add(self, name: str, mode: str, rows: Iterable[Row]) -> None:
+        pass
+
+    def judged(self, name: str, mode: str, rows: Iterable[Row]) -> None:
         pass
 
 
@@ -169,7 +177,8 @@ def evaluate(
       - with several samples also "eval/SET/pass@K", "eval/SET/maj@K" and "eval/SET/mean@K",
         K = 2, 4, ... up to `samples`. pass@K is unbiased; maj@K and mean@K use the first K.
       For each set, over the sampled answers, without an interval: "eval/SET/truncated" (share),
-      "eval/SET/length_mean" (tokens) and, if the reward has such a part, "eval/SET/format".
+      "eval/SET/length_mean" (tokens) and, if the reward has such a part, "eval/SET/format". Over
+      all answers "eval/SET/invalid", the share without a finite reward; they count as wrong.
       If there are sets out of domain, as in the paper: "overall/A_S" (mean accuracy in domain),
       "overall/A_T" (mean accuracy out of domain) and "overall/A" (mean of the two), with `_low` and
       `_high`, and each of them with the suffix `_sampled`.
@@ -191,23 +200,30 @@ def evaluate(
                 # Fewer problems at once if there are several samples; the number of slots stays.
                 lanes=max(1, batch // (size * sharding.batch_shards(mesh))),
             )
-            there = store.rows(name, mode)
-            found = {i: _columns(rows) for i, rows in there.items()}
-            todo = [i for i in range(len(problems.prompts)) if i not in found]
+            there, n = store.rows(name, mode), len(problems.prompts)
+            todo = [i for i in range(n) if i not in there]
+            kept = [row for i in range(n) for row in there.get(i, ())]
+            rows = _judge(problems, reward, kept)
+            found = _table(rows)
             sampler = _Sampler(params, config, tokenizer, settings, key, mesh, max_prompt_tokens)
             for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
                 own = sharding.own_rows(mesh, batch)
                 mine = [indices[i] if i < len(indices) else None for i in own]
-                grouped = sampler.answer(problems, mine, number, problems.reward or reward, mode)
+                answers = sampler.answer(problems, mine, number, mode)
+                store.add(name, mode, answers)
+                rows += (answers := _judge(problems, reward, answers))
                 local = np.zeros((len(own), len(_names(size))), np.float32)  # padding stays 0
-                for row, rows in zip(local, grouped, strict=False):
-                    row[:] = _columns(rows)
-                store.add(name, mode, [row for rows in grouped for row in rows])
+                for row, columns in zip(local, _table(answers).values(), strict=False):
+                    row[:] = columns
                 everyones = sharding.everyones(local, mesh)
                 found |= dict(zip(indices, everyones, strict=False))
-            table = np.stack([found[i] for i in range(len(problems.prompts))]).astype(np.float64)
+            store.judged(name, mode, rows)
+            table = np.stack([found[i] for i in range(n)]).astype(np.float64)
             tables[mode][name] = table
             values |= _metrics(f"eval/{name}", mode, table, size)
+        column = _names(samples).index("invalid")
+        shares = [tables[mode][name][:, column].mean() for mode in MODES]
+        values[f"eval/{name}/invalid"] = float(np.average(shares, weights=[1, samples]))
     values |= _overall(sets, tables, samples)
     return values | {"time/eval": time.perf_counter() - start}
 
@@ -225,10 +241,9 @@ class _Sampler:
         problems: EvalSet,
         mine: Sequence[int | None],
         number: int,
-        reward: rewards.RewardFunction,
         mode: str,
-    ) -> list[list[Row]]:
-        """Returns the rows of this process's problems; None is padding, which comes last."""
+    ) -> list[Row]:
+        """Returns the responses to this process's problems; None is padding, which comes last."""
         rows = [() if i is None else problems.prompts[i] for i in mine]
         # A draw depends on its problem and not on the call that answers it.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
@@ -248,33 +263,42 @@ class _Sampler:
             sharding.own(x)[:n] for x in (rollouts.tokens, rollouts.length, rollouts.finished)
         )
         responses = decode(self._tokenizer, tokens, length)
-        indices = [i for i in mine if i is not None for _ in range(G)]
-        examples = [problems.examples[i] for i in indices]
-        thoughts = [problems.thoughts[i] if problems.thoughts else "" for i in indices]
-        texts = [thought + text for thought, text in zip(thoughts, responses, strict=True)]
-        with processes.together():
-            judged = rewards.judge(reward, texts, examples)
-        right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
         lengths, ended = length.reshape(-1), finished.reshape(-1)
-        made = [
+        return [
             {
                 "mode": mode,
                 "problem": mine[j // G],
                 "sample": j % G,
-                "question": examples[j].get("question"),
-                "answer": examples[j].get("answer"),
                 "response": response,
-                "extracted": answers.extract(texts[j]),
-                "accuracy": float(right[j]),
-                "reward": float(judged.rewards[j]),
-                "success": bool(judged.success[j]),
-                "parts": {name: float(x[j]) for name, x in judged.parts.items()},
                 "tokens": int(lengths[j]),
                 "finished": bool(ended[j]),
             }
             for j, response in enumerate(responses)
         ]
-        return [made[j : j + G] for j in range(0, len(made), G)]
+
+
+def _judge(problems: EvalSet, reward: rewards.RewardFunction, rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows with the verdicts on their responses."""
+    indices = [row["problem"] for row in rows]
+    examples = [problems.examples[i] for i in indices]
+    thoughts = [problems.thoughts[i] if problems.thoughts else "" for i in indices]
+    texts = [thought + row["response"] for thought, row in zip(thoughts, rows, strict=True)]
+    with processes.together():
+        judged = rewards.judge(problems.reward or reward, texts, examples)
+    right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
+    return [
+        {
+            **row,
+            "question": examples[j].get("question"),
+            "answer": examples[j].get("answer"),
+            "extracted": answers.extract(texts[j]),
+            "accuracy": float(right[j]),
+            "reward": float(judged.rewards[j]),
+            "success": bool(judged.success[j]),
+            "parts": {name: float(x[j]) for name, x in judged.parts.items()},
+        }
+        for j, row in enumerate(rows)
+    ]
 
 
 def _ks(samples: int) -> list[int]:
@@ -284,19 +308,27 @@ def _ks(samples: int) -> list[int]:
 
 
 def _names(samples: int) -> list[str]:
-    names = ["accuracy", "reward", "truncated", "length", "format"]
+    names = ["accuracy", "reward", "invalid", "truncated", "length", "format"]
     return names + [f"{kind}@{k}" for k in _ks(samples) for kind in ("pass", "maj", "mean")]
+
+
+def _table(rows: Sequence[Row]) -> dict[int, np.ndarray]:
+    """Reduces the rows of each problem, in the order in which the problems come."""
+    grouped: dict[int, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["problem"], []).append(row)
+    return {problem: _columns(group) for problem, group in grouped.items()}
 
 
 def _columns(rows: Sequence[Row]) -> np.ndarray:
     """Reduces the rows of one problem to f32[columns]; `_names` names the columns."""
     right = [row["accuracy"] for row in rows]
-    paid = [row["reward"] for row in rows if row["reward"] is not None]  # JSON has no NaN
-    finite = [x for x in paid if math.isfinite(x)]
+    finite = [row["reward"] for row in rows if math.isfinite(row["reward"])]
     formats = [row["parts"]["format"] for row in rows if "format" in row["parts"]]
     found = [
         np.mean(right),
         np.mean(finite) if finite else math.nan,
+        1 - len(finite) / len(rows),
         np.mean([not row["finished"] for row in rows]),
         np.mean([row["tokens"] for row in rows]),
         np.mean(formats) if formats else math.nan,

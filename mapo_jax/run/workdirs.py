@@ -40,10 +40,7 @@ _RECORDED += ("skipped",)
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path) -> Iterator[None]:
-    """Context manager: keeps other runs out of a work directory, which it makes if it is missing.
-
-    The system frees the lock with the process, however that ends. An object store has no locks, and
-    some file systems have none: there nothing is held.
+    """Context manager: keeps other runs out of a work directory, as `lock` does.
 
     Raises:
         UserError: another process holds it, and which one; or its path is one that checkpoints
@@ -55,35 +52,51 @@ def hold(workdir: epath.Path) -> Iterator[None]:
             f"--workdir={workdir}: has [...] or a backslash in its path, {path}, and orbax reads "
             "these as a pattern, so no checkpoint could be read; choose another directory"
         )
-    if "://" in str(workdir):
+    doing = "is training there; wait until it ends, or choose another directory"
+    with lock(workdir, f"--workdir={workdir}", doing):
+        yield
+
+
+@contextlib.contextmanager
+def lock(directory: epath.Path, where: str, doing: str) -> Iterator[None]:
+    """Context manager: keeps other processes out of a directory, which it makes if it is missing.
+
+    The system frees the lock with the process, however that ends. An object store has no locks, and
+    some file systems have none: there nothing is held.
+
+    Args:
+        directory: to be held.
+        where, doing: the line is "WHERE: HOLDER DOING".
+
+    Raises:
+        UserError: another process holds it, and which one.
+    """
+    if "://" in str(directory):
         yield
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError:  # `check` names it
+        directory.mkdir(parents=True, exist_ok=True)
+        file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
+    except OSError:  # whoever writes there next says so
         yield
         return
     try:
         with contextlib.suppress(OSError):  # no locks here
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise errors.UserError(
-                    f"--workdir={workdir}: {_holder(lock)} is training there; wait until it ends, "
-                    "or choose another directory"
-                ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                raise errors.UserError(f"{where}: {_holder(file)} {doing}") from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
-        os.ftruncate(lock, 0)
+        os.ftruncate(file, 0)
     finally:
-        os.close(lock)
+        os.close(file)
 
 
-def _holder(lock: int) -> str:
+def _holder(file: int) -> str:
     for _ in range(20):  # it writes its name just after it has got the lock
-        if name := os.pread(lock, 1000, 0).decode(errors="replace").strip():
+        if name := os.pread(file, 1000, 0).decode(errors="replace").strip():
             return name
         time.sleep(0.05)
     return "another process"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from mapo_jax import errors, model, pretrained, rewards, sampling, sharding
 from mapo_jax.commands import evaluate, exits, export, launchers, sample
 from mapo_jax.rewards import remote
 from mapo_jax.rollouts import pad_prompts
-from mapo_jax.run import evaluation, sources
+from mapo_jax.run import evaluation, sources, workdirs
 from mapo_jax.text import load_tokenizer
 from tests import runs, small
 
@@ -119,9 +120,83 @@ def test_an_evaluation_goes_on(config, workdir, capsys, calls):
     assert again == result
 
 
-def test_a_header_is_of_contents(tmp_path):
-    (tmp_path / "reward.py").write_text("x = 1\n")
+def responses(path):
+    keys = ("mode", "problem", "sample", "response", "tokens", "finished")
+    header, *rows = map(json.loads, path.read_text().splitlines())
+    return header, [[row[key] for key in keys] for row in rows]
 
+
+def own(config, path, text):
+    (path / "my.py").write_text(text)
+    task = dataclasses.replace(config.task, reward=f"{path}/my.py:mine")
+    return dataclasses.replace(config, task=task)
+
+
+def test_responses_are_kept_whatever_the_reward_does(config, workdir, tmp_path, capsys, calls):
+    """It raises, then there is none for one half of them, then for all."""
+    raises = "def mine(response, example):\n    raise ValueError\n"
+    with pytest.raises(errors.UserError, match="mine raised ValueError"):
+        evaluate.run(own(config, tmp_path, raises), epath.Path(tmp_path), str(workdir))
+    assert len(calls) == 1
+    (path,) = tmp_path.glob("evaluation/*/test.jsonl")
+    assert len(path.read_text().splitlines()) == 1 + 6
+    half = (
+        "import pathlib\n"
+        "def mine(response, example):\n"
+        "    is_short = pathlib.Path(__file__).with_name('short').exists()\n"
+        "    if is_short and len(example['answer']) > 1:\n"
+        "        return {'reward': float('nan'), 'success': False, 'parts': {}}\n"
+        "    return {'reward': 1.0, 'success': True, 'parts': {}}\n"
+    )
+    half = own(config, tmp_path, half)
+    (tmp_path / "short").touch()
+    capsys.readouterr()
+    evaluate.run(half, epath.Path(tmp_path), str(workdir))
+    remote.close()
+    assert len(calls) == 8
+    shown, rows = capsys.readouterr().out, read(tmp_path, "test")
+    lost = {mode: [r["reward"] for r in rows if r["mode"] == mode].count(None) for mode in
+            ("greedy", "sampled")}  # fmt: skip
+    assert 0 < lost["greedy"] < 6
+    line = f"test, greedy: {lost['greedy']} of 6 responses have no reward and count as wrong"
+    assert line in shown
+    metrics = summary(tmp_path)["metrics"]
+    assert metrics["eval/test/invalid"] == pytest.approx(sum(lost.values()) / 18)
+    assert metrics["eval/test/accuracy"] == pytest.approx(1 - lost["greedy"] / 6)
+    (tmp_path / "short").unlink()
+    before = responses(path)
+    evaluate.run(half, epath.Path(tmp_path), str(workdir))
+    assert len(calls) == 8
+    assert responses(path) == before
+    metrics = summary(tmp_path)["metrics"]
+    assert (metrics["eval/test/invalid"], metrics["eval/test/accuracy"]) == (0, 1)
+    assert "no reward" not in capsys.readouterr().out
+
+
+def test_one_evaluation_is_made_by_one_process(config, workdir):
+    evaluate.run(config, epath.Path(workdir))
+    line = rf"^--workdir={workdir}: process {os.getpid()} on .* is making the same evaluation; wait"
+    with workdirs.lock(epath.Path(folder(workdir)), "", ""):
+        with pytest.raises(errors.UserError, match=line):
+            evaluate.run(config, epath.Path(workdir))
+    evaluate.run(config, epath.Path(workdir))
+
+
+def test_rows_that_stand_twice_or_are_none(config, workdir, calls):
+    evaluate.run(config, epath.Path(workdir))
+    path = folder(workdir) / "test.jsonl"
+    whole = path.read_text()
+    header, *rows = whole.splitlines()
+    odd = ["5", "{}", "[]", "null", rows[0].replace('"problem": 0', '"problem": "0"')]
+    second = [row.replace('"response": "', '"response": "second ') for row in rows]
+    path.write_text("".join(line + "\n" for line in [header, *odd, *rows, rows[0][:40], *second]))
+    calls.clear()
+    evaluate.run(config, epath.Path(workdir))
+    assert not calls
+    assert path.read_text() == whole
+
+
+def test_a_header_is_of_contents(tmp_path):
     def tokenizer(template):
         (tmp_path / "t.jinja").write_text(template)
         return load_tokenizer("mapo_jax/tasks/arithmetic.model", str(tmp_path / "t.jinja"))
@@ -135,38 +210,31 @@ def test_a_header_is_of_contents(tmp_path):
         policy = sources.Policy(parts["config"], parts["params"], text, None, "any name")
         return evaluate._headers(config, policy, parts["sets"])
 
-    def own(reward, timeout=5.0):
-        task = dataclasses.replace(CONFIG.task, reward=reward, reward_timeout=timeout)
-        return dataclasses.replace(CONFIG, task=task)
-
     one, first = evaluation.EvalSet([{"question": "1+1=", "answer": "2"}], [[3]]), headers()
     assert headers() == first
-    assert first["a"] != first["b"]
-    path = f"{tmp_path}/reward.py"
-    rewarded = headers(own(f"{path}:f"))
-    assert headers(own(f"{tmp_path}/../{tmp_path.name}/reward.py:f")) == rewarded
-    assert rewarded["b"] == first["b"]  # it is judged by its own task's reward
+    other = evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])
+    assert headers(sets={"a": other})["a"] == first["a"]  # no response depends on right answers
     changed = [
-        rewarded["a"],
-        headers(own(f"{path}:g"))["a"],
-        headers(own(f"{path}:f", 6.0))["a"],
+        first["b"],
         headers(params=jax.tree.map(lambda x: x * 2, small.params()))["a"],
         headers(template="y")["a"],
         headers(dataclasses.replace(CONFIG, seed=7))["a"],
         headers(sets={"b": one, "a": one})["a"],
         headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
-        headers(sets={"a": evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])})["a"],
     ]
-    (tmp_path / "reward.py").write_text("x = 2\n")
-    changed.append(headers(own(f"{path}:f"))["a"])
-    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 11
+    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 7
 
 
 @pytest.mark.slow
-def test_only_rows_of_the_same_contents_are_used_again(
+def test_only_responses_of_the_same_contents_are_used_again(
     config, workdir, tmp_path, monkeypatch, capsys, calls
 ):
-    """Policy, reward, right answers and template are edited in place, under the same names."""
+    """Policy, reward, right answers and template are edited in place, under the same names.
+
+    The reward has a module that Python finds in a way of its own, and a file of data.
+    """
+
+    numbers = itertools.count()
 
     def write(name, text):
         (tmp_path / name).write_text(text)
@@ -178,12 +246,22 @@ def test_only_rows_of_the_same_contents_are_used_again(
         rows = [{"question": f"{i}+{i}=", "answer": gold} for i, gold in enumerate(golds)]
         write("rows/test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
-    def reward(score):
+    def reward(score, bonus=0.0):
+        (tmp_path / "lib").mkdir(exist_ok=True)
+        remote.close()  # as a command of its own begins
+        write("lib/scores.py", f"score = {score}\n" + "#" * next(numbers))  # of another size
+        write("bonus.json", json.dumps(bonus))
         write(
             "reward.py",
+            "import importlib, json, sys\n"
+            "from pathlib import Path\n"
+            "here = Path(__file__).parent\n"
+            "sys.path.insert(0, str(here / 'lib'))\n"
+            "score = importlib.import_module('scores').score\n"
+            "score += json.loads((here / 'bonus.json').read_text())\n"
             "def seven(response, example):\n"
             "    right = example['answer'] == '7'\n"
-            f"    return {{'reward': {score} * right, 'success': right, 'parts': {{}}}}\n",
+            "    return {'reward': score * right, 'success': right, 'parts': {}}\n",
         )
 
     def policy(seed):
@@ -219,8 +297,8 @@ def test_only_rows_of_the_same_contents_are_used_again(
         batches = 2 * len(summary(results)["sets"])
         assert shown.count("answered before") == batches - len(calls)
         for path, content in kept.items():
-            assert path.read_bytes() == content  # nothing is lost
-        kept.update({path: path.read_bytes() for path in results.rglob("*.jsonl")})
+            assert responses(path) == content  # nothing is lost
+        kept.update({path: responses(path) for path in results.rglob("*.jsonl")})
         rows = [r for r in read(results, "test") if r["mode"] == "greedy"]
         assert metrics["eval/test/accuracy"] == np.mean([r["accuracy"] for r in rows])
         return metrics["eval/test/accuracy"], metrics["eval/test/reward_mean"], len(calls)
@@ -240,9 +318,12 @@ def test_only_rows_of_the_same_contents_are_used_again(
     assert summary(results)["folder"] == first
     monkeypatch.chdir(ROOT)
     answers("7", "7", "8", "5")
-    assert measured() == (0.5, 0.5, 2)  # the set out of domain is the same
+    assert measured() == (0.5, 0.5, 0)
     reward(0.5)
-    assert measured() == (0.5, 0.25, 2)
+    assert measured() == (0.5, 0.25, 0)
+    reward(0.5, 0.25)
+    assert measured() == (0.5, 0.375, 0)
+    assert summary(results)["folder"] == first
     policy(2)
     assert measured()[2] == 4
     say("4")
@@ -256,7 +337,7 @@ def test_only_rows_of_the_same_contents_are_used_again(
     say("3")
     assert measured() == (0.75, 0.75, 0)  # what was made first is still there
     assert summary(results)["folder"] == first
-    assert len({path.parent for path in kept}) == 7
+    assert len({path.parent for path in kept}) == 5
 
 
 def test_a_pretrained_policy(config, workdir, tmp_path):
@@ -321,15 +402,14 @@ def test_the_verdict_of_a_vote_does_not_depend_on_its_first_form(
 
 
 def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
-    (tmp_path / "my.py").write_text(
+    text = (
         "def mine(response, example):\n"
         "    print('judged')\n"
         "    return {'reward': 0.0, 'success': False, 'parts': {}}\n"
     )
-    task = dataclasses.replace(config.task, reward=f"{tmp_path}/my.py:mine")
-    own = dataclasses.replace(config, task=task)
-    evaluate.run(own, epath.Path(tmp_path / "evaluated"), params=str(workdir))
-    sample.run(own, epath.Path(tmp_path), "1+1=", params=str(workdir), answer="2", write=print)
+    c = own(config, tmp_path, text)
+    evaluate.run(c, epath.Path(tmp_path / "evaluated"), params=str(workdir))
+    sample.run(c, epath.Path(tmp_path), "1+1=", params=str(workdir), answer="2", write=print)
     remote.close()  # writes the rest
     assert (tmp_path / "evaluated" / "rewards.log").read_text().count("judged") > 1
     assert (tmp_path / "rewards.log").read_text().count("judged") == 1

@@ -281,6 +281,11 @@ def own(response, example):
             file.write("x")
         if (HERE / "hung").stat().st_size == 1:
             time.sleep(600)
+    if response == "close":
+        os.close(2)
+        raise ValueError("x")
+    if response == "interrupt":
+        raise KeyboardInterrupt("x")
     if response == "raise":
         json.loads("{")
     if response == "child":
@@ -349,7 +354,6 @@ ORDERS = ("first", "last", "alone")
 )
 def test_a_response_without_reward_is_asked_once_more_and_left_out(own, trick, orders):
     fn = own()
-    rewards.judge(fn, ["a"], [{"worth": 1}])  # the names of its parts are known from here on
     for order in orders:
         responses = {"first": [trick, "b"], "last": ["b", trick], "alone": [trick]}[order]
         before = fn.failures
@@ -379,7 +383,13 @@ def test_a_users_function_that_raises_is_one_line(own, tmp_path):
         rewards.judge(own(), ["a", "raise"], [{"worth": 1}] * 2)
     (line,) = caught.value.lines
     assert line.startswith("task.reward: own raised JSONDecodeError: Expecting property name")
-    assert f"({tmp_path}/own.py:26) for the response 'raise'" in line
+    assert f"({tmp_path}/own.py:31) for the response 'raise'" in line
+
+
+@pytest.mark.parametrize(("trick", "kind"), [("close", "Value"), ("interrupt", "Keyboard")])
+def test_a_users_function_may_raise_anything(own, trick, kind):
+    with pytest.raises(errors.UserError, match=rf"own raised {kind}\w+: x \(.*own.py:\d+\) for"):
+        rewards.judge(own(), [trick], [{"worth": 1}])
 
 
 def test_a_users_mistake_in_what_it_returns_is_one_line(own):
@@ -435,7 +445,7 @@ def test_prints_and_tracebacks_are_kept(own, tmp_path):
     fn.close()
     said = log.read_text()
     assert said.startswith("noise\nnoise\nTraceback (most recent call last):\n")
-    assert f'File "{tmp_path}/own.py", line 26, in own' in said
+    assert f'File "{tmp_path}/own.py", line 31, in own' in said
     assert said.endswith("(char 1)\n")
 
 

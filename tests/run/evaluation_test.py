@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -66,7 +67,7 @@ def test_the_size_of_a_call_changes_nothing():
         for metric in ("accuracy", "accuracy_sampled", "reward_mean"):
             key = f"eval/{name}/{metric}"
             assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"]
-    assert len(values) == 2 * (3 * 3 + 2)
+    assert len(values) == 2 * (3 * 3 + 3)
     assert 0 < values["eval/one/length_mean"] <= 8
     # The share is the reward's "accuracy" part, not success, which is never true here.
     assert 0 < values["eval/one/accuracy_sampled"] < 1
@@ -103,6 +104,9 @@ class Kept:
     def add(self, name, mode, rows):
         self.calls += 1
         self.kept.setdefault((name, mode), []).extend(rows)
+
+    def judged(self, name, mode, rows):
+        self.kept[name, mode] = sorted(rows, key=lambda row: row["problem"])
 
 
 def numbered(n, seed=0):
@@ -203,6 +207,38 @@ def test_what_is_kept_is_not_answered_again(several):
     done.kept = store.kept
     evaluate(sets, batch=8, samples=4, store=done)
     assert done.calls == 0
+
+
+def test_what_is_kept_is_judged_anew():
+    def worth(value):
+        def fn(response, example):
+            return {"reward": value, "success": value == 1, "parts": {}}
+
+        return dataclasses.replace(numbered(8), reward=fn)
+
+    store = Kept()
+    for value in (0.5, 1.0):
+        values = evaluate({"one": worth(value)}, batch=8, store=store)
+        assert values["eval/one/reward_mean"] == value
+        assert {row["reward"] for row in store.kept["one", "greedy"]} == {value}
+        assert values["eval/one/accuracy"] == (value == 1)
+    assert store.calls == 2
+
+
+def test_responses_without_a_reward_are_counted_in_both_modes():
+    def unsure(response, example):
+        seen.append(response)
+        reward = math.nan if len(seen) in (2, 9, 12, 15) else 1.0
+        return {"reward": reward, "success": math.isfinite(reward), "parts": {}}
+
+    seen = []
+    one = dataclasses.replace(numbered(8), reward=unsure)
+    values = evaluate({"one": one}, batch=8, samples=4)
+    assert len(seen) == 8 + 8 * 4
+    assert values["eval/one/invalid"] == 4 / 40
+    assert values["eval/one/accuracy"] == 7 / 8
+    assert values["eval/one/accuracy_sampled"] == pytest.approx(29 / 32)
+    assert values["eval/one/reward_mean"] == 1
 
 
 def test_further_tasks(tmp_path):

@@ -124,13 +124,17 @@ def test_sigterm_to_one_process_saves_one_step_of_all(tmp_path, start):
     assert (run / "checkpoints" / str(5 + done)).is_dir()
 
 
+# The command line of the process that a reward's worker is for; between them is the keeper.
+MINE = """asks = Path(f"/proc/{os.getppid()}/stat").read_text().split()[3]
+mine = Path(f"/proc/{asks}/cmdline").read_bytes()
+"""
+
+
 @pytest.mark.slow
 def test_a_mistake_that_one_process_meets_ends_both_with_its_line(tmp_path, start):
     (tmp_path / "my.py").write_text(
         "import os\n"
-        "from pathlib import Path\n"
-        "mine = Path(f'/proc/{os.getppid()}/cmdline').read_bytes()\n"  # of the process it is for
-        "calls = []\n"
+        "from pathlib import Path\n" + MINE + "calls = []\n"
         "def picky(response, example):\n"
         "    calls.append(response)\n"
         "    if len(calls) > 20 and b'--process-id=1' in mine:\n"
@@ -155,9 +159,7 @@ def test_what_differs_between_processes_ends_them(tmp_path, start):
 
     (tmp_path / "my.py").write_text(
         "from pathlib import Path\n"
-        "import os\n"
-        "mine = Path(f'/proc/{os.getppid()}/cmdline').read_bytes()\n"
-        "if b'--process-id=1' in mine:\n"
+        "import os\n" + MINE + "if b'--process-id=1' in mine:\n"
         "    raise FileNotFoundError('dictionary.txt')\n"
         "def fn(response, example):\n"
         "    return {'reward': 0.5, 'success': False, 'parts': {}}\n"
