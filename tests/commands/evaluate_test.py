@@ -123,7 +123,7 @@ def test_a_header_is_of_contents(tmp_path):
     (tmp_path / "reward.py").write_text("x = 1\n")
 
     def tokenizer(template):
-        (tmp_path / "t.jinja").write_text(template)
+        (tmp_path / "t.jinja").write_text(template + "{{ messages[0].content }}")
         return load_tokenizer("mapo_jax/tasks/arithmetic.model", str(tmp_path / "t.jinja"))
 
     def headers(config=CONFIG, **changes):
