@@ -94,7 +94,7 @@ def check(found: dict[str, str], config: Config, workdir: epath.Path) -> tuple[l
     notes = []
     for name in [name for name in kept if name.startswith("eval.")]:
         if name not in found:
-            notes.append(f"{name}: is no longer evaluated; its rows are not there")
+            notes.append(f"{name}: is no longer evaluated")
         elif kept[name] != found[name]:
             notes.append(
                 f"{name}: its rows are not what this run began with; earlier accuracies are of "
@@ -111,8 +111,9 @@ def check(found: dict[str, str], config: Config, workdir: epath.Path) -> tuple[l
     return notes, compares
 
 
-def _first_set(contents: Mapping[str, str]) -> tuple[str, str]:
-    return next(item for item in contents.items() if item[0].startswith("eval."))
+def _first_set(contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The set that chooses the best checkpoint, with its digest."""
+    return [item for item in contents.items() if item[0].startswith("eval.")][:1]
 
 
 def _functions(config: Config) -> dict[str, str]:
