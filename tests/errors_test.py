@@ -26,7 +26,7 @@ from mapo_jax import errors, loading, rewards
 from mapo_jax.commands import evaluate, exits, launchers
 from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
-from mapo_jax.run import checkpoints, contents, sources, workdirs
+from mapo_jax.run import checkpoints, contents, records, sources, workdirs
 from mapo_jax.text import load_tokenizer
 from tests import small
 from tests.runs import ROOT
@@ -612,6 +612,7 @@ REPORT_CASES = {
     "{files}/cut": [
         "{files}/cut/metrics.jsonl: line 2 is not a JSON object; mend or delete that line"
     ],
+    "{files}/cut {files}/cut": ["{files}/cut: is given twice; give each run once"],
 }
 
 MAPO_CASES = {
@@ -690,12 +691,48 @@ def hold_twice(files):
 
 def other_content(files):
     where, found = epath.Path(files / "held"), {"data.path": "1", "tokenizer.path": "1"}
-    contents.keep(found | {"policy.init": "1"}, where)
+    contents.keep(found | {"policy.init": "1", "architecture": "1"}, where)
     config = from_config_dict(arithmetic.get_config("tiny"))
-    contents.check(found | {"data.path": "2", "policy.init": "2"}, config, where)
+    contents.check(
+        found | {"data.path": "2", "policy.init": "2", "architecture": "2"}, config, where
+    )
+
+
+def broken_contents(files):
+    (files / "torn").mkdir()
+    (files / "torn" / "contents.json").write_text("[]")
+    contents.check({}, from_config_dict(arithmetic.get_config("tiny")), epath.Path(files / "torn"))
+
+
+def broken_config(files):
+    (files / "halved" / "checkpoints").mkdir(parents=True)
+    (files / "halved" / "config.json").write_text("[")
+    workdirs.check(epath.Path(files / "halved"), {}, writes=True)
+
+
+def broken_records(files):
+    (files / "spoilt").mkdir()
+    (files / "spoilt" / "metrics.jsonl").write_text("5\n")
+    mirror = workdirs.Mirror(epath.Path(files / "spoilt"), records.RECORDS)
+    records.Records(mirror, ("rl", 1), tensorboard=False)
 
 
 RAISED = {
+    "contents that were cut": (
+        broken_contents,
+        "{files}/torn/contents.json: is broken (not a JSON object); delete it, and the run trusts "
+        "what it reads now",
+    ),
+    "a configuration that was cut": (
+        broken_config,
+        "{files}/halved/config.json: is broken (Expecting value: line 1 column 2 (char 1)); delete "
+        "it, and the run trusts the configuration that it is given now",
+    ),
+    "a record that is none": (
+        broken_records,
+        "{files}/spoilt/metrics.jsonl: line 1 is no record (TypeError: 'int' object is not "
+        "subscriptable); mend or delete that line",
+    ),
     "two runs in a directory": (
         hold_twice,
         f"--workdir={{files}}/held: process {os.getpid()} on {socket.gethostname()} is training "
@@ -705,6 +742,8 @@ RAISED = {
         other_content,
         "data.path='': its training rows and prompts are not what this run began with; give the "
         "same content, or start a new run in another --workdir",
+        "policy.init='': its architecture is not what this run began with; give the same content, "
+        "or start a new run in another --workdir",
         "policy.init='': its weights under the adapters are not what this run began with; give the "
         "same content, or start a new run in another --workdir",
     ),

@@ -136,6 +136,8 @@ def report(argv: list[str]) -> None:
     parser.add_argument("workdirs", nargs="+", metavar="DIR", help="work directory of a run")
     parser.add_argument("--output", help="where to write; default: DIR, or report/ for several")
     flags = parser.read(argv)
+    if "" in flags.workdirs:
+        parser.error("a DIR is empty")
     from mapo_jax import report as room
 
     alone = flags.workdirs[0] if len(flags.workdirs) == 1 else "report"

@@ -150,6 +150,11 @@ def read_config(path: Path, where: str = "") -> model.ModelConfig:
     return configs.read(path, where or f"policy.init={path}")
 
 
+def weight_files(path: Path, where: str = "") -> list[str]:
+    """Returns the names of the files that `load_params` reads, sorted."""
+    return weights.files(path, where or f"policy.init={path}")
+
+
 def load_params(
     path: Path,
     config: model.ModelConfig,

@@ -121,7 +121,7 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
             f"are: {', '.join(FAMILIES)}"
         )
         return None
-    family = FAMILIES[kind]
+    family, gemma = FAMILIES[kind], kind.startswith("gemma")
 
     def of(name: str) -> Any:
         value = fields.get(name)
@@ -152,16 +152,13 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     if heads % numbers["num_kv_heads"]:
         mistakes.append(f"num_key_value_heads={numbers['num_kv_heads']} must divide {heads} heads")
     activation = of("hidden_activation") or of("hidden_act")
-    if kind.startswith("gemma") and activation == "gelu":  # as transformers reads it
+    if gemma and activation == "gelu":  # as transformers reads it
         activation = "gelu_pytorch_tanh"
     if str(activation) not in _ACTIVATIONS:
         mistakes.append(f"hidden_act={activation} is not supported")
-    for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-        if fields.get(name):
+    for name, neutral in (_FOREIGN if gemma else _FOREIGN | _GEMMA_ONLY).items():
+        if fields.get(name) not in (None, neutral):
             mistakes.append(f"{name}={fields[name]} is not supported")
-    if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
-        partial = fields["partial_rotary_factor"]
-        mistakes.append(f"partial_rotary_factor={partial} is not supported")
     if not isinstance(of("tie_word_embeddings"), bool):
         mistakes.append(f"tie_word_embeddings={of('tie_word_embeddings')} must be true or false")
     for name in ("quantization_config", "num_experts", "num_local_experts"):
@@ -172,7 +169,6 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     theta = number("rope_theta", float)
     local = number("rope_local_base_freq", float) if kind == "gemma3_text" else 0.0
     rope, local = _rotations(fields, theta, local, mistakes)
-    gemma = kind.startswith("gemma")
     return ModelConfig(
         **numbers,
         rope_theta=rope[0],
@@ -188,6 +184,20 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
     )
 
 
+# Fields that only other architectures compute, with the value at which they change nothing.
+_FOREIGN = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_bidirectional_attention": False,
+    "is_causal": True,
+    "partial_rotary_factor": 1,
+    "embedding_multiplier": 1,
+    "attention_multiplier": 1,
+    "residual_multiplier": 1,
+    "logits_scaling": 1,
+    "logit_scale": 1,
+}
+_GEMMA_ONLY = {"attn_logit_softcapping": 0, "final_logit_softcapping": 0}
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 
 
@@ -273,11 +283,15 @@ def _entry(fields: Mapping[str, Any], name: str, mistakes: list[str]) -> Mapping
 
 
 def _scaling(given: Mapping[str, Any], mistakes: list[str]) -> RopeScaling | None:
-    kinds = {str(given[name]) for name in ("rope_type", "type") if given.get(name)} or {"default"}
+    kinds = {str(given[name]) for name in ("rope_type", "type") if given.get(name)}
     kind = "/".join(sorted(kinds))  # two that differ are refused: transformers would drop one
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
         mistakes.append("rope_parameters: partial_rotary_factor is not supported")
-    if kind == "default":
+    others = sorted(name for name, value in given.items() if value is not None)
+    others = [name for name in others if name not in ("rope_theta", "partial_rotary_factor")]
+    if not kinds and others:
+        mistakes.append(f"rope_scaling has {', '.join(others)} and no rope_type; name one")
+    if kinds <= {"default"}:
         return None
     names = {
         "linear": ("factor",),

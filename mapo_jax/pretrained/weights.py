@@ -88,7 +88,7 @@ class _Folder:
         self.where = where
         self._files: dict[str, Any] = {}
         self._places: dict[str, tuple[str, str]] = {}  # name -> file, name there
-        for file in _files(path, self.where):
+        for file in files(path, self.where):
             try:
                 self._files[file] = safetensors.safe_open(path / file, framework="np")
             except (OSError, safetensors.SafetensorError) as error:
@@ -96,8 +96,14 @@ class _Folder:
                     f"{self.where}: {file} cannot be read ({error}); download it again"
                 ) from None
             for name in self._files[file].keys():  # it is not a dict
-                if (plain := _plain(name)) is not None:
-                    self._places[plain] = file, name
+                if (plain := _plain(name)) is None:
+                    continue
+                if plain in self._places:
+                    there = " and in ".join(sorted({file, self._places[plain][0]}))
+                    raise errors.UserError(
+                        f"{self.where}: the tensor {plain} stands twice, in {there}; remove one"
+                    )
+                self._places[plain] = file, name
 
     def names(self) -> set[str]:
         return {*self._places}
@@ -108,28 +114,28 @@ class _Folder:
         return self._files[file].get_slice(there)
 
 
-def _files(path: Path, where: str) -> list[str]:
-    index = path / _INDEX
-    if index.is_file():
-        try:
-            files = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
-            missing = [file for file in files if not (path / file).is_file()]
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise errors.UserError(f"{where}: {_INDEX} is broken; download it again") from None
-        if missing:
-            raise errors.UserError(
-                f"{where}: {len(missing)} of {len(files)} files of {_INDEX} are missing, first "
-                f"{missing[0]}; download them"
-            )
-        return files
+def files(path: Path, where: str) -> list[str]:
+    """Returns the names of a folder's weight files; model.safetensors goes before an index."""
     if (path / "model.safetensors").is_file():
         return ["model.safetensors"]
-    others = sorted(file.name for file in path.glob("*.bin"))
-    raise errors.UserError(
-        f"{where}: has no model.safetensors"
-        + (f"; {others[0]} is in PyTorch's own format: " if others else "; ")
-        + "give a folder in the safetensors format"
-    )
+    if not (path / _INDEX).is_file():
+        others = sorted(file.name for file in path.glob("*.bin"))
+        raise errors.UserError(
+            f"{where}: has no model.safetensors"
+            + (f"; {others[0]} is in PyTorch's own format: " if others else "; ")
+            + "give a folder in the safetensors format"
+        )
+    try:
+        found = sorted({*json.loads((path / _INDEX).read_bytes())["weight_map"].values()})
+        missing = [file for file in found if not (path / file).is_file()]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise errors.UserError(f"{where}: {_INDEX} is broken; download it again") from None
+    if missing:
+        raise errors.UserError(
+            f"{where}: {len(missing)} of {len(found)} files of {_INDEX} are missing, first "
+            f"{missing[0]}; download them"
+        )
+    return found
 
 
 def _plain(name: str) -> str | None:
@@ -237,11 +243,13 @@ def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) 
             piece = tensor[_rows(axes, sizes)]
         else:
             piece = tensor[tuple(slice(r.start, r.stop) for r in axes)]
-        piece = piece.reshape([len(r) for r in axes])
-        if array.is_stacked:
-            out[i] = piece
-        else:
-            out[...] = piece
+        place = out[i] if array.is_stacked else out
+        place[...] = piece.reshape([len(r) for r in axes])
+        if not np.isfinite(place).all():
+            raise errors.UserError(
+                f"{folder.where}: the tensor {array.names[layer]} holds NaN or an infinity in "
+                f"{dtype}; download the folder again, or give another"
+            )
     return out
 
 

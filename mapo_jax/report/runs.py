@@ -107,9 +107,15 @@ def read(workdirs: Sequence[Any]) -> list[Run]:
     """Reads work directories.
 
     Raises:
-        UserError: one line for each directory that is missing, has no metrics or a malformed line.
+        UserError: one line for each directory that is missing or given twice, has no metrics or a
+            malformed line.
     """
     paths = [epath.Path(workdir) for workdir in workdirs]
+    places = [path.resolve() for path in paths]
+    twice = {path for path, place in zip(paths, places, strict=True) if places.count(place) > 1}
+    if twice:
+        lines = [f"{path}: is given twice; give each run once" for path in sorted(twice)]
+        raise errors.UserError(*lines)
     runs, mistakes = [], []
     for path, label in zip(paths, _labels(paths), strict=True):
         try:

@@ -83,11 +83,20 @@ class Checkpoints:
         if not _is_measured(metric):
             return
         self.wait()
-        manifest = _manifest_of(self._manager, index) | {"metric": float(metric)}
+        self._note(index, float(metric))
+
+    def forget_metrics(self) -> None:
+        """Takes the metrics from all checkpoints, as those to come are of something else."""
+        for index, metric in self._keep.metrics.items():
+            if metric is not None:
+                self._note(index, None)
+
+    def _note(self, index: int, metric: float | None) -> None:
+        manifest = _manifest_of(self._manager, index) | {"metric": metric}
         if jax.process_index() == 0:
             path = self._directory / str(index) / "manifest" / "metadata"
             workdirs.write_json(path, _signed(manifest))
-        self._keep.metrics[index] = float(metric)
+        self._keep.metrics[index] = metric
 
     def save(
         self, index: int, state: Any, position: Mapping[str, Any], metric: float | None

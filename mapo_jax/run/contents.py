@@ -1,9 +1,10 @@
 """Digests of what a run reads, kept in `contents.json` of its work directory.
 
-A run goes on with the same prompts, tokenizer and frozen weights, wherever their files lie now.
-Each start compares before it trains or writes anything.
+A run goes on with the same prompts, tokenizer, architecture and frozen weights, wherever their
+files lie now. Each start compares before it trains or writes anything.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from mapo_jax import errors
+from mapo_jax import errors, model, pretrained
 from mapo_jax.config import Config, show
 from mapo_jax.run import digests, processes, workdirs
 
@@ -20,6 +21,8 @@ _FILE = "contents.json"
 
 
 def of(
+    config: Config,
+    architecture: model.ModelConfig,
     tokenizer_files: Mapping[str, bytes],
     rows: Sequence[Any],
     eval_sets: Mapping[str, Sequence[Any]],
@@ -28,18 +31,31 @@ def of(
     """SHA-256 of each content, by the key that names it; "eval.SET" for an evaluation set.
 
     Args:
+        config: of the run.
+        architecture: of the policy.
         tokenizer_files: `sources.tokenizer_files` of the policy.
         rows: training examples with their prompts, JSON-able.
-        eval_sets: the same of each evaluation set.
+        eval_sets: the same of each evaluation set, the one that chooses the best checkpoint first.
         frozen: the folder of the weights under adapters; None without LoRA.
 
     Raises:
         UserError: processes read different contents.
     """
+    fields = dataclasses.asdict(architecture)
+    for field in dataclasses.fields(architecture):
+        if fields[field.name] == field.default:  # a version may add fields
+            del fields[field.name]
     found = {
         "tokenizer.path": digests.of_files(tokenizer_files),
         "data.path": digests.of_json({"rows": rows}),
+        "architecture": digests.of_json(fields),
     }
+    if config.tokenizer.template:
+        template = {"": tokenizer_files["chat_template.jinja"]}
+        found["tokenizer.template"] = digests.of_files(template)
+    for key, value in _functions(config).items():
+        if ".py:" in value:
+            found[key] = digests.of_source(Path(value.rpartition(":")[0]))
     if frozen is not None:
         found["policy.init"] = of_weights(frozen)
     found |= {f"eval.{name}": digests.of_json({"rows": rows}) for name, rows in eval_sets.items()}
@@ -56,8 +72,8 @@ def of(
     return found
 
 
-def check(found: dict[str, str], config: Config, workdir: epath.Path) -> list[str]:
-    """Compares contents with those of the run's first start.
+def check(found: dict[str, str], config: Config, workdir: epath.Path) -> tuple[list[str], bool]:
+    """Compares contents with those of the run's last start.
 
     Args:
         found: by `of`.
@@ -65,20 +81,49 @@ def check(found: dict[str, str], config: Config, workdir: epath.Path) -> list[st
         workdir: of the run, which goes on; one of an older version has no contents yet.
 
     Returns:
-        A sentence for each evaluation set whose rows are others than before.
+        A sentence for each evaluation set and each function of the user that is not as it was, and
+        whether accuracies that chose the best checkpoint compare with those to come.
 
     Raises:
-        UserError: the prompts, the tokenizer or the frozen weights are others.
+        UserError: the prompts, the tokenizer, the architecture or the frozen weights are others.
     """
     with processes.together():
         kept = _kept(workdir)
         if mistakes := _mistakes(config, kept, found):
             raise errors.UserError(*mistakes)
-    return [
-        f"{name}: its rows are not what this run began with; earlier accuracies are of others"
-        for name in found
-        if name.startswith("eval.") and kept.get(name, found[name]) != found[name]
+    notes = []
+    for name in [name for name in kept if name.startswith("eval.")]:
+        if name not in found:
+            notes.append(f"{name}: is no longer evaluated")
+        elif kept[name] != found[name]:
+            notes.append(
+                f"{name}: its rows are not what this run began with; earlier accuracies are of "
+                "others"
+            )
+    notes += [
+        f"{key}={value}: its code is not what this run began with; earlier steps are of the other"
+        for key, value in _functions(config).items()
+        if kept.get(key, found.get(key)) != found.get(key)
     ]
+    compares = not kept or _first_set(kept) == _first_set(found)
+    if not compares:
+        notes.append("the best checkpoint is chosen among those to come")
+    return notes, compares
+
+
+def _first_set(contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The set that chooses the best checkpoint, with its digest."""
+    return [item for item in contents.items() if item[0].startswith("eval.")][:1]
+
+
+def _functions(config: Config) -> dict[str, str]:
+    """The keys that can name a function of the user, with their values."""
+    c = config
+    return {
+        "algorithm.advantage": c.algorithm.advantage,
+        "algorithm.surrogate": c.algorithm.surrogate,
+        "task.reward": c.task.reward,
+    }
 
 
 def keep(found: dict[str, str], workdir: epath.Path) -> None:
@@ -88,7 +133,15 @@ def keep(found: dict[str, str], workdir: epath.Path) -> None:
 
 def _kept(workdir: epath.Path) -> dict[str, str]:
     path = workdir / _FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(kept, dict):
+            raise ValueError("not a JSON object")
+    except ValueError as error:
+        raise errors.UserError(
+            f"{path}: is broken ({error}); delete it, and the run trusts what it reads now"
+        ) from None
+    return kept
 
 
 def check_base(workdir: epath.Path, folder: Path, where: str) -> None:
@@ -111,32 +164,35 @@ def check_base(workdir: epath.Path, folder: Path, where: str) -> None:
 
 
 def of_weights(folder: Path) -> str:
-    """SHA-256 of a folder's weight files."""
+    """SHA-256 of the files that a folder's weights are read from."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
+    for name in pretrained.weight_files(folder):
+        with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-_NAMES = {
-    "tokenizer.path": "tokenizer",
-    "data.path": "training rows and prompts",
-    "policy.init": "weights under the adapters",
+_KEYS = {  # by its name in contents.json: the key of a content, and what the lines call it
+    "tokenizer.template": ("tokenizer.template", "chat template is"),
+    "tokenizer.path": ("tokenizer.path", "tokenizer is"),
+    "data.path": ("data.path", "training rows and prompts are"),
+    "architecture": ("policy.init", "architecture is"),
+    "policy.init": ("policy.init", "weights under the adapters are"),
 }
+_IMPLIED = {"tokenizer.template": ("tokenizer.path", "data.path"), "tokenizer.path": ("data.path",)}
 
 
 def _mistakes(config: Config, kept: dict[str, str], found: dict[str, str]) -> list[str]:
     values = {
+        "tokenizer.template": config.tokenizer.template,
         "tokenizer.path": config.tokenizer.path,
         "data.path": config.data.path,
         "policy.init": config.policy.init,
     }
-    different = [key for key in _NAMES if kept.get(key, found.get(key)) != found.get(key)]
-    if "tokenizer.path" in different:  # by which the prompts differ too
-        different = [key for key in different if key != "data.path"]
+    different = [name for name in _KEYS if kept.get(name, found.get(name)) != found.get(name)]
+    implied = {other for name in different for other in _IMPLIED.get(name, ())}
     return [
-        f"{key}={show(values[key])}: its {_NAMES[key]} are not what this run began with; give the "
-        "same content, or start a new run in another --workdir"
-        for key in different
+        f"{key}={show(values[key])}: its {what} not what this run began with; give the same "
+        "content, or start a new run in another --workdir"
+        for key, what in (_KEYS[name] for name in different if name not in implied)
     ]

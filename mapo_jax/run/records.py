@@ -18,6 +18,7 @@ from etils import epath
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
+from mapo_jax import errors
 from mapo_jax.config import Config, to_dict
 from mapo_jax.run import sources, workdirs
 from mapo_jax.run.setup import Progress, Setup
@@ -54,8 +55,13 @@ def open_records(
         progress: where it begins.
         workdir: exists and may be written.
         overrides: what the command line changed.
+
+    Raises:
+        UserError: a line is no record; nothing has been written.
     """
     c = setup.config
+    for name in RECORDS:
+        _kept(workdir / name, progress.restored, progress.is_open)
     sources.save_description(workdir, setup.architecture, setup.tokenizer)
     workdirs.write_json(workdir / "config.json", to_dict(c))
     run_id = workdirs.add_start(workdir, overrides, progress.restored, setup.began)
@@ -101,6 +107,9 @@ class Records:
             tensorboard: whether to write TensorBoard files too.
             wandb_run: of `wandb.init`, to log to as well.
             is_open: the evaluation of step `keep_until` will be made again: drop its line.
+
+        Raises:
+            UserError: a line is no record.
         """
         self._mirror = mirror
         self._tensorboard = tensorboard
@@ -108,9 +117,10 @@ class Records:
         self._keep_until = keep_until
         self._writers: dict[str, _TensorBoard] = {}
         self._files: dict[str, TextIO] = {}
-        for name in RECORDS:
+        kept = {name: _kept(mirror.local / name, keep_until, is_open) for name in RECORDS}
+        for name, lines in kept.items():
             path = mirror.local / name
-            _drop_after(path, keep_until, is_open)
+            _write(path, lines)
             self._files[name] = path.open("a", encoding="utf-8")
         for phase in PHASES if wandb_run else ():
             wandb_run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
@@ -206,23 +216,35 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drop_after(path: Path, keep_until: tuple[str, int] | None, is_open: bool) -> None:
-    """Drops the lines after `keep_until`, and a half-written one, atomically."""
-    if not path.exists():
-        return
-    kept = []
-    if keep_until is not None:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue  # the process died while writing it
-            place, last = _position(values["phase"], values["step"]), _position(*keep_until)
+def _kept(
+    path: Path | epath.Path, keep_until: tuple[str, int] | None, is_open: bool
+) -> list[bytes]:
+    """Returns the lines up to `keep_until`, without one that was not written to its end."""
+    if keep_until is None or not path.exists():
+        return []
+    kept, last = [], _position(*keep_until)
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line.decode())
+            place = _position(values["phase"], values["step"])
             if place < last or (place == last and (not is_open or values["kind"] == "train")):
-                kept.append(line + "\n")
+                kept.append(line)
+        except (ValueError, TypeError, LookupError) as error:
+            if number == len(lines):
+                break  # the process died while writing it
+            raise errors.UserError(
+                f"{path}: line {number} is no record ({type(error).__name__}: {error}); mend or "
+                "delete that line"
+            ) from None
+    return kept
+
+
+def _write(path: Path, lines: Sequence[bytes]) -> None:
+    """Writes lines, all or none."""
     new = path.with_suffix(".tmp")
-    with new.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
+    with new.open("wb") as file:
+        file.writelines(line + b"\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)

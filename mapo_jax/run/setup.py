@@ -65,7 +65,8 @@ class Setup:
         frozen = self.source.folder if self.config.lora.rank else None
         rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
         sets = {name: [one.prompts, one.examples] for name, one in self.eval_sets.items()}
-        return contents.of(sources.tokenizer_files(self.tokenizer), rows, sets, frozen)
+        files = sources.tokenizer_files(self.tokenizer)
+        return contents.of(self.config, self.architecture, files, rows, sets, frozen)
 
     def key(self, step: int, purpose: int) -> jax.Array:
         """The PRNG key of a step for one purpose."""

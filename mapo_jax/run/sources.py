@@ -207,7 +207,8 @@ def describe(
         with tempfile.TemporaryDirectory() as scratch:
             for path in (workdir / "policy").iterdir():
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
-            return architecture, load_tokenizer(scratch, template, now or workdirs.began(workdir))
+            now, key = now or workdirs.began(workdir), f"{where}: {workdir}/policy"
+            return architecture, load_tokenizer(scratch, template, now, key)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -258,7 +259,7 @@ def read_run(
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise errors.UserError(
             f"{where}: its config.json is not that of a run ({type(error).__name__}); put it back, "
-            "or start the run's command again, which writes it"
+            "or delete it and start the run's command again, which writes it"
         ) from None
     if architecture.lora_rank:
         folder = pretrained.folder(start["init"], revision=start["revision"])

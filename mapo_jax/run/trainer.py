@@ -80,19 +80,24 @@ class Trainer:
         found = self.setup.contents()
         self.progress = setup.begin(self.setup, self.saved, console.print)
         if self.progress.restored is not None:
-            for note in contents.check(found, config, workdir):
+            notes, compares = contents.check(found, config, workdir)
+            for note in notes:
                 console.print(note)
+            if not compares:
+                self.saved.forget_metrics()
         self._served = self.setup.programs.serve_frozen(self.progress.frozen)
         self.records: Records | NoRecords
         i = jax.process_index()
         log = f"rewards.{i}.log" if i else "rewards.log"
-        if i == 0:  # no sooner: until here a mistake can be mended
-            if self.progress.restored is None and (note := workdirs.set_aside(workdir)):
-                console.print(note)
-            contents.keep(found, workdir)
-            self.records = open_records(self.setup, self.progress, workdir, overrides)
-        else:
-            self.records = NoRecords(workdirs.Mirror(workdir, (log,) if config.task.reward else ()))
+        with processes.together():
+            if i == 0:  # no sooner: until here a mistake can be mended
+                if self.progress.restored is None and (note := workdirs.set_aside(workdir)):
+                    console.print(note)
+                self.records = open_records(self.setup, self.progress, workdir, overrides)
+                contents.keep(found, workdir)
+            else:
+                names = (log,) if config.task.reward else ()
+                self.records = NoRecords(workdirs.Mirror(workdir, names))
         rewards.log_to(self.records.directory / log)
         console.table(f"{workdir}", setup.start_table(self.setup, self.progress, overrides))
 

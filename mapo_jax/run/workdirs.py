@@ -113,23 +113,29 @@ def check(workdir: epath.Path, config: Mapping[str, Any], writes: bool) -> None:
     Raises:
         UserError: it cannot be written, or holds another run, or files that are no run.
     """
-    where = f"--workdir={workdir}"
+    where, path, has_begun = f"--workdir={workdir}", workdir / "config.json", False
     try:
         if writes:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.tmp").write_text("")
-        path = workdir / "config.json"
+            (workdir / "config.tmp").unlink()
+        has_begun = (workdir / "checkpoints").is_dir()
         old = json.loads(path.read_text()) if path.exists() else None
         strangers = [name for name in _RECORDS if old is None and (workdir / name).exists()]
     except ImportError:
         raise errors.UserError(f"{where}: needs the package gcsfs; pip install gcsfs") from None
-    except ValueError:
+    except ValueError as error:
+        if has_begun:
+            raise errors.UserError(
+                f"{path}: is broken ({error}); delete it, and the run trusts the configuration "
+                "that it is given now"
+            ) from None
         old, strangers = {}, []
     except OSError as error:
         raise errors.UserError(
             f"{where}: cannot be written ({error.strerror or error}); choose another directory"
         ) from None
-    if strangers:
+    if strangers and not has_begun:
         raise errors.UserError(
             f"{where}: holds files but no run (no config.json); choose an empty or a new directory"
         )
@@ -152,7 +158,7 @@ def set_aside(workdir: epath.Path) -> str:
         A sentence that says so; "" if there are no records of RL.
     """
     path = workdir / "metrics.jsonl"
-    if not path.exists() or '"kind": "train", "phase": "rl"' not in path.read_text():
+    if not path.exists() or b'"kind": "train", "phase": "rl"' not in path.read_bytes():
         return ""
     number = next(n for n in range(1, 10_000) if not (workdir / f"before-{n}").exists())
     target = workdir / f"before-{number}"

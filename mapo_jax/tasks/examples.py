@@ -19,7 +19,7 @@ class Prompt(NamedTuple):
 
     example: int  # index in its data set
     tokens: list[int]
-    thought: str = ""  # its end from the <think> on that the response has to close
+    thought: str = ""  # its end, from the <think> on that begins the answer
 
 
 def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def encode_demonstrations(
 ) -> tuple[list[tuple[int, list[int]]], int]:
     """Encodes demonstrations, each with an end-of-sequence token, and drops those too long.
 
-    Where the prompt opens the thought, the demonstration does not open it again.
+    What the prompt says of the thought, the demonstration does not say again.
 
     Returns:
         (index in examples, response tokens) of those that are kept, and the number dropped.
@@ -110,7 +110,10 @@ def encode_demonstrations(
     eos, encoded = [tokenizer.eos_ids[0]], []
     for example in examples:
         text = task.demonstration(example)
-        if tokenizer.open_thought(task.prompt(example)):
+        thought = tokenizer.open_thought(task.prompt(example))
+        if "</think>" in thought:
+            text = text.rpartition("</think>")[2]
+        elif thought:
             text = text.removeprefix("<think>")
         encoded.append(tokenizer.encode(text) + eos)
     kept = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= max_new_tokens]

@@ -40,6 +40,8 @@ _FORMS = (  # how files begin that hold no JSON, and what helps
     (b"BZh", "is compressed (bzip2); unpack it"),
     (b"\xfd7zXZ", "is compressed (xz); unpack it"),
     (b"PK\x03\x04", "is a zip archive; unpack it"),
+    (codecs.BOM_UTF16_LE, "is UTF-16; save it as UTF-8"),
+    (codecs.BOM_UTF16_BE, "is UTF-16; save it as UTF-8"),
     (b"PAR1", "is a Parquet file; convert it to JSON lines, one object a line"),
 )
 

@@ -41,7 +41,7 @@ class Template:
                 None for that of the call, in UTC.
 
         Raises:
-            UserError: the template is broken or refuses a user's message.
+            UserError: the template is broken, or refuses or drops a user's message.
         """
         self.source, self._names, self._key = source, names, key
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -61,16 +61,21 @@ class Template:
             raise errors.UserError(
                 f"{key}: the chat template is broken ({error}); mend it or give another"
             ) from None
-        self.render([{"role": "user", "content": "x"}])
+        two = [self.render([{"role": "user", "content": content}]) for content in ("x", "y")]
+        if two[0] == two[1]:
+            raise errors.UserError(
+                f"{key}: the chat template does not print a user's message that is text; give "
+                "another"
+            )
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """Returns the text of a conversation up to the beginning of the assistant's answer."""
+    def render(self, messages: Sequence[Message], begins_answer: bool = True) -> str:
+        """Returns the text of a conversation, up to the beginning of the assistant's answer."""
         try:
             return self._template.render(
                 messages=messages,
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=begins_answer,
                 **self._names,
             )
         except Exception as error:  # a template may raise anything

@@ -8,11 +8,11 @@ from typing import Any
 from mapo_jax import errors
 from mapo_jax.text import chat
 from mapo_jax.text.huggingface import KEPT_FILES, HuggingFaceTokenizer
-from mapo_jax.text.protocol import Tokenizer, json_fields, own_template, special_token
+from mapo_jax.text.protocol import Tokenizer, own_template, special_token, tokenizer_config
 from mapo_jax.text.sentencepiece import SentencePieceTokenizer
 
 _INSTALLED = Path(__file__).resolve().parents[2]  # the directory that holds mapo_jax/
-_NAMES = ("bos_token", "eos_token", "pad_token")  # that a template can print
+_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
 _FILES = ("tokenizer.json", "tokenizer.model")  # of a folder, the first that exists
 
 
@@ -22,7 +22,7 @@ def is_in(folder: Path) -> bool:
 
 
 def load_tokenizer(
-    path: str, template: str = "", now: datetime.datetime | None = None
+    path: str, template: str = "", now: datetime.datetime | None = None, key: str = ""
 ) -> Tokenizer:
     """Loads a tokenizer.
 
@@ -32,12 +32,13 @@ def load_tokenizer(
         template: the template of prompts: "" for plain text, "chat" for the tokenizer's own chat
             template, or a file FILE.jinja.
         now: the time that the template can print; None for that of the call.
+        key: the beginning of a mistake's line; by default tokenizer.path=...
 
     Raises:
         UserError: the tokenizer or the template is missing or broken, or the tokenizer has no end
             of sequence.
     """
-    key, place = f"tokenizer.path={path}", Path(path)
+    key, place = key or f"tokenizer.path={path}", Path(path)
     if path.startswith("mapo_jax/") and not place.exists():
         place = _INSTALLED / path
     if place.is_dir():
@@ -57,7 +58,7 @@ def load_tokenizer(
         what = f"cannot be read ({error.strerror}); give a SentencePiece model, a tokenizer.json"
         raise errors.UserError(f"{key}: {what} or a folder with one of them") from None
     try:
-        config = json_fields(files, "tokenizer_config.json")
+        config = tokenizer_config(files)
         source = own_template(files, config)
         names = {name: special_token(config, name) for name in _NAMES}
         if place.suffix == ".json":

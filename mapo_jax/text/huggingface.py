@@ -15,6 +15,7 @@ from mapo_jax.text.protocol import (
     own_template,
     save_files,
     special_token,
+    tokenizer_config,
 )
 
 
@@ -35,7 +36,7 @@ class HuggingFaceTokenizer(ChatTokenizer):
         """
         self.template: chat.Template | None = None
         self._files = {name: files[name] for name in KEPT_FILES if name in files}
-        self.config = json_fields(files, "tokenizer_config.json")
+        self.config = tokenizer_config(files)
         try:
             rules = json.loads(files["tokenizer.json"])
             self._prompts = huggingface.Tokenizer.from_str(json.dumps(rules))
@@ -60,7 +61,7 @@ class HuggingFaceTokenizer(ChatTokenizer):
         for name in ("generation_config.json", "config.json"):
             found = json_fields(files, name).get("eos_token_id")
             ids += found if isinstance(found, list) else [found]
-        known = [i for i in ids if isinstance(i, int) and 0 <= i < self.vocab_size]
+        known = [i for i in ids if type(i) is int and 0 <= i < self.vocab_size]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(known))
         if not self.eos_ids:
             raise ValueError("no end token is named in tokenizer_config.json, so none could end")
@@ -100,6 +101,7 @@ KEPT_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
 )
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 

@@ -37,9 +37,10 @@ class Tokenizer(Protocol):
         ...
 
     def open_thought(self, text: str) -> str:
-        """The end of a prompt, from the `<think>` on that the response has to close; "" for none.
+        """The end of a prompt, from the `<think>` on that begins the answer; "" for none.
 
-        Templates of policies that always think begin the answer with it.
+        Templates of policies that always think end so, and the response has to close the thought.
+        Templates of policies that shall not think close it too.
         """
         ...
 
@@ -81,14 +82,17 @@ class ChatTokenizer:
     has_template = False
 
     def open_thought(self, text: str) -> str:
-        if self.template is None:
-            opened = text[max(text.rfind("<think>"), 0) :]
-            return opened if opened.rstrip() == "<think>" else ""
-        prompt, content = self.template.render([{"role": "user", "content": text}]), text.strip()
-        if content in prompt:  # a tag in a question opens nothing
-            prompt = prompt[prompt.rfind(content) + len(content) :]
-        _, tag, rest = prompt.rpartition("<think>")
-        return tag + rest if tag and "</think>" not in rest else ""
+        asked = prompt = text
+        if self.template is not None:
+            messages = [{"role": "user", "content": text}]
+            prompt = self.template.render(messages)
+            asked = self.template.render(messages, begins_answer=False)
+        before, tag, after = prompt.rpartition("<think>")
+        if prompt == asked:  # nothing says where the answer begins
+            begins = not after.strip()
+        else:
+            begins = not asked.startswith(before + tag)
+        return tag + after if tag and begins else ""
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
         if self.template is None:
@@ -139,8 +143,19 @@ def json_fields(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return value
 
 
+def tokenizer_config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Returns tokenizer_config.json, over the special tokens of special_tokens_map.json."""
+    tokens, config = (
+        json_fields(files, f"{name}.json") for name in ("special_tokens_map", "tokenizer_config")
+    )
+    return tokens | {name: value for name, value in config.items() if value is not None}
+
+
 def own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
-    """The chat template of a folder, from its own file or tokenizer_config.json, if it has one.
+    """The chat template of a folder, if it has one.
+
+    It stands in chat_template.jinja, tokenizer_config.json or, beside a processor of pictures,
+    chat_template.json.
 
     Raises:
         ValueError: it is no text, and no texts by their names.
@@ -148,6 +163,8 @@ def own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str |
     if "chat_template.jinja" in files:
         return files["chat_template.jinja"].decode("utf-8", "replace")
     source = config.get("chat_template")
+    if source is None:
+        source = json_fields(files, "chat_template.json").get("chat_template")
     try:
         if isinstance(source, list):  # several templates, each with a name
             source = {one["name"]: one["template"] for one in source}
@@ -157,11 +174,14 @@ def own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str |
             return source
     except (LookupError, TypeError):
         pass
-    raise ValueError("chat_template in tokenizer_config.json is neither text nor named texts")
+    raise ValueError(
+        "chat_template in tokenizer_config.json or chat_template.json is neither text nor named "
+        "texts"
+    )
 
 
 def special_token(config: Mapping[str, Any], kind: str) -> str:
-    """The text of a special token of tokenizer_config.json, such as eos_token; "" for none.
+    """The text of a special token of `tokenizer_config`, such as eos_token; "" for none.
 
     Raises:
         ValueError: it is no text.

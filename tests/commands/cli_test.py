@@ -328,6 +328,12 @@ def test_an_empty_flag_is_one_line(capsys, monkeypatch, command, flags):
     assert err.splitlines() == [f"{flag}: a value is missing; give {flag}=VALUE" for flag in flags]
 
 
+def test_an_empty_work_directory_of_a_report_is_not_the_current_one(capsys, monkeypatch):
+    for words in ([""], ["x", ""]):
+        code, _, err = mapo(capsys, monkeypatch, "report", *words)
+        assert (code, err) == (2, "a DIR is empty; see --help\n")
+
+
 def test_exports_and_reports_go_home_too(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for words in (("export", "--workdir=~/x", "--output=y"), ("report", "~/x")):

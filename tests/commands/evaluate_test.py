@@ -198,7 +198,7 @@ def test_rows_that_stand_twice_or_are_none(config, workdir, calls):
 
 def test_a_header_is_of_contents(tmp_path):
     def tokenizer(template):
-        (tmp_path / "t.jinja").write_text(template)
+        (tmp_path / "t.jinja").write_text(template + "{{ messages[0].content }}")
         return load_tokenizer("mapo_jax/tasks/arithmetic.model", str(tmp_path / "t.jinja"))
 
     def headers(config=CONFIG, **changes):

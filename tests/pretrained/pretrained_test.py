@@ -180,6 +180,12 @@ def test_large_policies_are_several_files(tmp_path, monkeypatch):
     index = json.loads((tmp_path / "a" / "model.safetensors.index.json").read_text())
     assert {*index["weight_map"].values()} == {*files}
     equal(pretrained.load(tmp_path / "a")[1], small.params(LLAMA))
+    monkeypatch.undo()
+    other = small.params(LLAMA, 1)
+    pretrained.save(tmp_path / "b", LLAMA, other, None)
+    whole = (tmp_path / "b" / "model.safetensors").rename(tmp_path / "a" / "model.safetensors")
+    equal(pretrained.load(tmp_path / "a")[1], other)  # as transformers does
+    whole.unlink()
     (tmp_path / "a" / files[1]).unlink()
     with pytest.raises(errors.UserError, match=rf"1 of {len(files)} files .* missing.*{files[1]}"):
         pretrained.load(tmp_path / "a")
@@ -457,8 +463,13 @@ def test_what_no_family_has_is_refused(tmp_path):
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"mlp_bias": True}, "mlp_bias=True is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is not supported"),
+        ({"is_causal": False}, "is_causal=False is not supported"),
+        ({"attention_multiplier": 0.1}, "attention_multiplier=0.1 is not supported"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not supported"),
         ({"num_local_experts": 8}, "num_local_experts is not supported"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling of type yarn is not supported"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling has factor and no rope_type; name one"),
+        ({"rope_scaling": {"type": None, "factor": 4.0}}, "rope_scaling has factor and no rope_"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "needs low_freq_factor, high"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3 must divide 4 heads"),
     ],
@@ -519,7 +530,21 @@ def torch_only(folder, tensors):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def not_finite(folder, tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
+    rewrite(folder, tensors)
+
+
+def double(folder, tensors):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    some = {"model.norm.weight": tensors["model.norm.weight"] + 1}
+    safetensors.numpy.save_file(some, folder / "b.safetensors")
+    places = dict.fromkeys(tensors, "a.safetensors") | {"x": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
 def break_index(folder, tensors):
+    remove(folder, tensors)
     (folder / "model.safetensors.index.json").write_text("{")
 
 
@@ -562,6 +587,8 @@ def no_config(folder, tensors):
         (remove, r"has no model\.safetensors; give a folder"),
         (torch_only, r"pytorch_model\.bin is in PyTorch's own format: give"),
         (break_index, r"index\.json is broken; download it again"),
+        (not_finite, r"the tensor model\.layers\.1\.mlp\.up_proj\.weight holds NaN or an inf"),
+        (double, r"the tensor model\.norm\.weight stands twice, in a\.safetensors and in b"),
         (break_config, r"config\.json is broken"),
         (list_config, r"config\.json is broken \(not a JSON object\)"),
         (

@@ -370,6 +370,19 @@ def test_a_wrong_directory_is_named(tmp_path, text, wrong):
     assert error.value.lines[1].endswith("no such directory; give the work directory of a run")
 
 
+def test_a_run_is_not_its_own_second_seed(tmp_path):
+    workdir = make_run(tmp_path / "a", FEW)
+    with pytest.raises(errors.UserError, match=r"a: is given twice; give each run once"):
+        report.write([workdir, f"{tmp_path}/b/../a"], tmp_path / "out")
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+    workdir = make_run(tmp_path / "a", FEW)
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.UserError, match=r"^--output=.*file: cannot be written \(Not a dir"):
+        report.write([workdir], tmp_path / "file")
+
+
 def test_the_launcher(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     workdirs = [str(make_run(tmp_path / name, FEW)) for name in "ab"]

@@ -241,6 +241,25 @@ def test_a_checkpoint_that_is_measured_afterwards_may_be_the_best(tmp_path):
     assert_same_bits(restored, state)
 
 
+def test_metrics_of_something_else_are_forgotten(tmp_path):
+    """In a later process too."""
+    directory, state = epath.Path(tmp_path / "checkpoints"), make_state()
+    store = checkpoints.Checkpoints(directory, keep=3)
+    for index, metric in ((1, 0.9), (2, None)):
+        store.save(index, state, {}, metric)
+    store.wait()
+    assert not store.is_best(0.1)
+    store.forget_metrics()
+    assert store.is_best(0.1)
+    store.save(3, state, {}, 0.1)
+    store.close()
+    wanted = abstract(state.params)
+    assert checkpoints.restore_params(epath.Path(tmp_path), wanted, "w", "best")[1] == 3
+    again = checkpoints.Checkpoints(directory, keep=3)
+    assert again.is_best(0.2)
+    again.close()
+
+
 def test_a_run_without_checkpoints_is_named(tmp_path):
     with pytest.raises(errors.UserError, match="has no checkpoints/"):
         checkpoints.restore_params(tmp_path, {}, "policy.init=x")

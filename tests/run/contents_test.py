@@ -8,12 +8,12 @@ import pytest
 from etils import epath
 
 from experiments import arithmetic
-from mapo_jax import errors
+from mapo_jax import errors, model
 from mapo_jax.commands import exits, launchers
 from mapo_jax.config import from_config_dict
 from mapo_jax.run import contents, processes, sources
 from mapo_jax.text import load_tokenizer
-from tests import runs
+from tests import runs, small
 
 CONFIG = from_config_dict(arithmetic.get_config("tiny"))
 FILES = sources.tokenizer_files(load_tokenizer(CONFIG.tokenizer.path))
@@ -24,20 +24,52 @@ SETS = {"test": [[[5]], [{"question": "3", "answer": "3"}]]}
 @pytest.fixture
 def frozen(tmp_path):
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "model-1.safetensors").write_bytes(b"weights")
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"weights")
     return tmp_path / "base"
 
 
-def of(frozen, rows=ROWS, sets=SETS, files=FILES):
-    return contents.of(files, rows, sets, frozen)
+def of(frozen, rows=ROWS, sets=SETS, files=FILES, config=CONFIG, architecture=small.CONFIG):
+    return contents.of(config, architecture, files, rows, sets, frozen)
 
 
 def test_the_same_content_goes_on(frozen, tmp_path):
-    where = epath.Path(tmp_path)
-    assert contents.check(of(frozen), CONFIG, where) == []  # an older version kept nothing
-    contents.keep(of(frozen), where)
-    assert contents.check(of(frozen), CONFIG, where) == []
+    where, found = epath.Path(tmp_path), of(frozen)
+    assert contents.check(found, CONFIG, where) == ([], True)  # an older version kept nothing
+    for less in (found, {k: v for k, v in found.items() if k != "architecture"}):
+        contents.keep(less, where)
+        assert contents.check(found, CONFIG, where) == ([], True)
+    (frozen / "other.safetensors").write_bytes(b"nobody reads it")
+    assert of(frozen) == found
     contents.check_base(where, frozen, "x")
+
+
+def test_another_architecture_is_named(frozen, tmp_path):
+    contents.keep(of(frozen), epath.Path(tmp_path))
+    for changes in ({"rope_theta": 500.0}, {"rope_scaling": model.RopeScaling(8.0)}):
+        other = dataclasses.replace(small.CONFIG, **changes)
+        with pytest.raises(errors.UserError, match=r"^policy.init='': its architecture is not"):
+            contents.check(of(frozen, architecture=other), CONFIG, epath.Path(tmp_path))
+
+
+def test_an_edited_template_is_named_and_not_the_tokenizer(frozen, tmp_path):
+    tokenizer = dataclasses.replace(CONFIG.tokenizer, template="t.jinja")
+    config = dataclasses.replace(CONFIG, tokenizer=tokenizer)
+    first, second = ({"chat_template.jinja": text} for text in (b"x", b"y"))
+    contents.keep(of(frozen, files=FILES | first, config=config), epath.Path(tmp_path))
+    found = of(frozen, ROWS[:1], files=FILES | second, config=config)
+    with pytest.raises(errors.UserError, match=r"^tokenizer.template=t.jinja: its chat") as caught:
+        contents.check(found, config, epath.Path(tmp_path))
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[1]", b'"x"', b"\xff"])
+def test_contents_that_were_cut_are_one_line(frozen, tmp_path, content):
+    (tmp_path / "contents.json").write_bytes(content)
+    with pytest.raises(
+        errors.UserError, match=r"contents\.json: is broken \(.*\); delete it"
+    ) as caught:
+        contents.check(of(frozen), CONFIG, epath.Path(tmp_path))
+    assert len(caught.value.lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +101,7 @@ def test_another_tokenizer_is_named_once(frozen, tmp_path):
 
 def test_other_weights_under_adapters_are_named(frozen, tmp_path):
     contents.keep(of(frozen), epath.Path(tmp_path))
-    (frozen / "model-1.safetensors").write_bytes(b"Weights")
+    (frozen / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(errors.UserError, match=r"^policy.init='': its weights under the adapters"):
         contents.check(of(frozen), CONFIG, epath.Path(tmp_path))
     with pytest.raises(errors.UserError, match=r"^--workdir=x: the weights in .*base are not"):
@@ -78,11 +110,34 @@ def test_other_weights_under_adapters_are_named(frozen, tmp_path):
 
 def test_other_evaluation_rows_are_told(frozen, tmp_path):
     contents.keep(of(frozen), epath.Path(tmp_path))
-    notes = contents.check(of(frozen, sets=SETS | {"new": []}), CONFIG, epath.Path(tmp_path))
-    assert notes == []
+    check = lambda sets: contents.check(of(frozen, sets=sets), CONFIG, epath.Path(tmp_path))  # noqa: E731
+    assert check(SETS | {"new": []}) == ([], True)
     other = {"test": [[[5]], [{"question": "3", "answer": "4"}]]}
-    (note,) = contents.check(of(frozen, sets=other), CONFIG, epath.Path(tmp_path))
-    assert note.startswith("eval.test: its rows are not what this run began with")
+    for sets, what in [
+        (other, "eval.test: its rows are not what this run began with"),
+        ({"dev": []}, "eval.test: is no longer evaluated"),
+    ]:
+        notes, compares = check(sets)
+        assert notes[0].startswith(what)
+        assert notes[1] == "the best checkpoint is chosen among those to come"
+        assert not compares
+    contents.keep(of(frozen, sets=SETS | other | {"dev": [1]}), epath.Path(tmp_path))
+    (note,), compares = check(SETS | other)
+    assert (note.split(":")[0], compares) == ("eval.dev", True)  # it chooses nothing
+
+
+@pytest.mark.parametrize("key", ["task.reward", "algorithm.advantage", "algorithm.surrogate"])
+def test_an_edited_function_is_told(frozen, tmp_path, key):
+    (tmp_path / "mine.py").write_text("def fn(): return 1")
+    group, name = key.split(".")
+    value = f"{tmp_path}/mine.py:fn"
+    changed = dataclasses.replace(getattr(CONFIG, group), **{name: value})
+    config = dataclasses.replace(CONFIG, **{group: changed})
+    contents.keep(of(frozen, config=config), epath.Path(tmp_path))
+    assert contents.check(of(frozen, config=config), config, epath.Path(tmp_path)) == ([], True)
+    (tmp_path / "mine.py").write_text("def fn(): return 2")
+    (note,), _ = contents.check(of(frozen, config=config), config, epath.Path(tmp_path))
+    assert note.startswith(f"{key}={value}: its code is not what this run began with")
 
 
 def test_processes_that_read_other_content_are_named(frozen, monkeypatch):

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
+from mapo_jax import errors
 from mapo_jax.run import records, workdirs
+from tests import small
 
 
 def lines(workdir, name="metrics"):
@@ -109,6 +111,21 @@ def test_a_half_written_line_goes(tmp_path, cut):
     records.write("train", "rl", 4, {})
     records.close()
     assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
+
+
+@pytest.mark.parametrize("name", records.RECORDS)
+@pytest.mark.parametrize(
+    "line", [b"5", *small.slow([b"{}"], [b"[1]"], [b'{"st'], [b'{"phase": "x"}'], [b'"\xff"'])]
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, name, line):
+    write_run(tmp_path)
+    path = tmp_path / f"{name}"
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(b"\n".join([first, line, rest]))
+    before = [(tmp_path / one).read_bytes() for one in records.RECORDS]
+    with pytest.raises(errors.UserError, match=rf"{name}: line 2 is no record \(.*\); mend or"):
+        open_records(tmp_path, ("rl", 3), tensorboard=False)
+    assert [(tmp_path / one).read_bytes() for one in records.RECORDS] == before
 
 
 def events(directory):

@@ -75,6 +75,16 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
         sources.describe(epath.Path(tmp_path), "--workdir=x", "")
 
 
+def test_a_broken_tokenizer_of_a_run_is_named_where_it_lies(tmp_path):
+    sources.save_description(epath.Path(tmp_path), small.CONFIG, load_tokenizer(TOKENIZER))
+    (tmp_path / "policy" / "tokenizer_config.json").write_text("{")
+    with pytest.raises(errors.UserError) as caught:
+        sources.describe(epath.Path(tmp_path), "--workdir=x", "")
+    assert caught.value.lines[0].startswith(
+        f"--workdir=x: {tmp_path}/policy: tokenizer_config.json is broken"
+    )
+
+
 def test_a_pretrained_policy_brings_architecture_and_tokenizer(folder):
     source = sources.find(micro(folder, policy__num_layers=7))
     assert source.folder == folder

@@ -256,6 +256,56 @@ def test_own_surrogate_from_a_file(tmp_path, capsys):
     assert not checked & {"Clipping", "First ratio"}
 
 
+def edit_contents(workdir, begin):
+    """Changes the digests whose names begin so."""
+    path = workdir / "contents.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({k: "0" if k.startswith(begin) else v for k, v in found.items()}))
+
+
+def spoil_records(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write("5\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (spoil_records, r"metrics\.jsonl: line \d+ is no record"),
+        *small.slow(
+            [lambda x: edit_contents(x, "arch"), r"^policy\.init='': its architecture is not"],
+            [lambda x: (x / "contents.json").write_text("{"), r"contents\.json: is broken"],
+        ),
+    ],
+)
+def test_what_cannot_go_on_is_left_as_it_was(undisturbed, tmp_path, spoil, line):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    spoil(workdir)
+
+    def content():
+        files = [path for path in workdir.rglob("*") if path.is_file() and path.name != "lock"]
+        return {path: path.read_bytes() for path in files}
+
+    before = content()
+    with pytest.raises(errors.UserError, match=line):
+        runs.train(micro(steps=6), workdir)
+    assert content() == before
+
+
+@pytest.mark.slow
+def test_a_best_of_other_rows_is_not_compared(undisturbed, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    edit_contents(workdir, "eval.")
+    runs.train(micro(steps=6, checkpoint__keep=9), workdir)
+    assert "the best checkpoint is chosen among those to come" in capsys.readouterr().out
+    saved = sorted((workdir / "checkpoints").glob("[0-9]*/manifest/metadata"))
+    metrics = {int(x.parts[-3]): json.loads(x.read_text())["metric"] for x in saved}
+    assert len(metrics) > 2
+    assert {index for index, metric in metrics.items() if metric is not None} == {11}
+
+
 def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setitem(ADDED, "algorithm.overlong_buffer", 0.2)  # as if it were new
     runs.train(micro(steps=4), tmp_path)

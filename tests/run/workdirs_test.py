@@ -48,6 +48,18 @@ def test_the_config_of_something_else_is_refused(tmp_path, text):
         check(tmp_path)
 
 
+def test_the_config_of_a_run_may_be_deleted_and_not_cut(tmp_path):
+    """Where there are checkpoints, the line names a fix, and it works."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "config.json").write_text('{"task": {"na')
+    with pytest.raises(errors.UserError, match=r"config\.json: is broken \(.*\); delete it"):
+        check(tmp_path)
+    (tmp_path / "config.json").unlink()
+    check(tmp_path)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["checkpoints", "metrics.jsonl"]
+
+
 def test_a_continuation_must_not_differ(tmp_path):
     old = to_dict(micro())
     workdirs.write_json(epath.Path(tmp_path / "config.json"), old)

@@ -23,7 +23,7 @@ class Letters:
         return [1, *self.encode(text)]
 
     def open_thought(self, text):
-        return "<think>" if text.endswith("<") else ""
+        return {"<": "<think>", ">": "<think></think>"}.get(text[-1:], "")
 
     def encode(self, text):
         return [ord(letter) for letter in text]
@@ -85,14 +85,15 @@ def test_encode_demonstrations_ends_them_and_drops_long_ones():
 def test_a_demonstration_does_not_open_the_thought_again():
     def demonstrate(prompt):
         task = dataclasses.replace(
-            TASK, prompt=lambda example: prompt, demonstration=lambda example: "<think>a</think>"
+            TASK, prompt=lambda example: prompt, demonstration=lambda example: "<think>a</think>b"
         )
         ((_, ids),), _ = tasks.encode_demonstrations(task, Letters(), EXAMPLES[:1], 99)
         (kept,) = tasks.encode_prompts(task, Letters(), EXAMPLES[:1], "train", 99)
         return kept.thought, Letters().decode(ids[:-1])
 
-    assert demonstrate("x<") == ("<think>", "a</think>")
-    assert demonstrate("x") == ("", "<think>a</think>")
+    assert demonstrate("x<") == ("<think>", "a</think>b")
+    assert demonstrate("x>") == ("<think></think>", "b")
+    assert demonstrate("x") == ("", "<think>a</think>b")
 
 
 def test_none_left():

@@ -281,9 +281,9 @@ def test_templates_have_what_hugging_face_gives_them():
         ),
         (  # nested, with a loop's own tags and a name set inside, which stays inside
             "{% set x = 1 %}{% for m in messages %}{% generation %}{% if loop.first %}"
-            "{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{% continue %}{% endif %}"
-            "{{ m.content }}{% endgeneration %}{{ x }}{% endfor %}",
-            "2 b1",
+            "{% generation %}{% set x = 2 %}{{ x ~ m.content }}{% endgeneration %}{% continue %}"
+            "{% endif %}{{ m.content }}{% endgeneration %}{{ x }}{% endfor %}",
+            "2a  b1",
         ),
     ],
 )
@@ -293,16 +293,30 @@ def test_generation_tags_render_what_they_enclose(source, text):
     assert rendered == text
 
 
-TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}[bot]"
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+TURN = TURNS + "[bot]"
+
+
+def turn(answer: str, turns: str = TURNS) -> str:
+    return turns + "{% if add_generation_prompt %}[bot]" + answer + "{% endif %}"
+
+
+HINT = TURNS + "Begin your answer with <think>.\n"
 
 
 @pytest.mark.parametrize(
     ("source", "text", "thought"),
     [
+        (turn("<think>\n"), "1+1", "<think>\n"),
+        (turn("<think>\nOkay, "), "1+1", "<think>\nOkay, "),
+        (turn("<think></think>x<think>"), "1+1", "<think>"),
+        (turn("<think>\n\n</think>\n\n"), "1+1", "<think>\n\n</think>\n\n"),
+        *((turn("<think>\n"), text, "<think>\n") for text in ("t", "think", "k>", "<think>")),
+        (turn("", HINT), "1+1", ""),
+        (turn("<think>", HINT), "1+1", "<think>"),
+        (TURNS + "{{ '<think>' if add_generation_prompt else '</s>' }}", "1+1", "<think>"),
+        (HINT + "[bot]", "1+1", ""),
         (TURN + "<think>\n", "1+1", "<think>\n"),
-        (TURN + "<think>\nOkay, ", "1+1", "<think>\nOkay, "),
-        (TURN + "<think></think>x<think>", "1+1", "<think>"),
-        (TURN + "<think>\n\n</think>\n\n", "1+1", ""),
         (TURN, "1+1", ""),
         (TURN, "What does <think> mean?", ""),  # a question opens nothing
         (TURN, "Go on: <think>", ""),
@@ -330,6 +344,7 @@ def test_a_prompt_that_ends_inside_a_thought(source, text, thought, tmp_path, fo
         ("{{ raise_exception('no user') }}", r"does not take a user's message \(.*no user"),
         ("{{ messages[3].content.x }}", "does not take a user's message"),
         ("{{ ''.__class__.__mro__ }}", "does not take a user's message .*SecurityError"),
+        ("{% for c in messages[0].content %}{{ c.text }}{% endfor %}", "does not print a user's"),
         ("{{ messages.append(1) }}", "does not take a user's message .*SecurityError"),
         ("{% for i in range(10**9) %}x{% endfor %}", "does not take a user's message"),
     ],
@@ -381,6 +396,29 @@ def test_a_broken_folder(files, what, tmp_path):
     with pytest.raises(errors.UserError, match=what) as caught:
         load_tokenizer(str(path))
     assert caught.value.lines[0].startswith(f"tokenizer.path={path}: ")
+
+
+def test_special_tokens_may_stand_in_their_map_alone(tmp_path):
+    config = {"bos_token": None, "pad_token": "<s>"}
+    tokens = {"bos_token": "<s>", "unk_token": "<|bot|>", "pad_token": "<|bot|>"}
+    template = "{{ bos_token }}{{ unk_token }}{{ messages[0].content }}"
+    path = write(
+        tmp_path / "t",
+        bpe(),
+        tokenizer_config__json=config,
+        special_tokens_map__json=tokens | {"eos_token": {"content": "<|end|>"}},
+        chat_template__json={"chat_template": template},
+        generation_config__json={"eos_token_id": True},
+    )
+    tokenizer = load_tokenizer(str(path), "chat")
+    end, _, bot, bos = range(4)
+    assert (tokenizer.eos_ids, tokenizer.pad_id) == ((end,), bos)
+    assert tokenizer.encode_prompt("x") == [bos, bot, *tokenizer.encode("x")]
+    assert load_tokenizer(str(path)).has_template
+    (tmp_path / "again").mkdir()
+    tokenizer.save(tmp_path / "again")
+    again = load_tokenizer(str(tmp_path / "again"), "chat")
+    assert again.encode_prompt("x") == tokenizer.encode_prompt("x")
 
 
 @pytest.mark.parametrize("own", [CHATML, {"default": CHATML, "tools": "x"}, None])
