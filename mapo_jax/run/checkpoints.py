@@ -87,9 +87,8 @@ class Checkpoints:
 
     def forget_metrics(self) -> None:
         """Takes the metrics from all checkpoints, as those to come are of something else."""
-        for index, metric in self._keep.metrics.items():
-            if metric is not None:
-                self._note(index, None)
+        for index in [i for i, metric in self._keep.metrics.items() if metric is not None]:
+            self._note(index, None)
 
     def _note(self, index: int, metric: float | None) -> None:
         manifest = _manifest_of(self._manager, index) | {"metric": metric}
@@ -410,8 +409,7 @@ def _read_manifest(read: Callable[[], Any]) -> dict[str, Any]:
 
 def _compare(restored: Mapping[str, jax.Array], saved: Mapping[str, list[Any]]) -> None:
     found = digests.describe(restored)
-    wrong = [path for path in found if found[path] != saved[path]]
-    if wrong:
+    if wrong := [path for path in found if found[path] != saved[path]]:
         raise _Damaged(f"{len(wrong)} of {len(found)} arrays, first {wrong[0]}")
 
 
@@ -433,12 +431,9 @@ def _wait_for_all(name: str) -> None:
 
 
 def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    lines = [
-        f"{where}: {difference} in this configuration; make the policy.* keys those of that run"
-        for difference in digests.differences(saved, wanted)
-    ]
-    if lines:
-        raise errors.UserError(*lines)
+    if found := digests.differences(saved, wanted):
+        end = "in this configuration; make the policy.* keys those of that run"
+        raise errors.UserError(*(f"{where}: {difference} {end}" for difference in found))
 
 
 def _save(act: Callable[[], Any]) -> None:
