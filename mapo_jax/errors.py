@@ -37,3 +37,8 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; {otherwise}" if otherwise else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error tells that a device has too little memory."""
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)

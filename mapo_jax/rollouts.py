@@ -1,16 +1,14 @@
 """Defines the pytrees of a batch's life, `Prompts`, `Rollouts`, `Experience` and `Batch`.
 
 The group is an axis. Arrays are [P, G, ...], prompts by rollouts, and there are no ids. If the
-arrays of a field are [P, ...], its metadata says so, and `to_microbatches` looks at nothing else.
+arrays of a field are [P, ...], its metadata says so, and what cuts a batch looks at nothing else.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -73,46 +71,14 @@ class Batch:
     ref_logps: Array | None  # f32[P, G, T] under the reference policy; None if beta is 0
 
 
-def to_microbatches(tree: Any, whole: tuple[int, int], piece: tuple[int, int]) -> Any:
-    """Cuts a pytree of [P, G, ...] into [n, p, g, ...], n = PG / pg.
+def padded_length(longest: int, limit: int) -> int:
+    """Returns the number of tokens to which prompts are padded: their longest, rounded up.
 
-    A field that is per prompt, by the metadata of its dataclass, becomes [n, p, ...]. If a group is
-    split, each piece holds its prompt. A microbatch takes every (P/p)-th prompt, so that prompts
-    stay on their shard.
-
-    Args:
-        tree: arrays [P, G, ...] and dataclasses of this module.
-        whole: (P, G).
-        piece: (p, g); p divides P and g divides G.
+    It is rounded to 16 tokens, or to an eighth of the next power of two, so that sets of about the
+    same lengths share their compiled programs. It is at most `limit`.
     """
-    (P, G), (p, g) = whole, piece
-
-    def deal(x):  # [P, G/g, ...] -> [n, p, ...]
-        x = jnp.moveaxis(x.reshape(p, P // p, *x.shape[1:]), 0, 2)  # [P/p, G/g, p, ...]
-        return x.reshape(-1, *x.shape[2:])
-
-    def cut_prompt(x):
-        return deal(jnp.broadcast_to(x[:, None], (P, G // g, *x.shape[1:])))
-
-    def cut(x):
-        if not dataclasses.is_dataclass(x):
-            return deal(x.reshape(P, G // g, g, *x.shape[2:]))
-        parts = {}
-        for field in dataclasses.fields(x):
-            cut_part = cut_prompts if field.metadata == PER_PROMPT else cut_all
-            parts[field.name] = cut_part(getattr(x, field.name))
-        return dataclasses.replace(x, **parts)
-
-    cut_prompts = functools.partial(jax.tree.map, cut_prompt)
-    cut_all = functools.partial(jax.tree.map, cut, is_leaf=dataclasses.is_dataclass)
-    return cut_all(tree)
-
-
-def from_microbatches(x: Array, whole: tuple[int, int]) -> Array:
-    """Undoes `to_microbatches`; turns an array [n, p, g, ...] into [P, G, ...]."""
-    (P, G), (p, g) = whole, x.shape[1:3]
-    x = jnp.moveaxis(x.reshape(P // p, G // g, p, g, *x.shape[3:]), 2, 0)
-    return x.reshape(P, G, *x.shape[4:])
+    step = max(16, (1 << (longest - 1).bit_length()) // 8)
+    return min(-(-longest // step) * step, limit)
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> Prompts:

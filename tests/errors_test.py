@@ -825,8 +825,8 @@ RAISED = {
     ),
     "out of memory": (
         raises(JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing\nand more")),
-        "out of memory (RESOURCE_EXHAUSTED: 9 GiB are missing); lower batch.microbatch, "
-        "rollout.lanes or compute.head_chunk, or raise rollout.chunks or mesh.fsdp",
+        "out of memory (RESOURCE_EXHAUSTED: 9 GiB are missing); lower batch.microbatch or "
+        "rollout.lanes",
     ),
     "a full disk": (
         raises(OSError(errno.ENOSPC, "No space left on device")),

@@ -89,7 +89,7 @@ def _surrogate(algorithm: AlgorithmConfig) -> Callable:
 # Runs that differ in their advantage only have the same steps.
 _PARTS = {
     name: functools.cache(getattr(training, name))
-    for name in ("make_optimizer", "policy_loss", "make_train_step", "make_score")
+    for name in ("make_optimizer", "policy_loss", "TrainStep", "Score")
 } | {"make_surrogate": _surrogate}
 
 

@@ -80,7 +80,7 @@ def abstract_batch(c: Config, mesh: Any) -> Batch:
 def compile_programs(
     config: Config, architecture: model.ModelConfig, mesh: Mesh
 ) -> dict[str, Compiled | str]:
-    """Compiles the run's own train step and sampler for the devices of `mesh`.
+    """Compiles the run's own train step, in two parts, and sampler for the devices of `mesh`.
 
     Returns:
         The compiler's figures for each program, or its message if the program does not fit.
@@ -88,7 +88,7 @@ def compile_programs(
     c = config
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
     made = programs.Programs(c, architecture, (0,), mesh)
-    batch, replicated = abstract_batch(c, mesh), sharding.replicated(mesh)
+    batch = abstract_batch(c, mesh)
     shapes, axes = model.abstract_params(architecture), model.logical_axes(architecture)
 
     def laid_out(tree, names, rules):
@@ -101,24 +101,22 @@ def compile_programs(
     frozen = model.partition(shapes)[1]
     if frozen:
         frozen = laid_out(frozen, model.partition(axes)[1], sharding.RULES)
-    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     key = jax.eval_shape(lambda: jax.random.key(0))
     chunk = c.batch.prompts // c.rollout.chunks
     prompts, example = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((chunk, *x.shape[1:]), x.dtype, sharding=x.sharding),
         (batch.rollouts.prompts, batch.rollouts.example),
     )
-    step: Any = made.update
-    update = step.lower(made.abstract_state("rl"), batch, index, frozen)
-    sample = sampling.program.lower(
+    found = made.update.lower(made.abstract_state("rl"), batch, frozen)
+    found["sampling"] = sampling.program.lower(
         laid_out(shapes, axes, sharding.GATHERED),
         (prompts, None, example, example),
         key,
+        *sampling.split(made.sampling),
         architecture,
-        made.sampling,
         mesh,
     )
-    return {"update": _compile(update), "sampling": _compile(sample)}
+    return {name: _compile(lowered) for name, lowered in found.items()}
 
 
 def _compile(lowered: Any) -> Compiled | str:

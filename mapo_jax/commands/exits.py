@@ -70,11 +70,9 @@ def _lack(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _leave_quietly()
         return "--workdir: its disk is full; free some or choose another one"
-    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            f"out of memory ({str(error).splitlines()[0]}); lower batch.microbatch, rollout.lanes "
-            "or compute.head_chunk, or raise rollout.chunks or mesh.fsdp"
-        )
+    if errors.is_out_of_memory(error):
+        room = getattr(error, "__notes__", ["lower batch.microbatch or rollout.lanes"])[0]
+        return f"out of memory ({str(error).splitlines()[0]}); {room}"
     return ""
 
 

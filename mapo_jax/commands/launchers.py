@@ -25,7 +25,9 @@ def run(argv: list[str]) -> None:
     """
     arguments = cli.parse(argv, _description(run), several=True)
     from mapo_jax.commands import train
+    from mapo_jax.run import compilation
 
+    compilation.keep()
     train.run(arguments.config, arguments.workdir, arguments.overrides)
 
 
@@ -40,7 +42,9 @@ def evaluate(argv: list[str]) -> None:
     extra = {"--params PATH": _PARAMS, "--checkpoint WHICH": _CHECKPOINT}
     arguments = cli.parse(argv, _description(evaluate), check=_check_without_policy, extra=extra)
     from mapo_jax.commands import evaluate as command
+    from mapo_jax.run import compilation
 
+    compilation.keep()
     flags = arguments.flags
     policy = flags.get("--params", ""), flags.get("--checkpoint", "newest")
     command.run(arguments.config, arguments.workdir, *policy)
@@ -65,7 +69,9 @@ def sample(argv: list[str]) -> None:
     n = cli.count(flags, "-n", 1)
     prompt = flags["--prompt"] if "--prompt" in flags else sys.stdin.read().rstrip("\n")
     from mapo_jax.commands import sample as command
+    from mapo_jax.run import compilation
 
+    compilation.keep()
     command.run(
         arguments.config,
         arguments.workdir,

@@ -141,7 +141,7 @@ def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
         "optimizer": _bytes(state, layout) - _bytes(state.params, layout.params),
         "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
         "gradients": _bytes(state.params, layout.params),
-        "reference": _bytes(state.params, layout.params) if c.algorithm.beta else 0,
+        "reference": _bytes(state.params, layout.params, width) if c.algorithm.beta else 0,
     }
     for name, tree, names in (
         ("serving", trained, trained_axes),
@@ -224,7 +224,7 @@ _NAMES = {
     "optimizer": "optimizer's moments, float32",
     "frozen": "frozen parameters",
     "gradients": "gradients, float32",
-    "reference": "reference, float32",
+    "reference": "reference, in the compute dtype",
     "served": "frozen parameters, for the sampler",
     "serving": "sampler's weights",
     "cache": "sampler's cache, responses",
@@ -236,7 +236,8 @@ _NAMES = {
 _LASTING = ("parameters", "optimizer", "frozen", "served", "reference", "batch")
 
 _KNOBS = {
-    "update": "batch.microbatch, compute.head_chunk or compute.attention_chunk, raise mesh.fsdp",
+    "gradient": "batch.microbatch, compute.head_chunk or compute.attention_chunk, raise mesh.fsdp",
+    "update": "mesh.data for a larger mesh.fsdp",
     "sampling": "rollout.lanes or rollout.width, raise rollout.chunks or mesh.tensor",
 }
 
@@ -308,8 +309,10 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
         "seconds",
     )
     state = parts["parameters"] + parts["optimizer"]
+    kept = parts["reference"] + parts["served"]
     others = {
-        "update": parts["reference"] + parts["served"],
+        "gradient": kept + parts["optimizer"] + parts["batch"],
+        "update": kept + parts["frozen"] + parts["batch"],
         "sampling": state + parts["reference"] + (parts["frozen"] if parts["served"] else 0),
     }
     lines = []
@@ -336,12 +339,12 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     for column in (1, 2, 3, 5):
         table.columns[column].justify = "right"
     screen.print(table)
-    expected = state + parts["frozen"] + parts["batch"]
+    expected = state + parts["gradients"]
     if not isinstance(found["update"], str):
         share = found["update"].arguments / expected - 1
         padded = " (it pads small arrays to whole tiles)" if share > 0.01 else ""
         screen.print(
-            f"State and batch counted from shapes: {_memory(expected)}; the compiler's "
+            f"State and gradient counted from shapes: {_memory(expected)}; the compiler's "
             f"arguments of the update: {share:+.2%}{padded}."
         )
     if lines:

@@ -8,6 +8,7 @@ RoPE positions have already rotated queries and keys when they come here, see st
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -32,6 +33,33 @@ class Segment(NamedTuple):
     k: Array  # [P, K, S, H] shared by the group, or [P, K, G, S, H] own
     v: Array  # as k
     positions: Array  # i32[P, S] or i32[P, G, S]; ABSENT if there is no key
+
+
+def written(blocks: Sequence[Segment], k: Array, v: Array, at: Array | int) -> list[Segment]:
+    """Writes the keys and values [P, K, G, 1, H] of one token into cell `at` of a row of blocks.
+
+    Cells are counted through all blocks. Each block is updated in place, one cell of it: the cell
+    `at`, or a cell that stays as it is.
+    """
+    if len(blocks) == 1:
+        write = jax.lax.dynamic_update_slice_in_dim
+        (only,) = blocks
+        return [Segment(write(only.k, k, at, 3), write(only.v, v, at, 3), only.positions)]
+
+    def write(block, new, place):
+        size = block.shape[3]
+        inside = (place >= 0) & (place < size)
+        place = jnp.clip(place, 0, size - 1)
+        old = jax.lax.dynamic_slice_in_dim(block, place, 1, 3)
+        return jax.lax.dynamic_update_slice_in_dim(block, jnp.where(inside, new, old), place, 3)
+
+    out, first = [], 0
+    for block in blocks:
+        out.append(
+            Segment(write(block.k, k, at - first), write(block.v, v, at - first), block.positions)
+        )
+        first += block.k.shape[3]
+    return out
 
 
 def rope_angles(
@@ -63,6 +91,7 @@ def attend(
     scale: float | None = None,
     window: Array | int | None = None,
     softcap: float = 0.0,
+    owners_PGT: Array | None = None,
 ) -> Array:
     """Softmax attention over the union of the segments, in float32.
 
@@ -74,6 +103,8 @@ def attend(
         are never [T, S + T] for all heads at once; 0 means all queries together.
       scale: factor of the queries; None means H ** -0.5.
       window: i32[] or int, how many positions back a query sees, its own included; None means all.
+      owners_PGT: i32, the response of each query, if rows hold several; a query sees own keys of
+        its response only, and they lie like the queries.
       softcap: changes scores to softcap * tanh(scores / softcap) (Gemma 2); 0 leaves them.
 
     Returns:
@@ -85,8 +116,11 @@ def attend(
     attention = functools.partial(
         _attend, segments=segments, scale=scale, window=window, softcap=softcap
     )
+    owners = () if owners_PGT is None else (owners_PGT,)
+    if owners:
+        attention = functools.partial(attention, all_owners_PGT=owners_PGT)
     if chunk <= 0 or T <= chunk:
-        return attention(q_PGTNH, positions_PGT)
+        return attention(q_PGTNH, positions_PGT, *owners)
     n = -(-T // chunk)
 
     def cut(x):  # [P, G, T, ...] -> [n, P, G, chunk, ...]; padding queries have position 0
@@ -94,19 +128,37 @@ def attend(
         return jnp.moveaxis(x.reshape(*x.shape[:2], n, chunk, *x.shape[3:]), 2, 0)
 
     one = jax.checkpoint(lambda args: attention(*args))
-    out = jnp.moveaxis(jax.lax.map(one, (cut(q_PGTNH), cut(positions_PGT))), 0, 2)
+    out = jnp.moveaxis(jax.lax.map(one, tuple(map(cut, (q_PGTNH, positions_PGT, *owners)))), 0, 2)
     return out.reshape(*out.shape[:2], n * chunk, *out.shape[4:])[:, :, :T]
 
 
-def visible(positions_PGT: Array, key_positions: Array, window: Array | int | None) -> Array:
+def visible(
+    positions_PGT: Array,
+    key_positions: Array,
+    window: Array | int | None,
+    owners_PGT: Array | None = None,
+    key_owners_PGS: Array | None = None,
+) -> Array:
     """bool[P, G, T, S], true if the query sees the key; keys are at i32[P, S] or i32[P, G, S]."""
     keys = key_positions if key_positions.ndim == 3 else key_positions[:, None]
     keys, queries = keys[:, :, None, :], positions_PGT[..., None]
     seen = keys <= queries
+    if owners_PGT is not None and key_owners_PGS is not None and key_positions.ndim == 3:
+        seen &= owners_PGT[..., None] == key_owners_PGS[:, :, None]
     return seen if window is None else seen & (queries - keys < window)
 
 
-def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
+def _attend(
+    q_PGTNH,
+    positions_PGT,
+    owners_PGT=None,
+    *,
+    segments,
+    scale,
+    window,
+    softcap,
+    all_owners_PGT=None,
+):
     P, G, T, N, H = q_PGTNH.shape
     K = segments[0].k.shape[1]
     # With the axes in this order no product below has to transpose an operand or its result.
@@ -116,7 +168,7 @@ def _attend(q_PGTNH, positions_PGT, *, segments, scale, window, softcap):
         s = jnp.einsum(f"pkgtrh,{_axes(k)}->pkgtrs", q, k, preferred_element_type=jnp.float32)
         if softcap:
             s = softcap * jnp.tanh(s / softcap)
-        seen_PGTS = visible(positions_PGT, k_positions, window)
+        seen_PGTS = visible(positions_PGT, k_positions, window, owners_PGT, all_owners_PGT)
         scores.append(jnp.where(seen_PGTS[:, None, :, :, None], s, _MASKED))
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]

@@ -30,6 +30,7 @@ def attend(
     scale: float,
     window: Array | int | None = None,
     softcap: float = 0.0,
+    owners_PGT: Array | None = None,
     implementation: Any = "cudnn",
 ) -> Array:
     """Computes `attention.attend` by one kernel on each device's prompts and heads.
@@ -41,6 +42,7 @@ def attend(
       scale: factor of the queries.
       window: how many positions back a query sees; None means all.
       softcap: must be 0.
+      owners_PGT: see `attention.attend`.
       implementation: "cudnn", or "xla", JAX's version of the same function for any device.
 
     Returns:
@@ -55,14 +57,14 @@ def attend(
         layouts = [(keys, keys, rows) for _ in segments]
         one = jax.shard_map(
             one,
-            in_specs=(queries, rows, layouts, PartitionSpec()),
+            in_specs=(queries, rows, layouts, PartitionSpec(), rows),
             out_specs=queries,
             check_vma=False,
         )
-    return one(q_PGTNH, positions_PGT, [tuple(s) for s in segments], window)
+    return one(q_PGTNH, positions_PGT, [tuple(s) for s in segments], window, owners_PGT)
 
 
-def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
+def _attend(q_PGTNH, positions_PGT, segments, window, owners_PGT, *, scale, implementation):
     P, G, T, N, H = q_PGTNH.shape
 
     def side_by_side(pieces):  # [P, K, S, H] or [P, K, G, S, H] -> [P * G, all S, K, H]
@@ -74,7 +76,10 @@ def _attend(q_PGTNH, positions_PGT, segments, window, *, scale, implementation):
         return x.reshape(P * G, *x.shape[2:])
 
     k, v = (side_by_side([s[i] for s in segments]) for i in (0, 1))
-    seen = jnp.concatenate([attention.visible(positions_PGT, s[2], window) for s in segments], -1)
+    visible = functools.partial(
+        attention.visible, window=window, owners_PGT=owners_PGT, key_owners_PGS=owners_PGT
+    )
+    seen = jnp.concatenate([visible(positions_PGT, s[2]) for s in segments], -1)
     q, seen = q_PGTNH.reshape(P * G, T, N, H), seen.reshape(P * G, 1, T, -1)
     # cuDNN's gradient needs even numbers of queries and of keys. An added query sees all keys.
     more_q, more_k = [(0, 0), (0, T % 2)], [(0, 0), (0, k.shape[1] % 2)]

@@ -7,7 +7,7 @@ the keys and values of the prompt pass as its prefix.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
-from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate
+from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate, written
 from mapo_jax.model.config import ModelConfig
 from mapo_jax.model.layers import Linear, Norm, init, lookup, product, rounded
 from mapo_jax.model.lora import SUFFIX, Lora, Params
@@ -63,14 +63,15 @@ class Block(nn.Module):
         positions_PGT: Array,
         kind: Kind,
         prefix: Segment | None = None,
-        cache: Segment | None = None,
+        cache: Sequence[Segment] = (),
         write_at: Array | int = 0,
         attend: Callable = attend,
-    ) -> tuple[Array, tuple[Array, Array]]:
+    ) -> tuple[Array, list[tuple[Array, Array]]]:
         """Returns x and the own keys and values [P, K, G, T, H].
 
-        With a cache these are the updated cache, else the keys and values of this pass alone.
-        `positions_PGT` is the order in the sequence; `kind` holds the RoPE positions.
+        A cache is a row of blocks, which are returned with this pass's keys and values written at
+        one cell. Without a cache the only block is this pass itself. `positions_PGT` is the order
+        in the sequence; `kind` holds the RoPE positions.
         """
         c = self.config
         residual_scale = 1.0 / (2 * c.num_layers)  # of variance; the residual stream keeps its size
@@ -103,18 +104,13 @@ class Block(nn.Module):
             q, k = norm(q, "q_norm", "head_dim"), norm(k, "k_norm", "head_dim")
         q, k = rotate(q, kind.rope), rotate(k, kind.rope)
         k, v = (y.transpose(0, 3, 1, 2, 4) for y in (k, v))
-        own = Segment(k, v, positions_PGT)
-        if cache is not None:
-            write = jax.lax.dynamic_update_slice_in_dim
-            own = Segment(
-                write(cache.k, own.k, write_at, 3),
-                write(cache.v, own.v, write_at, 3),
-                cache.positions,
-            )
+        own = [Segment(k, v, positions_PGT)]
+        if cache:
+            own = written(cache, k, v, write_at)
         out = attend(
             q,
             positions_PGT,
-            [own] if prefix is None else [prefix, own],
+            own if prefix is None else [prefix, *own],
             scale=(c.query_scale or c.head_dim) ** -0.5,
             window=kind.window,
             softcap=c.attention_softcap,
@@ -131,7 +127,7 @@ class Block(nn.Module):
         down = linear(h, "down", ("mlp", "embed"), c.embed_dim, scale=residual_scale)
         out = down.reshape(x.shape)
         x = x + (norm(out, "mlp_post_norm") if c.post_norms else out)
-        return x, (own.k, own.v)
+        return x, [(block.k, block.v) for block in own]
 
 
 class Ends(nn.Module):
@@ -275,7 +271,7 @@ def forward(
         out: Any = block.apply(
             {"params": weights}, x, positions_PGT, kind(window), shared, attend=attend
         )
-        return sharding.constrain(out[0], ("batch", None, None, None)), out[1]
+        return sharding.constrain(out[0], ("batch", None, None, None)), out[1][0]
 
     x = embed(params, config, tokens_PGT, dtype)
     x = sharding.constrain(x, ("batch", None, None, None))

@@ -80,7 +80,7 @@ def roll_out(
     pieces = []
     for first in range(0, P, P // c.rollout.chunks):
         rows = [setup.prompts[i] for i in chosen[first + own]]
-        padded = pad_prompts([row.tokens for row in rows], c.data.max_prompt_tokens)
+        padded = pad_prompts([row.tokens for row in rows], setup.prompt_tokens)
         numbers = (
             np.asarray([row.example for row in rows], np.int32),
             (attempt * P + first + own).astype(np.int32),

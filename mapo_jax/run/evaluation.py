@@ -1,10 +1,11 @@
 """Answers held-out sets greedily and by sampling, with 95% intervals over problems.
 
-Two compiled programs, greedy and sampled, serve all sets, because all calls have one shape. All
-evaluations of a run draw with the same keys, so that the curve compares policies and not draws.
-Each answer is one row, first the response and then its verdict too. Rows are reduced to numbers per
-problem, and these to metrics. `mapo evaluate` keeps the rows; it judges kept responses anew, as a
-verdict may depend on anything that the reward reads.
+Sets whose prompts are about equally long share their compiled programs. So do greedy and sampled
+answers if there is one sample of each problem. All evaluations of a run draw with the same keys, so
+that the curve compares policies and not draws. Each answer is one row, first the response and then
+its verdict too. Rows are reduced to numbers per problem, and these to metrics. `mapo evaluate`
+keeps the rows; it judges kept responses anew, as a verdict may depend on anything that the reward
+reads.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 
 from mapo_jax import answers, errors, model, rewards, sampling, sharding, tasks
 from mapo_jax.config import Config
-from mapo_jax.rollouts import pad_prompts
+from mapo_jax.rollouts import pad_prompts, padded_length
 from mapo_jax.run import processes, statistics
 from mapo_jax.run.statistics import mean_interval, wilson_interval
 from mapo_jax.tasks import Task
@@ -189,6 +190,7 @@ def evaluate(
     values: dict[str, float] = {}
     tables: dict[str, dict[str, np.ndarray]] = {mode: {} for mode in MODES}
     for number, (name, problems) in enumerate(sets.items()):
+        S = padded_length(max(map(len, problems.prompts)), max_prompt_tokens)
         for mode in MODES:
             size = 1 if mode == "greedy" else samples
             settings = sampling.SamplingConfig(
@@ -205,7 +207,7 @@ def evaluate(
             kept = [row for i in range(n) for row in there.get(i, ())]
             rows = _judge(problems, reward, kept)
             found = _table(rows)
-            sampler = _Sampler(params, config, tokenizer, settings, key, mesh, max_prompt_tokens)
+            sampler = _Sampler(params, config, tokenizer, settings, key, mesh, S)
             for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
                 own = sharding.own_rows(mesh, batch)
                 mine = [indices[i] if i < len(indices) else None for i in own]
@@ -231,10 +233,10 @@ def evaluate(
 class _Sampler:
     """Answers problems, as many at a time as one call takes."""
 
-    def __init__(self, params, config, tokenizer, settings, key, mesh, max_prompt_tokens):
+    def __init__(self, params, config, tokenizer, settings, key, mesh, prompt_tokens):
         self._params, self._config, self._tokenizer = params, config, tokenizer
         self._settings, self._key, self._mesh = settings, key, mesh
-        self._max_prompt_tokens = max_prompt_tokens
+        self._prompt_tokens = prompt_tokens
 
     def answer(
         self,
@@ -247,7 +249,7 @@ class _Sampler:
         rows = [() if i is None else problems.prompts[i] for i in mine]
         # A draw depends on its problem and not on the call that answers it.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
-        padded = pad_prompts(rows, self._max_prompt_tokens)
+        padded = pad_prompts(rows, self._prompt_tokens)
         prompts, index_P = sharding.put((padded, index), self._mesh)
         rollouts = sampling.sample(
             self._params,

@@ -5,6 +5,7 @@ Each of them is compiled when it is first called, not before.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ class Programs:
         mesh: Mesh,
     ):
         c = config
-        self.architecture = architecture
+        self.architecture, self._dtype = architecture, c.compute.dtype
         common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
         microbatch = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
         memory: dict[str, Any] = {
@@ -56,17 +57,17 @@ class Programs:
             ),
             "rl": training.make_optimizer(c.optimizer),
         }
-        self.warmup_step = training.make_train_step(
+        self.warmup_step = training.TrainStep(
             architecture,
             training.ScoringConfig(**memory),
             training.cross_entropy_loss,
             self.txs["warmup"],
             aggregation="token_mean",
             minibatch_prompts=c.warmup.batch,
-            microbatch=(c.warmup.batch, 1),
+            microbatch=sharding.microbatch(mesh, c.warmup.batch, (_demonstrations(c, mesh), 1)),
             **common,
         )
-        self.update = training.make_train_step(
+        self.update = training.TrainStep(
             architecture,
             settings,
             training.policy_loss(
@@ -81,7 +82,7 @@ class Programs:
             microbatch=microbatch,
             **common,
         )
-        self.score = training.make_score(architecture, settings, microbatch=microbatch, **common)
+        self.score = training.Score(architecture, settings, microbatch=microbatch, **common)
         self.sampling = sampling.SamplingConfig(
             group_size=c.batch.group,
             max_new_tokens=c.rollout.max_new_tokens,
@@ -141,6 +142,14 @@ class Programs:
 
         return jax.jit(init, out_shardings=self.shardings["rl"].params)(key)
 
+    def reference(self, params: model.Params) -> model.Params:
+        """A copy of parameters for scoring alone, which the donated state cannot take away.
+
+        It is in the dtype that scoring casts to anyway, so the log-probs are the same.
+        """
+        dtype = jnp.dtype(self._dtype)
+        return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
+
     def fresh_state(self, phase: str, params: model.Params) -> training.TrainState:
         """Makes a state with a new optimizer, in one jit, so that every array has its sharding."""
         init = functools.partial(training.init_state, tx=self.txs[phase])
@@ -156,6 +165,13 @@ class Programs:
             shapes,
             self.shardings[phase],
         )
+
+
+def _demonstrations(config: Config, mesh: Mesh) -> int:
+    """Returns how many demonstrations a shard computes at a time: as many as rollouts, or fewer."""
+    own = config.warmup.batch // sharding.batch_shards(mesh)
+    most = math.prod(config.batch.microbatch)
+    return max((n for n in range(1, min(own, most) + 1) if own % n == 0), default=1)
 
 
 def choose_attention(

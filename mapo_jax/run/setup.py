@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from mapo_jax import errors, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config
+from mapo_jax.rollouts import padded_length
 from mapo_jax.run import contents, evaluation, processes, sources
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.programs import Programs
@@ -51,6 +52,12 @@ class Setup:
     def thoughts(self) -> Mapping[int, str]:
         """The thought that each example's prompt opens."""
         return {prompt.example: prompt.thought for prompt in self.prompts}
+
+    @functools.cached_property
+    def prompt_tokens(self) -> int:
+        """S, to which training prompts are padded."""
+        longest = max(len(prompt.tokens) for prompt in self.prompts)
+        return padded_length(longest, self.config.data.max_prompt_tokens)
 
     @property
     def architecture(self) -> model.ModelConfig:
@@ -174,7 +181,7 @@ def begin(setup: Setup, saved: Checkpoints, say: Callable[[str], None]) -> Progr
         progress.is_open = position["is_open"]
         if c.algorithm.beta:
             abstract = programs.abstract_state("rl").params
-            progress.reference = saved.restore_reference(abstract)
+            progress.reference = programs.reference(saved.restore_reference(abstract))
     left = "" if progress.restored != ("rl", c.steps) else "; nothing is left to do: raise steps"
     say(f"continued after step {progress.done} of {progress.phase}{left}")
     return progress

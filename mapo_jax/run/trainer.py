@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from mapo_jax import errors, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config, to_dict
 from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
-from mapo_jax.run import collect, contents, evaluation, processes, setup, workdirs
+from mapo_jax.run import collect, compilation, contents, evaluation, processes, setup, workdirs
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
 from mapo_jax.run.guard import Guard
@@ -55,6 +54,7 @@ def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str
         jax.config.update("jax_default_matmul_precision", config.compute.matmul_precision)
         termination = stack.enter_context(processes.Termination())
         console = stack.enter_context(Console(config.log.console if writes else "quiet"))
+        stack.enter_context(compilation.told(console.print))
         trainer = Trainer(config, path, console, overrides, termination)
         stack.enter_context(trainer).go()
 
@@ -110,16 +110,21 @@ class Trainer:
 
     def go(self) -> None:
         """Runs what is left of the warm-up and of RL."""
-        if self.progress.phase == "warmup":
-            self._warm_up()
-            state = self.setup.programs.fresh_state("rl", self.progress.state.params)
-            self.progress = dataclasses.replace(self.progress, phase="rl", done=0, state=state)
-        self._reinforce()
+        try:
+            if self.progress.phase == "warmup":
+                self._warm_up()
+                state = self.setup.programs.fresh_state("rl", self.progress.state.params)
+                self.progress = dataclasses.replace(self.progress, phase="rl", done=0, state=state)
+            self._reinforce()
+        except Exception as error:
+            if errors.is_out_of_memory(error):
+                error.add_note(f"for {self._phase} {_ROOM[self._phase]}")
+            raise
 
     def _warm_up(self) -> None:
         """Cross-entropy on the task's demonstrations."""
         c, pairs, progress = self.config, self.setup.demonstrations, self.progress
-        guard = self._guard()
+        guard, self._phase = self._guard(), "warmup"
         self.console.phase("warmup", c.warmup.steps, progress.done)
         for step in range(progress.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
@@ -142,7 +147,7 @@ class Trainer:
     def _demonstration_batch(self, rows: Sequence[setup.Demonstration]) -> Batch:
         c, mesh = self.config, self.setup.mesh
         prompts = [row.prompt for row in rows]
-        padded = pad_prompts([p.tokens for p in prompts], c.data.max_prompt_tokens)
+        padded = pad_prompts([p.tokens for p in prompts], self.setup.prompt_tokens)
         example_P = np.asarray([p.example for p in prompts], np.int32)
         responses = [row.response for row in rows]
         made = demonstrations(padded, example_P, responses, c.rollout.max_new_tokens)
@@ -154,9 +159,8 @@ class Trainer:
         """RL: one rollout batch a step."""
         c, progress = self.config, self.progress
         if c.algorithm.beta and progress.reference is None:
-            # A copy: the state is donated. Saved once, as it never changes.
-            progress.reference = jax.tree.map(jnp.copy, progress.state.params)
-            self.saved.save_reference(progress.reference)
+            self.saved.save_reference(progress.state.params)  # once, as it never changes
+            progress.reference = self.setup.programs.reference(progress.state.params)
         guard = self._guard()
         self.console.phase("rl", c.steps, progress.done)
         if progress.is_open:
@@ -188,13 +192,13 @@ class Trainer:
           The metrics, and the batch that was learnt from.
         """
         c, programs, progress = self.config, self.setup.programs, self.progress
-        start = time.perf_counter()
+        start, self._phase = time.perf_counter(), "sampling"
         # Prompts, rollouts and rewards: `collect.roll_out` says how.
         experience, draws, found, drawn = collect.collect(
             self.setup, self._serving(), self.setup.key(step, setup.SAMPLING), step, progress.drawn
         )
         progress.drawn += drawn
-        scoring = time.perf_counter()
+        scoring, self._phase = time.perf_counter(), "scoring"
         # Advantages.
         advantages_PG, valid_PG, facts = programs.advantages(
             self.setup.key(step, setup.ADVANTAGES), experience
@@ -208,7 +212,7 @@ class Trainer:
             ref_logps = programs.score(self._whole(progress.reference), rollouts)
         batch = Batch(rollouts, advantages_PG, old_logps, ref_logps)
         batch, facts = jax.block_until_ready((batch, facts))
-        updating = time.perf_counter()
+        updating, self._phase = time.perf_counter(), "update"
         # Updates.
         reported = []
         minibatches = c.batch.prompts // c.batch.minibatch_prompts
@@ -263,7 +267,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> float | None:
         """Evaluates if it is due; returns the accuracy that chooses the best checkpoint."""
-        c, s = self.config, self.setup
+        c, s, self._phase = self.config, self.setup, "evaluation"
         if step == c.steps and step and c.log.rollouts_every:
             self._sample_again(step)
         if step not in (0, c.steps) and step % c.eval.every:
@@ -361,6 +365,16 @@ class Trainer:
             if first <= step < end:
                 return jax.profiler.trace(str(directory / "profile"))
         return contextlib.nullcontext()
+
+
+_LESS = "lower batch.microbatch, compute.head_chunk or compute.attention_chunk"
+_ROOM = {  # for a phase that runs out of memory
+    "warmup": _LESS,
+    "sampling": "lower rollout.lanes or rollout.width, or raise rollout.chunks",
+    "scoring": _LESS,
+    "update": f"{_LESS}; raise mesh.fsdp",
+    "evaluation": "lower eval.batch",
+}
 
 
 def _order(seed: int, step: int, epoch: int, minibatches: int) -> list[int]:

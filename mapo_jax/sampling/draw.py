@@ -9,7 +9,9 @@ from mapo_jax.sampling.config import SamplingConfig
 _BLOCK = 128  # vocabulary entries per block of the two-level inverse CDF
 
 
-def draw(logits_BV: Array, key_B: Array, settings: SamplingConfig) -> tuple[Array, Array]:
+def draw(
+    logits_BV: Array, key_B: Array, temperature: Array | float, settings: SamplingConfig
+) -> tuple[Array, Array]:
     """Draws one token per row, with its log-prob under the scaled, untruncated distribution.
 
     Top-p and top-k work by rejection, never by sorting. A token is in the set if the mass of
@@ -20,20 +22,26 @@ def draw(logits_BV: Array, key_B: Array, settings: SamplingConfig) -> tuple[Arra
     Args:
       logits_BV: f32.
       key_B: typed PRNG keys, one per row.
-      settings: temperature, top_p, top_k.
+      temperature: f32[]; 0 takes the likeliest token.
+      settings: top_p, top_k.
 
     Returns:
       tokens i32[B], logps f32[B].
     """
-    scaled = logits_BV / (settings.temperature or 1.0)
+    scaled = logits_BV / jnp.where(temperature == 0, 1.0, temperature)
     top = scaled.max(-1, keepdims=True)
     mass = jnp.exp(scaled - top)
-    if settings.temperature == 0:
-        token = jnp.argmax(scaled, -1).astype(jnp.int32)
-    else:
+
+    def drawn():
         token = _invert(mass, jax.vmap(jax.random.uniform)(key_B))
         if settings.top_p < 1 or settings.top_k:
             token = _reject(mass, token, key_B, settings)
+        return token
+
+    def likeliest():
+        return jnp.argmax(scaled, -1).astype(jnp.int32)
+
+    token = jax.lax.cond(temperature == 0, likeliest, drawn)
     chosen = jnp.take_along_axis(scaled - top, token[:, None], -1)
     return token, (chosen - jnp.log(mass.sum(-1, keepdims=True)))[:, 0]
 

@@ -2,9 +2,14 @@
 
 The decode batch has `lanes x width` slots. A lane holds the prefix of one prompt, computed once for
 the group. Its slots take the waiting rollouts of that prompt. When all its slots are idle, the lane
-takes the next prompt. The cache of the responses is a ring. All slots write it at one shared index,
-so slots of different age need no scatter. A cell that was written before the slot's rollout began
-has position ABSENT.
+takes the next prompt.
+
+The cache of the responses holds the last steps of all slots. A step writes one cell, the same one
+for all slots, so slots of different age need no scatter: the cell that was written longest ago. A
+cell that was written before the slot's rollout began has position ABSENT. The cache lies in a few
+blocks, and a step reads only as many of them as the oldest rollout has needed so far. So short
+responses do not pay for a long limit. Each number of blocks has a loop of its own, one after the
+other.
 
 The code is written for one shard and `shard_map`ped over the prompts. Each shard loops as long as
 its own rows need, and the loop has no collective over `data` or `fsdp`.
@@ -12,7 +17,9 @@ its own rows need, and the loop has no collective over `data` or `fsdp`.
 
 import dataclasses
 import functools
+import itertools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +32,9 @@ from mapo_jax.model import ABSENT, Segment
 from mapo_jax.rollouts import Prompts, Rollouts
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
+
+_PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
+_PREFILL_CHUNK = 256  # queries whose scores exist at once
 
 
 def sample(
@@ -68,11 +78,16 @@ def sample(
     if mesh is not None and P % sharding.batch_shards(mesh):
         raise ValueError(f"{P} prompts do not divide by {sharding.batch_shards(mesh)} shards")
     inputs = (prompts, max_new_tokens_PG, example_P, prompt_index_P)
-    return program(params, inputs, key, config, settings, mesh)
+    return program(params, inputs, key, *split(settings), config, mesh)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def program(params, inputs, key, config, settings, mesh):
+def split(settings: SamplingConfig) -> tuple[np.float32, SamplingConfig]:
+    """Returns the temperature and the static rest; all temperatures share a program."""
+    return np.float32(settings.temperature), dataclasses.replace(settings, temperature=1.0)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def program(params, inputs, key, temperature, settings, config, mesh):
     """The compiled part of `sample`; a plan lowers it without data."""
     prompts, max_new_tokens, example, index = inputs
     P, G = prompts.tokens.shape[0], settings.group_size
@@ -86,13 +101,13 @@ def program(params, inputs, key, config, settings, mesh):
         one_shard = jax.shard_map(
             one_shard,
             mesh=mesh,
-            in_specs=(PartitionSpec(), by_prompt, PartitionSpec()),
+            in_specs=(PartitionSpec(), by_prompt, PartitionSpec(), PartitionSpec()),
             out_specs=by_prompt,
             axis_names=set(sharding.BATCH_AXES),  # the compiler splits over `tensor`
             check_vma=False,
         )
     inputs = (prompts, limits, count if index is None else index)
-    tokens, length, trained, logps, finished, valid = one_shard(params, inputs, key)
+    tokens, length, trained, logps, finished, valid = one_shard(params, inputs, key, temperature)
     return Rollouts(
         prompts=dataclasses.replace(prompts, lengths=jnp.maximum(prompts.lengths, 1)),
         example=count if example is None else example,
@@ -105,7 +120,7 @@ def program(params, inputs, key, config, settings, mesh):
     )
 
 
-def _sample_shard(params, inputs, key, *, config, settings):
+def _sample_shard(params, inputs, key, temperature, *, config, settings):
     """Encodes the prompts, then decodes in one while_loop; see the module docstring."""
     prompts, limits_PG, prompt_index = inputs
     P, G, T = prompts.tokens.shape[0], settings.group_size, settings.max_new_tokens
@@ -114,29 +129,34 @@ def _sample_shard(params, inputs, key, *, config, settings):
     limits_R = jnp.where(prompts.lengths[:, None] > 0, limits_PG, 0).reshape(R)
     rollout_R = (prompt_index[:, None] * G + jnp.arange(G)[None]).reshape(R)
     start = model.response_starts(prompts)
-    prefixes = model.encode_prompts(params, config, prompts)
+    prefix_keys, prefix_positions_PS = _prefill(params, config, prompts)
     # Sliced once, outside the loop; a scan over layers would copy weights and cache in every step.
     layers = [
         jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
     ]
-    prefix_keys = [(prefixes.k[i], prefixes.v[i]) for i in range(config.num_layers)]
+    rungs = _rungs(T)  # cells of the first block, of the first two, ...
     block, windows = model.Block(config), config.windows or (0,) * config.num_layers
 
     def take_prefix(lane_Q):
         if Q == P:  # every prompt keeps its lane
-            return prefix_keys, prefixes.positions
-        return jax.tree.map(lambda x: x[lane_Q], (prefix_keys, prefixes.positions))
+            return prefix_keys, prefix_positions_PS
+        return jax.tree.map(lambda x: x[lane_Q], (prefix_keys, prefix_positions_PS))
 
-    def decode_step(state):
-        """Returns the logits of every slot's next token [Q * W, V], and the caches."""
-        at = state["step"] % T
+    def decode_step(state, cells):
+        """Returns the logits of every slot's next token [Q * W, V], and the caches.
+
+        Reads and writes the first `cells` cells of the cache.
+        """
+        at = jnp.argmin(state["written"][:cells]).astype(jnp.int32)
+        written = state["written"].at[at].set(state["step"])
         positions, rope = (  # [Q, W, 1]
             (x[state["lane"]][:, None] + state["age"])[..., None]
             for x in (start.positions, start.rope)
         )
-        written_ago = (at - jnp.arange(T)) % T  # steps since each ring cell was written
-        alive = written_ago[None, None] <= state["age"][..., None]
-        cell_positions = jnp.where(alive, positions - written_ago[None, None], ABSENT)
+        ago = (state["step"] - written)[None, None]  # steps since each cell was written
+        cell_positions = jnp.where(ago <= state["age"][..., None], positions - ago, ABSENT)
+        borders = [0, *rungs[: rungs.index(cells) + 1]]
+        places = [cell_positions[..., a:b] for a, b in itertools.pairwise(borders)]
         kind = model.kinds(config, rope)
         prefix, prefix_positions = state["prefix"]
         x = model.embed(params, config, state["token"][..., None])
@@ -144,30 +164,30 @@ def _sample_shard(params, inputs, key, *, config, settings):
         for layer, (k, v), cache, window in zip(
             layers, prefix, state["caches"], windows, strict=True
         ):
-            x, cache = block.apply(
+            x, used = block.apply(
                 {"params": layer},
                 x,
                 positions,
                 kind(window),
                 Segment(k, v, prefix_positions),
-                Segment(cache[0], cache[1], cell_positions),
+                [Segment(a, b, cells_at) for (a, b), cells_at in zip(cache, places, strict=False)],
                 at,
             )
-            caches.append(cache)
+            caches.append(used + cache[len(used) :])
         logits = model.head(params, config, x[:, :, 0]).reshape(Q * W, -1)
         # Gathered over `tensor`. With split logits the draw would communicate a dozen times a step,
         # in part by collective-permute, which can wait for shards whose loop has ended (XLA:CPU
         # hangs).
-        return sharding.constrain(logits, (None, None)), caches
+        return sharding.constrain(logits, (None, None)), caches, written
 
-    def body(state):
+    def body(state, cells):
         row, age, lane = state["row"], state["age"], state["lane"]
-        logits, caches = decode_step(state)
+        logits, caches, written = decode_step(state, cells)
         rollout = rollout_R[jnp.minimum(row, R - 1)].reshape(-1)
         keys = jax.vmap(lambda r, a: jax.random.fold_in(jax.random.fold_in(key, r), a))(
             rollout, age.reshape(-1)
         )
-        token, logp = (x.reshape(Q, W) for x in draw(logits, keys, settings))
+        token, logp = (x.reshape(Q, W) for x in draw(logits, keys, temperature, settings))
         if settings.on_token is not None:
             jax.debug.callback(settings.on_token, token, ordered=True)
         ended = functools.reduce(jnp.logical_or, [token == e for e in settings.eos_ids], False)
@@ -196,6 +216,7 @@ def _sample_shard(params, inputs, key, *, config, settings):
             "token": jnp.where(fresh, start.tokens[lane][:, None], token),
             "prefix": prefix,
             "caches": caches,
+            "written": written,
             # Row R does not exist, so an idle slot's write is dropped.
             "tokens": state["tokens"].at[row, age].set(token, mode="drop"),
             "logps": state["logps"].at[row, age].set(logp, mode="drop"),
@@ -204,8 +225,12 @@ def _sample_shard(params, inputs, key, *, config, settings):
         }
 
     lane = jnp.arange(Q)
-    K, H, dtype = config.num_kv_heads, config.head_dim, prefixes.k.dtype
-    state = {
+    K, H, dtype = config.num_kv_heads, config.head_dim, prefix_keys[0][0].dtype
+
+    def empty(cells):
+        return jnp.zeros((Q, K, W, cells, H), dtype)
+
+    state: dict[str, Any] = {
         "step": jnp.int32(0),
         "lane": lane,
         "next_lane": jnp.int32(Q),
@@ -215,14 +240,24 @@ def _sample_shard(params, inputs, key, *, config, settings):
         "token": jnp.broadcast_to(start.tokens[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
         "caches": [
-            (jnp.zeros((Q, K, W, T, H), dtype), jnp.zeros((Q, K, W, T, H), dtype)) for _ in layers
+            [(empty(b - a), empty(b - a)) for a, b in itertools.pairwise([0, *rungs])]
+            for _ in layers
         ],
+        "written": jnp.full(T, -1),  # the step of each cell
         "tokens": jnp.zeros((R, T), jnp.int32),
         "logps": jnp.zeros((R, T), jnp.float32),
         "lengths": jnp.zeros(R, jnp.int32),
         "ended": jnp.zeros(R, bool),
     }
-    state = jax.lax.while_loop(lambda s: (s["row"] < R).any(), body, state)
+
+    def goes_on(state, cells):
+        alive = state["row"] < R
+        return alive.any() & (jnp.where(alive, state["age"], 0).max() < cells)
+
+    for cells in rungs:
+        state = jax.lax.while_loop(
+            functools.partial(goes_on, cells=cells), functools.partial(body, cells=cells), state
+        )
     # A rollout with limit 0 (a padding row) has still drawn one token, which is dropped here.
     length = jnp.minimum(state["lengths"], limits_R)
     trained = jnp.arange(T)[None] < length[:, None]
@@ -234,3 +269,40 @@ def _sample_shard(params, inputs, key, *, config, settings):
         (state["ended"] & (limits_R > 0)).reshape(P, G),
         jnp.broadcast_to((prompts.lengths > 0)[:, None], (P, G)),
     )
+
+
+def _rungs(T):
+    """Numbers of cells that a step may read: 64, 128, and then four times as many, up to T."""
+    rungs = [64, 128]
+    while rungs[-1] < T:
+        rungs.append(4 * rungs[-1])
+    return [*(n for n in rungs if n < T), T]
+
+
+def _prefill(params, config, prompts):
+    """Encodes some prompts at a time; see `model.encode_prompts`.
+
+    Returns:
+        Keys and values of each layer, [P, K, S, H] twice; positions i32[P, S].
+    """
+    P, S = prompts.tokens.shape
+    most = max(_PREFILL_TOKENS // S, 1)
+    size = max(n for n in range(1, min(most, P) + 1) if P % n == 0)
+    attend = functools.partial(model.attend, chunk=_PREFILL_CHUNK)
+
+    def encode(some):
+        found = model.encode_prompts(params, config, some, attend=attend)
+        return [(found.k[i], found.v[i]) for i in range(config.num_layers)], found.positions
+
+    if size == P:
+        return encode(prompts)
+    blocks = jax.tree.map(lambda x: x.reshape(P // size, size, *x.shape[1:]), prompts)
+    shapes = jax.eval_shape(encode, jax.tree.map(lambda x: x[0], blocks))
+    whole = jax.tree.map(lambda x: jnp.zeros((P, *x.shape[1:]), x.dtype), shapes)
+
+    def add(whole, block):
+        i, some = block
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i, axis=0)
+        return jax.tree.map(write, whole, encode(some)), None
+
+    return jax.lax.scan(add, whole, (jnp.arange(0, P, size), blocks))[0]

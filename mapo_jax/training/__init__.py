@@ -9,10 +9,10 @@ from mapo_jax.training.objective import policy_loss as policy_loss
 from mapo_jax.training.optimizer import make_optimizer as make_optimizer
 from mapo_jax.training.scoring import ScoringConfig as ScoringConfig
 from mapo_jax.training.scoring import score as score
+from mapo_jax.training.step import Score as Score
 from mapo_jax.training.step import TrainState as TrainState
+from mapo_jax.training.step import TrainStep as TrainStep
 from mapo_jax.training.step import init_state as init_state
-from mapo_jax.training.step import make_score as make_score
-from mapo_jax.training.step import make_train_step as make_train_step
 from mapo_jax.training.step import state_shardings as state_shardings
 from mapo_jax.training.surrogates import check_surrogate as check_surrogate
 from mapo_jax.training.surrogates import make_surrogate as make_surrogate

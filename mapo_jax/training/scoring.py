@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from mapo_jax import model, sharding
 from mapo_jax.model import cudnn, splash
 from mapo_jax.rollouts import Rollouts
+from mapo_jax.training.pieces import Piece
 
 # The kernels of TPUs and GPUs, and for tests their imitations, which run on any device.
 _SPLASH = {"splash": {"interpret": False}, "splash_interpreted": {"interpret": True}}
@@ -30,12 +31,18 @@ class ScoringConfig:
     entropy_gradient: bool = False  # needed for an entropy bonus alone; it costs time and memory
 
 
+def can_pack(settings: ScoringConfig) -> bool:
+    """Says whether several responses may share a row; splash's mask is of one response a row."""
+    return settings.attention not in _SPLASH
+
+
 def score(
     params: model.Params,
     config: model.ModelConfig,
     rollouts: Rollouts,
     settings: ScoringConfig,
     dtype: Any = None,
+    piece: Piece | None = None,
 ) -> tuple[Array, Array]:
     """Returns log-probs of the response tokens and entropies of the distributions they came from.
 
@@ -43,6 +50,8 @@ def score(
     prompt is computed once per group. The LM head runs on response positions only, in chunks that
     the backward pass recomputes, so no [tokens, V] array is ever alive. Gradients flow through the
     entropies only with `entropy_gradient`.
+
+    With a piece, only the tokens that it places are computed, in its rows; the others get 0.
 
     Returns:
       logps f32[P, G, T] and entropies f32[P, G, T] in nats, both 0 for untrained tokens.
@@ -52,7 +61,17 @@ def score(
         "remat": settings.remat,
         "dtype": dtype,
     }
-    stream = model.response_stream(prompts, tokens)
+    stream, owners = model.response_stream(prompts, tokens), None
+    if piece is not None:
+        T, places = tokens.shape[-1], piece.places
+        if places.shape[1] < tokens.shape[1]:
+            owners = places // T  # rows hold several responses
+        stream = model.Stream(
+            _gather(stream.tokens, places, 0),
+            _gather(stream.positions, places, int(model.ABSENT)),
+            _gather(stream.rope, places, 0),
+        )
+        tokens = _gather(tokens, places, 0)
     if settings.attention in _SPLASH:
         row, packed = splash.pack(prompts, stream)
         passes["attend"] = splash.make_attend(row, prompts.lengths, **_SPLASH[settings.attention])
@@ -65,9 +84,20 @@ def score(
             else functools.partial(cudnn.attend, **_CUDNN[settings.attention])
         )
         prefix = model.encode_prompts(params, config, prompts, **passes)
+        passes["attend"] = functools.partial(passes["attend"], owners_PGT=owners)
         hidden, _ = model.forward(params, config, *stream, prefix, **passes)
     logps, entropies = _head(params, config, hidden, tokens, settings, dtype)
+    if piece is not None:
+        logps, entropies = (_gather(x, piece.found, 0.0) for x in (logps, entropies))
     return jnp.where(trained, logps, 0.0), jnp.where(trained, entropies, 0.0)
+
+
+def _gather(x_PGT, index_P___, fill):
+    """Takes from the flat [G * T] of each prompt; `fill` where the index is G * T."""
+    flat = x_PGT.reshape(len(x_PGT), -1)
+    index = index_P___.reshape(len(x_PGT), -1)
+    taken = jnp.take_along_axis(flat, index, 1, mode="fill", fill_value=fill)
+    return taken.reshape(index_P___.shape)
 
 
 def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):

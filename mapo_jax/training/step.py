@@ -1,4 +1,4 @@
-"""The update, one jitted, donated step from a minibatch of a rollout batch to new parameters.
+"""The update, from a minibatch of a rollout batch to new parameters.
 
 The gradient is the same for every split into microbatches [p, g], every padding and every order of
 groups, because a loss is `sum(weights * per_token_loss)` with weights from the whole minibatch.
@@ -6,18 +6,19 @@ Metrics are (sum, count) pairs, which are exact under any split; maxima are kept
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
 
 from mapo_jax import model, sharding
-from mapo_jax.rollouts import Rollouts, from_microbatches, to_microbatches
-from mapo_jax.training import losses, scoring
+from mapo_jax.rollouts import Batch, Rollouts
+from mapo_jax.training import losses, pieces, scoring
 from mapo_jax.training.objective import LossFn, Metrics
 
 
@@ -27,7 +28,7 @@ class TrainState:
     """Everything that an optimizer step changes."""
 
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
-    skipped: Array  # i32[], steps that changed nothing, see `make_train_step`
+    skipped: Array  # i32[], steps that changed nothing, see `TrainStep`
     in_a_row: Array  # i32[], skipped steps since the last step that was not skipped
     params: model.Params  # float32, the trained parameters: all, or the adapters alone
     opt_state: Any
@@ -55,73 +56,85 @@ def state_shardings(
     return TrainState(replicated, replicated, replicated, params, opt_state)
 
 
-def make_train_step(
-    config: model.ModelConfig,
-    settings: scoring.ScoringConfig,
-    loss_fn: LossFn,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    aggregation: str,
-    minibatch_prompts: int,
-    microbatch: tuple[int, int],
-    dtype: str,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds the jitted step `(state, batch, index, frozen) -> (state, metrics)`.
+class TrainStep:
+    """One optimizer step, `(state, batch, index, frozen) -> (state, metrics)`.
 
     It takes the index-th `minibatch_prompts` prompts of the batch. `frozen`: the untrained
-    parameters (`model.partition`); None without LoRA. The state is donated. If the loss, the
-    gradient or the update is not finite, or if no rollout of the minibatch is valid, parameters
-    and optimizer state stay as they were and `skipped` goes up by one.
+    parameters (`model.partition`); None without LoRA. The state is donated. The metrics describe
+    the minibatch before the update. If the loss, the gradient or the update is not finite, or if no
+    rollout of the minibatch is valid, parameters and optimizer state stay as they were and
+    `skipped` goes up by one.
 
-    Args:
-      config: the architecture.
-      settings: temperature and memory knobs of scoring.
-      loss_fn: `policy_loss(...)` or `cross_entropy_loss`.
-      tx: the optimizer.
-      mesh: made by `sharding.make_mesh`.
-      aggregation: a name in `losses.AGGREGATIONS`, for the weights of a minibatch's tokens.
-      minibatch_prompts: prompts per optimizer step.
-      microbatch: (p, g), prompts, and rollouts of each prompt, that are computed at a time.
-      dtype: to compute in; parameters, sums of gradients and optimizer stay float32.
-
-    Returns:
-      The step; its metrics describe its minibatch before the update.
+    It is three jitted programs: `begin` takes the minibatch, `add` adds the gradient of one
+    microbatch, which is compiled for each shape of `pieces.plan`, and `finish` updates.
     """
-    shardings = state_shardings(config, tx, mesh)
 
-    def loss(params, frozen, batch, weights):
-        whole = model.combine(params, frozen)
-        logps, entropies = scoring.score(whole, config, batch.rollouts, settings, dtype)
-        return loss_fn(logps, entropies, batch, weights)
+    def __init__(
+        self,
+        config: model.ModelConfig,
+        settings: scoring.ScoringConfig,
+        loss_fn: LossFn,
+        tx: optax.GradientTransformation,
+        mesh: Mesh,
+        *,
+        aggregation: str,
+        minibatch_prompts: int,
+        microbatch: tuple[int, int],
+        dtype: str,
+    ):
+        """Builds the step.
 
-    def gradient(params, frozen, batch):
-        """Sums the minibatch's gradient and metrics in float32 over its microbatches."""
-        trained = batch.rollouts.trained & batch.rollouts.valid[..., None]
-        weights = losses.AGGREGATIONS[aggregation](trained)
-        pieces = to_microbatches((batch, weights), batch.advantages.shape, microbatch)
+        Args:
+          config: the architecture.
+          settings: temperature and memory knobs of scoring.
+          loss_fn: `policy_loss(...)` or `cross_entropy_loss`.
+          tx: the optimizer.
+          mesh: made by `sharding.make_mesh`.
+          aggregation: a name in `losses.AGGREGATIONS`, for the weights of a minibatch's tokens.
+          minibatch_prompts: prompts per optimizer step.
+          microbatch: (p, g), prompts, and rollouts of each prompt, that are computed at a time.
+          dtype: to compute in; parameters, sums of gradients and optimizer stay float32.
+        """
+        self._mesh = mesh
+        self._plan = functools.partial(
+            pieces.plan,
+            shards=sharding.batch_shards(mesh),
+            size=microbatch,
+            is_packed=scoring.can_pack(settings),
+        )
+        shardings = state_shardings(config, tx, mesh)
+        by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
 
-        def one(piece):
-            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, frozen, *piece)
-            return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
+        def begin(batch, index):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                batch = _take(batch, index, minibatch_prompts)
+            r = batch.rollouts
+            weights = losses.AGGREGATIONS[aggregation](r.trained & r.valid[..., None])
+            return (batch, weights), jnp.where(r.valid, r.length, 0), r.valid.any()
 
-        def add(total, piece):
-            gradients, metrics = one(piece)
-            return (jax.tree.map(jnp.add, total[0], gradients), total[1].merge(metrics)), None
+        def loss(params, frozen, minibatch, piece):
+            batch, weights = pieces.take(minibatch, piece, mesh)
+            whole = model.combine(params, frozen)
+            logps, entropies = scoring.score(whole, config, batch.rollouts, settings, dtype, piece)
+            return loss_fn(logps, entropies, batch, weights)
 
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, pieces)[0]
+        def one(params, frozen, minibatch, piece):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                gradient = jax.value_and_grad(loss, has_aux=True)
+                (_, metrics), gradients = gradient(params, frozen, minibatch, piece)
+            return gradients, metrics
 
-    def step(state, batch, index, frozen=None):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            batch = _take(batch, index, minibatch_prompts)
-            gradients, metrics = gradient(state.params, frozen, batch)
+        def add_gradient(total, params, frozen, minibatch, piece):
+            gradients, metrics = one(params, frozen, minibatch, piece)
+            return jax.tree.map(jnp.add, total[0], gradients), total[1].merge(metrics)
+
+        def update(state, total, is_any):
+            gradients, metrics = total
             norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             sizes = jnp.stack([metrics.losses["loss/total"], norm, optax.tree.norm(updates)])
-            taken = jnp.isfinite(sizes).all() & batch.rollouts.valid.any()
+            taken = jnp.isfinite(sizes).all() & is_any
             params, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(taken, new, old),
                 (params, opt_state),
@@ -132,32 +145,96 @@ def make_train_step(
             metrics.losses["policy/grad_norm"] = norm
             return TrainState(state.step + 1, skipped, in_a_row, params, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+        sums = (shardings.params, replicated)
+        self.begin = jax.jit(begin, out_shardings=(by_prompt, replicated, replicated))
+        self.add = jax.jit(add_gradient, donate_argnums=0, out_shardings=sums)
+        self.finish = jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated))
+        self._one, self._sums, self._zeros = one, sums, {}
+
+    def __call__(
+        self, state: TrainState, batch: Batch, index: Any, frozen: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        """Makes the step."""
+        minibatch, lengths_PG, is_any = self.begin(batch, index)
+        planned = self._plan(jax.device_get(lengths_PG), T=batch.rollouts.tokens.shape[-1])
+        form = jax.tree.structure((frozen, minibatch))  # without a reference there is no KL
+        if form not in self._zeros:
+            shapes = jax.eval_shape(self._one, state.params, frozen, minibatch, planned[0])
+            self._zeros[form] = jax.jit(
+                lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+                out_shardings=self._sums,
+            )
+        total = self._zeros[form]()
+        for piece in planned:
+            piece = pieces.put(piece, self._mesh)
+            total = self.add(total, state.params, frozen, minibatch, piece)
+        return self.finish(state, total, is_any)
+
+    def lower(self, state: TrainState, batch: Batch, frozen: Any = None) -> dict[str, Any]:
+        """Lowers "gradient", one microbatch of full lengths, and "update", what comes after them.
+
+        The arguments may be shapes with shardings.
+        """
+
+        def placed(shapes, layouts):
+            return jax.tree.map(
+                lambda layout, part: jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), part
+                ),
+                layouts,
+                shapes,
+            )
+
+        by_prompt = sharding.by_prompt(self._mesh)
+        minibatch, lengths_PG, is_any = jax.eval_shape(self.begin, batch, np.int32(0))
+        T = batch.rollouts.tokens.shape[-1]
+        piece = self._plan(np.full(lengths_PG.shape, T), T=T)[0]
+        minibatch, piece = placed((minibatch, piece), (by_prompt, by_prompt))
+        shapes = jax.eval_shape(self._one, state.params, frozen, minibatch, piece)
+        total = placed(shapes, self._sums)
+        return {
+            "gradient": self.add.lower(total, state.params, frozen, minibatch, piece),
+            "update": self.finish.lower(state, total, is_any),
+        }
 
 
-def make_score(
-    config: model.ModelConfig,
-    settings: scoring.ScoringConfig,
-    mesh: Mesh,
-    *,
-    microbatch: tuple[int, int],
-    dtype: str,
-) -> Callable[[model.Params, Rollouts], Array]:
-    """Builds the jitted `(params, rollouts) -> logps f32[P, G, T]`, a microbatch at a time.
+class Score:
+    """Computes log-probs, `(params, rollouts) -> logps f32[P, G, T]`, a microbatch at a time.
 
     A run uses it for the reference policy and for `old_logps = "rescored"`.
     """
 
-    def score(params, rollouts):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            whole = rollouts.valid.shape
-            pieces = to_microbatches(rollouts, whole, microbatch)
-            logps = jax.lax.map(
-                lambda r: scoring.score(params, config, r, settings, dtype)[0], pieces
-            )
-            return from_microbatches(logps, whole)
+    def __init__(
+        self,
+        config: model.ModelConfig,
+        settings: scoring.ScoringConfig,
+        mesh: Mesh,
+        *,
+        microbatch: tuple[int, int],
+        dtype: str,
+    ):
+        """Builds the programs; for the arguments see `TrainStep`."""
+        self._mesh, self._size, self._is_packed = mesh, microbatch, scoring.can_pack(settings)
+        by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
 
-    return jax.jit(score, out_shardings=sharding.by_prompt(mesh))
+        def add_logps(logps, params, rollouts, piece):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                part = pieces.take(rollouts, piece, mesh)
+                found, _ = scoring.score(params, config, part, settings, dtype, piece)
+                return pieces.put_back(logps, found, piece, mesh)
+
+        self.add = jax.jit(add_logps, donate_argnums=0, out_shardings=by_prompt)
+        self._zeros = jax.jit(lambda x: jnp.zeros(x.shape), out_shardings=by_prompt)
+        self._lengths = jax.jit(lambda r: jnp.where(r.valid, r.length, 0), out_shardings=replicated)
+
+    def __call__(self, params: model.Params, rollouts: Rollouts) -> Array:
+        """Returns the log-probs."""
+        lengths_PG, T = jax.device_get(self._lengths(rollouts)), rollouts.tokens.shape[-1]
+        shards = sharding.batch_shards(self._mesh)
+        logps = self._zeros(rollouts.tokens)
+        for piece in pieces.plan(lengths_PG, shards, self._size, T, is_packed=self._is_packed):
+            logps = self.add(logps, params, rollouts, pieces.put(piece, self._mesh))
+        return logps
 
 
 def _take(batch, index, size):

@@ -360,6 +360,7 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
         evaluate.run(few, epath.Path(tmp_path / "results"), str(tmp_path / "out"), "best")
 
 
+@pytest.mark.slow
 def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
     few = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
     before = [x["eval/test/accuracy_sampled"] for x in runs.lines(workdir) if x["kind"] == "eval"]

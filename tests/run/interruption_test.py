@@ -41,13 +41,19 @@ def test_sigterm_in_both_phases_saves_and_ends_with_143(undisturbed, tmp_path, m
     run = tmp_path / "run"
     settings = [*command(run)[2:], "--config.checkpoint.every=100"]
     monkeypatch.setattr(sys, "argv", ["run.py", *settings])
-    write = records.Records.write
+    write, active = records.Records.write, []
+    enter = processes.Termination.__enter__
+    monkeypatch.setattr(
+        processes.Termination, "__enter__", lambda self: active.append(self) or enter(self)
+    )
     for phase, step in (("warmup", 1), ("rl", 3)):
 
         def then_signal(self, *place_and_values, last=("train", phase, step)):
             write(self, *place_and_values)
             if place_and_values[:3] == last:
                 os.kill(os.getpid(), signal.SIGTERM)
+                while not active[-1]._is_requested:  # a thread notes it
+                    time.sleep(0.001)
 
         monkeypatch.setattr(records.Records, "write", then_signal)
         with runs.traced_once():

@@ -127,7 +127,7 @@ def test_draws_are_keyed_by_rollout_and_age():
     r = sample(params=zeros, max_new_tokens_PG=np.full((P, G), T, np.int32))
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(KEY, jnp.arange(P * G)), jnp.arange(T)).reshape(-1)
-    tokens, _ = draw.draw(jnp.zeros((P * G * T, CONFIG.vocab_size)), keys, BASE)
+    tokens, _ = draw.draw(jnp.zeros((P * G * T, CONFIG.vocab_size)), keys, 1.0, BASE)
     np.testing.assert_array_equal(r.tokens[r.trained], tokens.reshape(P, G, T)[r.trained])
     assert len(np.unique(r.tokens[:, :, 0])) > P  # prompts and rollouts of a group differ
 
@@ -177,6 +177,33 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
         assert_same(jax.tree.map(operator.itemgetter(others), r), limited(), others)
 
 
+@pytest.mark.parametrize(("lanes", "width"), [(1, 2), *small.slow((None, None), (2, 1))])
+def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
+    """A step reads more blocks as rollouts get older, also where new ones take their slots."""
+    expected = limited()
+    monkeypatch.setattr(loop, "_rungs", lambda T: [1, 3, 4, T])
+    loop.program.clear_cache()
+    settings = small.replace(BASE, lanes=lanes, width=width)
+    assert_same(sample(settings, max_new_tokens_PG=LIMITS), expected)
+    loop.program.clear_cache()
+
+
+def test_the_blocks_of_the_cache():
+    assert loop._rungs(1) == [1]
+    assert loop._rungs(64) == [64]
+    assert loop._rungs(100) == [64, 100]
+    assert loop._rungs(2048) == [64, 128, 512, 2048]
+
+
+def test_prompts_are_encoded_some_at_a_time(monkeypatch):
+    expected = limited()
+    monkeypatch.setattr(loop, "_PREFILL_TOKENS", 2 * prompts.tokens.shape[1])
+    monkeypatch.setattr(loop, "_PREFILL_CHUNK", 2)
+    loop.program.clear_cache()
+    assert_same(sample(max_new_tokens_PG=LIMITS), expected)
+    loop.program.clear_cache()
+
+
 def test_stops_with_the_last_rollout(monkeypatch):
     """The loop takes as many steps as its lanes need and no more."""
     original, steps = draw.draw, []
@@ -190,7 +217,7 @@ def test_stops_with_the_last_rollout(monkeypatch):
     run = jax.jit(functools.partial(loop._sample_shard, config=CONFIG, settings=settings))
     limits = np.array([[2, 1], [1, 1], [3, 1]], np.int32)
     arguments = (jax.tree.map(lambda x: x[:3], prompts), limits, np.arange(3))
-    _, length, trained, *_ = run(small.params(), arguments, KEY)
+    _, length, trained, *_ = run(small.params(), arguments, KEY, 1.0)
     jax.effects_barrier()
     np.testing.assert_array_equal(length, limits)
     np.testing.assert_array_equal(trained.sum(-1), limits)
@@ -236,8 +263,8 @@ def test_marginals(V, ties, temperature, top_p, top_k):
     logits = logits_of(V, ties)
     settings = SamplingConfig(1, 1, temperature=temperature, top_p=top_p, top_k=top_k)
     keys = jax.random.split(jax.random.key(V + top_k), B)
-    tokens, logps = jax.jit(draw.draw, static_argnums=2)(
-        np.broadcast_to(logits, (B, V)), keys, settings
+    tokens, logps = jax.jit(draw.draw, static_argnums=3)(
+        np.broadcast_to(logits, (B, V)), keys, *sampling.split(settings)
     )
     probs = np.exp(logits / np.float64(temperature))
     probs /= probs.sum()
@@ -262,8 +289,8 @@ def test_impossible_tokens_are_never_drawn(impossible, top_p, top_k):
     logits = np.full((B, V), impossible, np.float32)
     logits[:, possible] = 0
     keys = jax.random.split(jax.random.key(0), B)
-    tokens, logps = jax.jit(draw.draw, static_argnums=2)(
-        logits, keys, SamplingConfig(1, 1, top_p=top_p, top_k=top_k)
+    tokens, logps = jax.jit(draw.draw, static_argnums=3)(
+        logits, keys, 1.0, SamplingConfig(1, 1, top_p=top_p, top_k=top_k)
     )
     counts = np.bincount(tokens, minlength=V)
     assert counts[possible].min() > B / 5
@@ -354,7 +381,9 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
     arrays = jax.device_put(arrays, sharding.by_prompt(mesh))
     key = jax.device_put(KEY, sharding.replicated(mesh))
     settings = small.replace(BASE, lanes=1, width=2)
-    compiled = loop.program.lower(params, arrays, key, CONFIG, settings, mesh).compile()
+    temperature, settings = sampling.split(settings)
+    lowered = loop.program.lower(params, arrays, key, temperature, settings, CONFIG, mesh)
+    compiled = lowered.compile()
     found = computations(compiled.as_text())
     size = f"[{P * G // (shape[0] * shape[1])},{T}]"  # the loop carries its shard's results
     loops = [
@@ -376,12 +405,14 @@ def test_mesh_gives_the_same_sample_without_collectives_in_the_loop(shape):
                 assert len({i // shape[2] for i in group}) == 1, line
     whole = [line for lines in found.values() for line in lines if COLLECTIVE.search(line)]
     assert whole  # the weights were gathered before: the pattern does find collectives
-    actual = jax.tree.map(np.asarray, compiled(params, arrays, key))
+    actual = jax.tree.map(np.asarray, compiled(params, arrays, key, temperature))
     assert_same(actual, limited())
 
 
 def test_a_nucleus_of_no_mass_holds_the_likeliest_token():
     logits = jax.random.normal(jax.random.key(0), (32, 50))
     keys = jax.random.split(jax.random.key(1), 32)
-    tokens, _ = jax.jit(draw.draw, static_argnums=2)(logits, keys, SamplingConfig(1, 1, top_p=0.0))
+    tokens, _ = jax.jit(draw.draw, static_argnums=3)(
+        logits, keys, 1.0, SamplingConfig(1, 1, top_p=0.0)
+    )
     np.testing.assert_array_equal(tokens, logits.argmax(-1))

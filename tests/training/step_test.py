@@ -10,8 +10,8 @@ import pytest
 
 from mapo_jax import advantages, model, sampling, sharding, training
 from mapo_jax.config import OptimizerConfig
-from mapo_jax.rollouts import Batch, to_microbatches
-from mapo_jax.training import losses, make_optimizer
+from mapo_jax.rollouts import Batch
+from mapo_jax.training import losses, make_optimizer, pieces
 from tests import oracles, small
 from tests.sampling.sampling_test import COLLECTIVE, computations, reachable
 
@@ -64,7 +64,7 @@ def build(
         options = OBJECTIVES[loss]
         settings = small.replace(settings, entropy_gradient=options["entropy"] > 0)
         loss_fn = training.policy_loss(small.surrogate(loss, **CLIP), beta=BETA, **options)
-    step = training.make_train_step(
+    step = training.TrainStep(
         config,
         settings,
         loss_fn,
@@ -182,12 +182,66 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     args = values, b, training.AGGREGATIONS[aggregation](mask)
     value, expected = total(*args)
     junk = tuple(np.where(mask, x, np.nan) for x in values)
-    pieces = to_microbatches((junk, *args[1:]), (P, G), (2, 2))
-    parts, actual = jax.vmap(total)(*pieces)
-    np.testing.assert_allclose(parts.sum(), value, rtol=1e-5, atol=1e-6)
-    for a, e in zip(actual, to_microbatches(expected, (P, G), (2, 2)), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-9)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    planned = pieces.plan(b.rollouts.length, 1, (2, 2), T, is_packed=True)
+    take = jax.jit(functools.partial(pieces.take, mesh=mesh))
+    parts = []
+    for piece in planned:
+        part, actual = total(*take((junk, *args[1:]), piece))
+        parts.append(part)
+        for a, e in zip(actual, take(expected, piece), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(np.sum(parts), value, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(expected[1] != 0, mask & (entropy > 0))
+
+
+PACKED = [("plain", (3, 0), 2, (1, 1, 1))]
+PACKED += small.slow(
+    ("plain", (), 0, (2, 2, 2)),
+    ("cudnn_imitated", (3, 0), 0, (1, 1, 1)),
+    ("splash_interpreted", (), 0, (1, 1, 1)),
+)
+
+
+@pytest.mark.parametrize(("attention", "windows", "chunk", "shape"), PACKED, ids=str)
+def test_packed_rows(attention, windows, chunk, shape, monkeypatch):
+    """Several responses share a row, and microbatches have unequal numbers of rows."""
+    monkeypatch.setattr(pieces, "_FEWEST", 1)
+    monkeypatch.setattr(pieces, "_SHORTEST", 3)
+    config = small.replace(CONFIG, windows=windows)
+    settings = small.replace(SETTINGS, attention=attention, attention_chunk=chunk)
+    loss_fn = training.policy_loss(
+        small.surrogate("clipped", **CLIP), beta=BETA, kl="k3", entropy=0
+    )
+    lengths = np.asarray([[1, 2, 2, 1], [6, 5, 4, 6]] * (P // 2), np.int32)
+    b, trained = batch(), np.arange(T) < lengths[..., None]
+    b = small.replace(b, rollouts=small.replace(b.rollouts, length=lengths, trained=trained))
+    found = []
+    for is_packed in (True, False):
+        mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
+        step = training.TrainStep(
+            config,
+            settings if is_packed else SETTINGS,
+            loss_fn,
+            KEEP,
+            mesh,
+            aggregation="token_mean",
+            minibatch_prompts=P,
+            microbatch=(4, G) if is_packed else (P, G),
+            dtype="float32",
+        )
+        if not is_packed:
+            monkeypatch.setattr(pieces, "_FEWEST", 1 << 20)
+        state = jax.device_put(
+            training.init_state(small.params(config), KEEP),
+            training.state_shardings(config, KEEP, mesh),
+        )
+        state, metrics = step(
+            state, jax.device_put(b, sharding.by_prompt(mesh)), jnp.int32(0), None
+        )
+        found.append(jax.tree.map(np.asarray, (state.opt_state.trace, metrics)))
+        assert step.add._cache_size() == 1 + is_packed
+    assert_same(*found)
 
 
 def test_padding():
@@ -215,14 +269,14 @@ def test_order_of_groups_and_of_rollouts():
 
 @pytest.fixture
 def compiled(capfd, _compiled={}):  # noqa: B006  # kept: several tests read the same program
-    """The compiled step on a mesh; without the partitioner's last resort, which it tells."""
+    """The gradient's program on a mesh; without the partitioner's last resort, which it tells."""
 
     def compiled(shape, **options):
         if (key := (shape, *options.items())) not in _compiled:
             step, mesh = build(shape, **options)
             state = fresh_state(mesh, config=options.get("config", CONFIG))
             b = jax.device_put(batch(), sharding.by_prompt(mesh))
-            _compiled[key] = step.lower(state, b, jnp.int32(0)).compile()
+            _compiled[key] = step.lower(state, b)["gradient"].compile()
             assert "rematerialization" not in capfd.readouterr().err
         return _compiled[key]
 
@@ -241,9 +295,9 @@ ON_MESHES += small.slow(
 def test_meshes(shape, loss, aggregation, compiled):
     options = {} if (loss, aggregation) == TRIED[0] else {"loss": loss, "aggregation": aggregation}
     program = compiled(shape, microbatch=MICROBATCH[shape], **options)
-    _, mesh = build(shape, microbatch=MICROBATCH[shape], **options)
+    step, mesh = build(shape, microbatch=MICROBATCH[shape], **options)
     b = jax.device_put(batch(), sharding.by_prompt(mesh))
-    state, metrics = program(fresh_state(mesh), b, jnp.int32(0))
+    state, metrics = step(fresh_state(mesh), b, jnp.int32(0))
     actual = jax.tree.map(np.asarray, (state.opt_state.trace, metrics))
     assert_same(actual, whole(loss, aggregation))
     text = program.as_text()
@@ -277,14 +331,13 @@ def test_weights_move_and_activations_do_not(dtype, compiled):
 @pytest.mark.parametrize("tied", [True, *small.slow([False])])
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
 def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied, compiled):
-    """Nothing of the vocabulary's size crosses devices in a loop inside that of microbatches."""
+    """Nothing of the vocabulary's size crosses devices in the loop over the head's pieces."""
     options = {} if tied else {"config": small.replace(CONFIG, tie_embeddings=False)}
     text = compiled(shape, microbatch=(8, 2), **options).as_text()
     found = computations(text)
     bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
     within = {name: "\n".join(reachable(found, name)) for name in bodies}
-    nested = [a for a in bodies if any(f"body=%{a}" in within[b] for b in bodies)]
-    pieces = [a for a in nested if f"{CONFIG.vocab_size // shape[2]}]" in within[a]]
+    pieces = [a for a in bodies if f"{CONFIG.vocab_size // shape[2]}]" in within[a]]
     assert len(pieces) >= 2  # forward and backward
     of_vocabulary = re.compile(rf"\[[\d,]*\b({CONFIG.vocab_size}|{CONFIG.vocab_size // 2})\b")
     for name in pieces:
@@ -530,7 +583,7 @@ def test_compiles_once_donates_keeps_layouts_and_learns():
         state, metrics = step(state, b, jnp.int32(0))
         totals.append(float(metrics.losses["loss/total"]))
         assert all(x.is_deleted() for x in jax.tree.leaves((old.params, old.opt_state)))
-    assert step._cache_size() == 1
+    assert [f._cache_size() for f in (step.begin, step.add, step.finish)] == [1, 1, 1]
     assert int(state.step) == 3
     assert totals[2] < totals[1] < totals[0]
     for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
@@ -572,7 +625,7 @@ def test_nothing_moves_where_something_is_not_finite():
 @pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), (2, 2)), ((2, 2, 2), (4, G))])
 def test_make_score_equals_score(shape, microbatch):
     mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
-    score = training.make_score(CONFIG, SETTINGS, mesh, microbatch=microbatch, dtype="float32")
+    score = training.Score(CONFIG, SETTINGS, mesh, microbatch=microbatch, dtype="float32")
     params = fresh_state(mesh).params
     r = batch().rollouts
     actual = score(params, jax.device_put(r, sharding.by_prompt(mesh)))
