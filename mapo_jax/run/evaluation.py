@@ -211,11 +211,11 @@ def evaluate(
             for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
                 own = sharding.own_rows(mesh, batch)
                 mine = [indices[i] if i < len(indices) else None for i in own]
-                answers = sampler.answer(problems, mine, number, mode)
-                store.add(name, mode, answers)
-                rows += (answers := _judge(problems, reward, answers))
+                responses = sampler.answer(problems, mine, number, mode)
+                store.add(name, mode, responses)
+                rows += (judged := _judge(problems, reward, responses))
                 local = np.zeros((len(own), len(_names(size))), np.float32)  # padding stays 0
-                for row, columns in zip(local, _table(answers).values(), strict=False):
+                for row, columns in zip(local, _table(judged).values(), strict=False):
                     row[:] = columns
                 everyones = sharding.everyones(local, mesh)
                 found |= dict(zip(indices, everyones, strict=False))
