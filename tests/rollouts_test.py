@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from mapo_jax.rollouts import Batch, Prompts
+from mapo_jax.rollouts import Batch, Prompts, padded_length
 from tests import small
 
 
@@ -30,3 +30,9 @@ def test_the_pytrees_are_jax_arrays_all_through():
     moved = jax.jit(lambda b: jax.tree.map(lambda x: x, b))(batch)
     assert isinstance(moved, Batch)
     np.testing.assert_array_equal(moved.rollouts.tokens, batch.rollouts.tokens)
+
+
+def test_prompts_are_padded_to_about_the_longest():
+    longest = (1, 16, 17, 100, 129, 250, 1601)
+    assert [padded_length(n, 2048) for n in longest] == [16, 16, 32, 112, 160, 256, 1792]
+    assert padded_length(9, 12) == 12  # never beyond the limit

@@ -15,7 +15,7 @@ import pytest
 
 from mapo_jax import errors
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import guard, processes, records
+from mapo_jax.run import collect, guard, processes, records
 from tests import runs
 from tests.run.damage_test import files, flip
 from tests.runs import ROOT, command, lines, micro, readable, timeless
@@ -265,3 +265,21 @@ def test_a_reward_that_raises_in_mid_run_loses_nothing(whole, environment, tmp_p
     assert [(r["kind"], r["phase"], r["step"]) for r in kept[0]] == [
         (r["kind"], r["phase"], r["step"]) for r in kept[1]
     ]
+
+
+class JaxRuntimeError(Exception):
+    """Has the name by which JAX's error is recognised."""
+
+
+def test_a_phase_that_runs_out_of_memory_names_its_settings(tmp_path, monkeypatch, capsys):
+    def lacks(*_):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing")
+
+    monkeypatch.setattr(collect, "collect", lacks)
+    monkeypatch.setattr(sys, "argv", ["run.py", *command(tmp_path / "run")[2:]])
+    with runs.traced_once():
+        assert exits.main(launchers.run) == 2
+    assert capsys.readouterr().err == (
+        "out of memory (RESOURCE_EXHAUSTED: 9 GiB are missing); for sampling lower rollout.lanes "
+        "or rollout.width, or raise rollout.chunks\n"
+    )

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mapo_jax import sharding
 from mapo_jax.rollouts import Experience
 from mapo_jax.run import programs
-from tests import small
+from tests import runs, small
 from tests.advantages import oracles
 from tests.advantages.family_test import CASES
 
@@ -136,3 +137,25 @@ def test_a_run_has_what_every_advantage_asks_for(case):
     assert not valid[1, 0]
     assert valid.sum() == 15
     assert tuple(map(int, facts["reward/invalid"])) == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("batch", "microbatch", "expected"), [(12, (2, 2), 4), (12, (8, 8), 12), (14, (2, 2), 2)]
+)
+def test_the_warm_up_computes_as_many_rows_as_the_update(batch, microbatch, expected):
+    config = runs.micro(warmup__batch=batch, batch__microbatch=microbatch)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    assert programs._demonstrations(config, mesh) == expected
+
+
+def test_the_reference_is_a_copy_in_the_compute_dtype():
+    config = runs.micro(compute__dtype="bfloat16")
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    made = programs.Programs(config, small.CONFIG, (1,), mesh)
+    for dtype in ("bfloat16", "float32"):
+        made._dtype = dtype
+        params = {"w": jnp.ones(3)}
+        copy = made.reference(params)
+        params["w"].delete()
+        np.testing.assert_array_equal(copy["w"].astype(np.float32), np.ones(3))
+        assert copy["w"].dtype == dtype

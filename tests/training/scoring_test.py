@@ -12,7 +12,7 @@ from tests import small
 CONFIG = small.CONFIG
 PLAIN = ScoringConfig(remat=False)
 rollouts = small.rollouts()
-score = jax.jit(training.score, static_argnums=(1, 3))
+score = jax.jit(training.score, static_argnums=(1, 3, 4))
 
 
 def loss(params, settings):
@@ -141,3 +141,13 @@ def test_chunks_bound_the_largest_array():
     scores = lambda shape: len(shape) >= 6 and shape[-1] in (S, T)  # noqa: E731
     assert largest(PLAIN, scores) >= P * G * N * T * T
     assert largest(chunks, scores) <= P * G * N * 2 * T
+
+
+def test_parameters_in_the_compute_dtype_score_alike():
+    """So a reference policy is kept in it."""
+    params, settings = small.params(), ScoringConfig()
+    wide, narrow = (
+        score(x, CONFIG, rollouts, settings, jnp.bfloat16)
+        for x in (params, jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params))
+    )
+    np.testing.assert_array_equal(wide[0], narrow[0])
