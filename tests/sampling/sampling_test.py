@@ -181,9 +181,10 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
 def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
     """A step reads more blocks as rollouts get older, also where new ones take their slots.
 
-    The short ones come first, so the cells of the first blocks are written more than once.
+    The short ones come first, so cells of the first blocks have been written more than once then.
     """
-    limits = np.sort(LIMITS, 1)
+    limits = np.minimum(np.arange(1, P + 1)[:, None] ** 2, LIMITS.max()).repeat(G, 1)
+    limits = limits.astype(np.int32)
     expected = sample(max_new_tokens_PG=limits)
     monkeypatch.setattr(loop, "_rungs", lambda T: [1, 3, 4, T])
     loop.program.clear_cache()
