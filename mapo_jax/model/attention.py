@@ -1,10 +1,11 @@
 """Attention over segments: one function for the prompt pass, the response pass and decoding.
 
 A query attends to a list of key/value segments, either shared by a group (the prompt, computed once
-for its G responses) or its own (the response, or the sampler's ring cache). Masks come from
-positions alone: `key position <= query position` is causality, padding and ring validity at once,
+for its G responses) or its own (the response, or the sampler's cache). Masks come from positions
+alone: `key position <= query position` is causality, padding and validity of a cell at once,
 because an absent key has position `ABSENT`. These positions count the order in the sequence. The
-RoPE positions have already rotated queries and keys when they come here, see streams.py.
+RoPE positions have already rotated queries and keys when they come here, see streams.py. Where rows
+hold several responses, each query also says whose it is.
 """
 
 import functools
@@ -103,9 +104,9 @@ def attend(
         are never [T, S + T] for all heads at once; 0 means all queries together.
       scale: factor of the queries; None means H ** -0.5.
       window: i32[] or int, how many positions back a query sees, its own included; None means all.
-      owners_PGT: i32, the response of each query, if rows hold several; a query sees own keys of
-        its response only, and they lie like the queries.
       softcap: changes scores to softcap * tanh(scores / softcap) (Gemma 2); 0 leaves them.
+      owners_PGT: i32, the response of each query and of the own key at its place, if rows hold
+        several responses: a query sees the own keys of its response alone. None if rows hold one.
 
     Returns:
       [P, G, T, N, H] in the queries' dtype.
@@ -139,7 +140,10 @@ def visible(
     owners_PGT: Array | None = None,
     key_owners_PGS: Array | None = None,
 ) -> Array:
-    """bool[P, G, T, S], true if the query sees the key; keys are at i32[P, S] or i32[P, G, S]."""
+    """bool[P, G, T, S], true if the query sees the key; keys are at i32[P, S] or i32[P, G, S].
+
+    With owners, of the queries and of own keys, a query sees the own keys of its owner alone.
+    """
     keys = key_positions if key_positions.ndim == 3 else key_positions[:, None]
     keys, queries = keys[:, :, None, :], positions_PGT[..., None]
     seen = keys <= queries

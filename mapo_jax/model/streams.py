@@ -1,7 +1,7 @@
 """Streams of tokens, each with its two positions.
 
 The order in the sequence decides who sees whom, through causality, padding, windows and the
-sampler's ring. The RoPE position decides how far queries and keys are rotated. For text both count
+sampler's cache. The RoPE position decides how far queries and keys are rotated. For text both count
 tokens. The tokens of a picture may share RoPE positions or leave some out.
 """
 

@@ -23,21 +23,23 @@ def of_files(files: Mapping[str, bytes]) -> str:
 
 def of_source(path: Path) -> str:
     """Digest of a Python file, with the modules that it imports from beside it or from here."""
-    found, waiting = {"": path.read_bytes()}, [""]
+    found, waiting = {"": path.read_bytes()}, [("", "")]  # modules, with their packages
     while waiting:
-        for name in _imported(found[waiting.pop()]):
+        module, package = waiting.pop()
+        for name in _imported(found[module], package):
             stem = name.replace(".", "/")
             ends = (f"{stem}.py", f"{stem}/__init__.py")
             files = [root / end for root in (path.parent, Path()) for end in ends]
             file = next(filter(Path.is_file, files), None)
             if name not in found and file is not None:
                 found[name] = file.read_bytes()
-                waiting.append(name)
+                is_package = file.name == "__init__.py"
+                waiting.append((name, name if is_package else name.rpartition(".")[0]))
     return of_files(found)
 
 
-def _imported(source: bytes) -> Iterator[str]:
-    """Yields the modules that a source may import: a.b gives a and a.b."""
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """Yields the modules that a package's source may import: a.b gives a and a.b."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # whoever imports it does without: it imports nothing
@@ -47,7 +49,10 @@ def _imported(source: bytes) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names if node.module]
+            above = package.split(".") if node.level and package else []
+            above = above[: len(above) - node.level + 1]
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
         for name in names:
             yield from itertools.accumulate(name.split("."), "{}.{}".format)
 

@@ -157,7 +157,7 @@ class Trainer:
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""
-        c, progress = self.config, self.progress
+        c, progress, self._phase = self.config, self.progress, "scoring"
         if c.algorithm.beta and progress.reference is None:
             self.saved.save_reference(progress.state.params)  # once, as it never changes
             progress.reference = self.setup.programs.reference(progress.state.params)

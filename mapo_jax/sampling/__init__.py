@@ -1,4 +1,4 @@
-"""Samples a batch: takes prompts and returns rollouts, in one jitted loop on the device."""
+"""Samples a batch: takes prompts and returns rollouts, in jitted loops on the device."""
 
 from mapo_jax.sampling.config import SamplingConfig as SamplingConfig
 from mapo_jax.sampling.loop import program as program

@@ -86,9 +86,8 @@ def split(settings: SamplingConfig) -> tuple[np.float32, SamplingConfig]:
     return np.float32(settings.temperature), dataclasses.replace(settings, temperature=1.0)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def program(params, inputs, key, temperature, settings, config, mesh):
-    """The compiled part of `sample`; a plan lowers it without data."""
+def sampler(params, inputs, key, temperature, settings, config, mesh):
+    """The part of `sample` that is compiled, as `program`; a plan lowers it without data."""
     prompts, max_new_tokens, example, index = inputs
     P, G = prompts.tokens.shape[0], settings.group_size
     count = jnp.arange(P, dtype=jnp.int32)
@@ -120,8 +119,11 @@ def program(params, inputs, key, temperature, settings, config, mesh):
     )
 
 
+program = jax.jit(sampler, static_argnums=(4, 5, 6))
+
+
 def _sample_shard(params, inputs, key, temperature, *, config, settings):
-    """Encodes the prompts, then decodes in one while_loop; see the module docstring."""
+    """Encodes the prompts, then decodes; see the module docstring."""
     prompts, limits_PG, prompt_index = inputs
     P, G, T = prompts.tokens.shape[0], settings.group_size, settings.max_new_tokens
     R = P * G  # number of rollouts; a slot whose row is R is idle

@@ -69,15 +69,15 @@ def _lay(lengths_pg, shard_prompts, T, is_packed):
     """Returns `Piece.places` and `Piece.found`: the fewest tokens, in rows as short as can be."""
     p, g = lengths_pg.shape
     least = min(-(-_FEWEST // shard_prompts), g * T)
-    found = []
+    options = []
     for N in (n for n in _row_lengths(T) if n >= lengths_pg.max()):
         packed = [_pack(lengths, N) for lengths in lengths_pg] if is_packed else []
         need = max((rows for _, rows in packed), default=g)
         R = next((r for r in _row_numbers(g) if r >= need and r * N >= least), None)
         if R:
             starts = [starts for starts, _ in packed] if R < g else [np.arange(g) * N] * p
-            found.append((R * N, N, R, starts))
-    _, N, R, starts = min(found, key=lambda option: option[:2])
+            options.append((R * N, N, R, starts))
+    _, N, R, starts = min(options, key=lambda option: option[:2])
     places, found = np.full((p, R * N), g * T, np.int32), np.zeros((p, g, T), np.int32)
     for i, j in np.ndindex(p, g):
         start, n = starts[i][j], lengths_pg[i, j]

@@ -92,12 +92,12 @@ def score(
     return jnp.where(trained, logps, 0.0), jnp.where(trained, entropies, 0.0)
 
 
-def _gather(x_PGT, index_P___, fill):
-    """Takes from the flat [G * T] of each prompt; `fill` where the index is G * T."""
+def _gather(x_PGT, index, fill):
+    """Takes index i32[P, ...] from the flat [G * T] of each prompt; `fill` where it is G * T."""
     flat = x_PGT.reshape(len(x_PGT), -1)
-    index = index_P___.reshape(len(x_PGT), -1)
-    taken = jnp.take_along_axis(flat, index, 1, mode="fill", fill_value=fill)
-    return taken.reshape(index_P___.shape)
+    flat_index = index.reshape(len(x_PGT), -1)
+    taken = jnp.take_along_axis(flat, flat_index, 1, mode="fill", fill_value=fill)
+    return taken.reshape(index.shape)
 
 
 def _head(params, config, hidden_PGTD, tokens_PGT, settings, dtype):

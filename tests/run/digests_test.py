@@ -81,3 +81,22 @@ def test_a_module_of_the_current_directory_counts(reward):
     before = digests.of_source(reward)
     (reward.parents[1] / "share.py").write_text("x = 1\n")
     assert digests.of_source(reward) != before
+
+
+@pytest.mark.parametrize("edited", ["core.py", "deep/inner.py", "deep/beside.py", "up.py"])
+def test_relative_imports_count(tmp_path, edited):
+    files = {
+        "reward.py": "from graders import check\n",
+        "graders/__init__.py": "from .core import check\n",
+        "graders/core.py": "from .deep import inner\nfrom . import deep\n",
+        "graders/up.py": "x = 1\n",
+        "graders/deep/__init__.py": "from .inner import y\n",
+        "graders/deep/inner.py": "from ..up import x\nfrom .beside import z\ny = 1\n",
+        "graders/deep/beside.py": "z = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = digests.of_source(tmp_path / "reward.py")
+    (tmp_path / "graders" / edited).write_text(files[f"graders/{edited}"] + "# edited\n")
+    assert digests.of_source(tmp_path / "reward.py") != before

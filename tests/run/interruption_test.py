@@ -15,7 +15,7 @@ import pytest
 
 from mapo_jax import errors
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import collect, guard, processes, records
+from mapo_jax.run import collect, guard, processes, programs, records
 from tests import runs
 from tests.run.damage_test import files, flip
 from tests.runs import ROOT, command, lines, micro, readable, timeless
@@ -283,3 +283,15 @@ def test_a_phase_that_runs_out_of_memory_names_its_settings(tmp_path, monkeypatc
         "out of memory (RESOURCE_EXHAUSTED: 9 GiB are missing); for sampling lower rollout.lanes "
         "or rollout.width, or raise rollout.chunks\n"
     )
+
+
+def test_memory_that_runs_out_before_the_first_step_is_told_too(tmp_path, monkeypatch, capsys):
+    def lacks(*_):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing")
+
+    monkeypatch.setattr(programs.Programs, "reference", lacks)
+    settings = [*command(tmp_path / "run")[2:], "--config.warmup.steps=0"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *settings, "--config.algorithm.beta=0.1"])
+    with runs.traced_once():
+        assert exits.main(launchers.run) == 2
+    assert "are missing); for scoring lower batch.microbatch" in capsys.readouterr().err
