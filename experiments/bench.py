@@ -3,8 +3,8 @@
     python launch/bench.py --config experiments/bench.py:small
 
 It samples at temperature 1 and top-p 1 without end of sequence, and trains with the MAPO advantage,
-beta 0, the sampler's log-probs, one minibatch and one epoch. `small`, `stragglers` and `mid` are
-for a CPU; `qwen2_5_0_5b` needs an accelerator.
+beta 0, the sampler's log-probs, one minibatch and one epoch. The presets of
+Qwen's shapes need an accelerator, the others are for a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +23,14 @@ def stragglers(config: ConfigDict) -> None:
     config.bench.mean_new_tokens = 32
     config.batch.prompts = config.batch.minibatch_prompts = 64
     config.rollout.lanes = 8
+
+
+def long_limits(config: ConfigDict) -> None:
+    """The small policy and lengths under limits of 2,048 + 1,024 tokens."""
+    config.bench.prompt_tokens = config.data.max_prompt_tokens
+    config.bench.new_tokens = config.rollout.max_new_tokens
+    config.data.max_prompt_tokens = 2048
+    config.rollout.max_new_tokens = 1024
 
 
 def mid(config: ConfigDict) -> None:
@@ -44,6 +52,23 @@ def qwen2_5_0_5b(config: ConfigDict) -> None:
     config.policy.embed_dim = 896
     config.policy.num_heads = 14
     config.policy.mlp_dim = 4864
+    _qwen2_5(config)
+    config.batch.microbatch = (4, 16)
+
+
+def qwen2_5_1_5b(config: ConfigDict) -> None:
+    """The shape of Qwen2.5-1.5B in bfloat16, 32 prompts x 16, 256 + 512 tokens."""
+    config.bench.vocab_size = 151_936
+    config.policy.num_layers = 28
+    config.policy.embed_dim = 1536
+    config.policy.num_heads = 12
+    config.policy.head_dim = 128
+    config.policy.mlp_dim = 8960
+    _qwen2_5(config)
+    config.batch.microbatch = (2, 16)
+
+
+def _qwen2_5(config):
     config.policy.rope_theta = 1_000_000.0
     config.policy.qkv_bias = True
     config.compute.dtype = "bfloat16"
@@ -52,11 +77,17 @@ def qwen2_5_0_5b(config: ConfigDict) -> None:
     config.data.max_prompt_tokens = 256
     config.batch.prompts = config.batch.minibatch_prompts = 32
     config.batch.group = 16
-    config.batch.microbatch = (4, 16)
     config.rollout.max_new_tokens = 512
 
 
-PRESETS = {"small": small, "mid": mid, "qwen2_5_0_5b": qwen2_5_0_5b, "stragglers": stragglers}
+PRESETS = {
+    "small": small,
+    "stragglers": stragglers,
+    "long_limits": long_limits,
+    "mid": mid,
+    "qwen2_5_0_5b": qwen2_5_0_5b,
+    "qwen2_5_1_5b": qwen2_5_1_5b,
+}
 
 
 def get_config(presets: str = "") -> ConfigDict:
@@ -65,10 +96,12 @@ def get_config(presets: str = "") -> ConfigDict:
     config.bench = bench = ConfigDict()
     bench.repetitions = 5  # timed runs of each phase, after an untimed one
     bench.vocab_size = 4096  # of the policy
-    bench.mean_new_tokens = 0  # of geometric lengths, cut at max_new_tokens; 0: all are that long
+    bench.prompt_tokens = 0  # of every prompt; 0: data.max_prompt_tokens
+    bench.new_tokens = 0  # of the longest response; 0: rollout.max_new_tokens
+    bench.mean_new_tokens = 0  # of geometric lengths, cut at new_tokens; 0: all are that long
     config.policy.update(num_layers=4, embed_dim=256, head_dim=64, mlp_dim=1024)
     config.compute.remat = False
-    config.data.max_prompt_tokens = 64  # the length of every prompt
+    config.data.max_prompt_tokens = 64
     config.batch.update(prompts=8, group=8, minibatch_prompts=8, microbatch=(8, 8))
     config.rollout.max_new_tokens = 128
     config.mesh.data = -1

@@ -1,7 +1,7 @@
 """Measures sampling, scoring, update and the whole step of a batch.
 
 The programs are a run's own. Weights and prompts are random. Only its limit ends a response, so the
-number of tokens is known beforehand.
+numbers of tokens, operations and bytes are known beforehand; see work.py.
 """
 
 import dataclasses
@@ -9,8 +9,9 @@ import json
 import resource
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -20,16 +21,21 @@ import rich.table
 
 from mapo_jax import config as settings
 from mapo_jax import model, sampling, sharding
-from mapo_jax.rollouts import Batch, Experience, pad_prompts
+from mapo_jax.commands import work
+from mapo_jax.rollouts import Batch, Experience, pad_prompts, padded_length
 from mapo_jax.run import checks
 from mapo_jax.run.programs import Programs
+
+Length = Annotated[int, settings.at_least(0, "the limit")]
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
     repetitions: settings.Count
     vocab_size: settings.Count
-    mean_new_tokens: Annotated[int, settings.at_least(0, "all have the maximum")]
+    prompt_tokens: Length
+    new_tokens: Length
+    mean_new_tokens: Annotated[int, settings.at_least(0, "all have the most")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +59,31 @@ def architecture(config: Config) -> model.ModelConfig:
 
 def validate(config: Config, device_count: int) -> list[str]:
     """Lists the mistakes in `config`, one line each."""
-    return checks.validate(config, device_count, architecture=architecture(config))
+    lines = checks.validate(config, device_count, architecture=architecture(config))
+    limits = {
+        "prompt_tokens": ("data.max_prompt_tokens", config.data.max_prompt_tokens),
+        "new_tokens": ("rollout.max_new_tokens", config.rollout.max_new_tokens),
+    }
+    for name, (key, limit) in limits.items():
+        value = getattr(config.bench, name)
+        if value > limit:
+            lines.append(f"bench.{name}={value}: must be at most {key}, {limit}")
+    return lines
+
+
+def prompt_tokens(config: Config) -> int:
+    """Returns the length of every prompt."""
+    return config.bench.prompt_tokens or config.data.max_prompt_tokens
 
 
 def draw_limits(config: Config) -> np.ndarray:
     """Draws the number of tokens of each rollout, i32[P, G].
 
-    The numbers are geometric with the configured mean, cut at the limit. Without a mean all are the
-    limit.
+    The numbers are geometric with the configured mean, cut at bench.new_tokens. Without a mean all
+    are bench.new_tokens.
     """
-    shape, most = (config.batch.prompts, config.batch.group), config.rollout.max_new_tokens
+    shape = (config.batch.prompts, config.batch.group)
+    most = config.bench.new_tokens or config.rollout.max_new_tokens
     if not config.bench.mean_new_tokens:
         return np.full(shape, most, np.int32)
     rng = np.random.default_rng(config.seed)
@@ -74,9 +95,44 @@ def draw_limits(config: Config) -> np.ndarray:
 class Phase:
     """One row of the table."""
 
-    seconds: float  # median
+    seconds: list[float]  # of each repetition
     tokens: int  # of all responses
-    compile_s: float  # first call minus median; leaves out programs of earlier rows
+    flops: float  # of the model, on real tokens; see `costs`
+    bytes: float  # read by decoding; 0 if arithmetic limits the phase
+    padding: float  # share of the computed tokens, or of the slots of all steps, that is not real
+    cold_s: float  # first call minus median; leaves out programs of earlier rows
+    cached_s: float  # the same, if the programs are on disk
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, float]]:
+    """Counts FLOPs, bytes and the share of padding of each phase.
+
+    FLOPs are those that the real tokens need: a forward pass, and for the update three. Layers and
+    logits that are computed again to save memory, and padding, do not count. So FLOPs per second
+    against the peak are the model FLOPs utilization (PaLM, arXiv 2204.02311, appendix B).
+    """
+    c, policy, lengths_PG = config, programs.architecture, draw_limits(config)
+    P, G = lengths_PG.shape
+    s, S = prompt_tokens(c), padded_length(prompt_tokens(c), c.data.max_prompt_tokens)
+    forward = sum(work.forward(policy, np.full(P, s), lengths_PG))
+    lanes, width = min(c.rollout.lanes or P, P), min(c.rollout.width or G, G)
+    steps = work.decode_steps(lengths_PG, lanes, width)
+    number = np.dtype(jax.numpy.dtype(c.compute.dtype)).itemsize
+    rungs = sampling.rungs(c.rollout.max_new_tokens)
+    read = work.decode_bytes(policy, steps, rungs, (lanes, width), S, number)
+    pieces = programs.update.plan(lengths_PG, T=c.rollout.max_new_tokens)
+    computed = sum(piece.places.size + len(piece.prompts) * S for piece in pieces)
+    padding = 1 - (lengths_PG.sum() + P * s) / computed
+    return {
+        "sampling": (forward, read, 1 - lengths_PG.sum() / (len(steps) * lanes * width)),
+        "scoring": (forward, 0, padding),
+        "update": (3 * forward, 0, padding),
+        "step": (4 * forward, 0, 0),
+    }
 
 
 def measure(config: Config) -> dict[str, Phase]:
@@ -86,12 +142,34 @@ def measure(config: Config) -> dict[str, Phase]:
         "sampling"; "scoring", the forward pass alone; "update", one optimizer step over all
         rollouts; "step", which is sampling, rewards (made up on the host), advantages and update.
     """
+    with tempfile.TemporaryDirectory(prefix="mapo_jax_bench-") as kept:
+        jax.config.update("jax_compilation_cache_dir", kept)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        programs, seconds, cold = _time(config, config.bench.repetitions)
+        jax.clear_caches()
+        *_, cached = _time(config, 0)
+    counted, tokens = costs(config, programs), int(draw_limits(config).sum())
+    return {
+        name: Phase(
+            seconds[name],
+            tokens,
+            *counted[name],
+            *(max(x[name] - statistics.median(seconds[name]), 0.0) for x in (cold, cached)),
+        )
+        for name in seconds
+    }
+
+
+def _time(
+    config: Config, repetitions: int
+) -> tuple[Programs, dict[str, list[float]], dict[str, float]]:
+    """Runs each phase once, and then so many times more; returns these times and the first ones."""
     c, policy = config, architecture(config)
-    P, S = c.batch.prompts, c.data.max_prompt_tokens
+    P, S = c.batch.prompts, padded_length(prompt_tokens(c), c.data.max_prompt_tokens)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, policy, (), mesh)
     key, rng = jax.random.key(c.seed), np.random.default_rng(c.seed)
-    padded = pad_prompts(rng.integers(policy.vocab_size, size=(P, S)).tolist(), S)
+    padded = pad_prompts(rng.integers(policy.vocab_size, size=(P, prompt_tokens(c))).tolist(), S)
     host = (padded, draw_limits(c), np.arange(P))
     prompts, limits_PG, draw_P = sharding.put(host, mesh)
 
@@ -122,30 +200,30 @@ def measure(config: Config) -> dict[str, Phase]:
         rollouts = sample(state)
         return update(state, rollouts, advantages(rollouts))
 
-    def timed(phase, state):
-        """Returns the row of `phase(state) -> (state, anything)`, and the last state."""
-        seconds = []
-        for _ in range(c.bench.repetitions + 1):
+    seconds, first = {}, {}
+
+    def timed(name: str, phase: Callable, state: Any) -> Any:
+        """Times `phase(state) -> (state, anything)`; returns the last state."""
+        times = []
+        for _ in range(repetitions + 1):
             start = time.perf_counter()
             state, _ = jax.block_until_ready(phase(state))
-            seconds.append(time.perf_counter() - start)
-        first, *rest = seconds
-        median = statistics.median(rest)
-        return Phase(median, int(limits_PG.sum()), max(first - median, 0.0)), state
+            times.append(time.perf_counter() - start)
+        first[name], *seconds[name] = times
+        return state
 
     # A phase returns the next state, because the update donates the state that it gets.
-    found = {}
     with jax.default_matmul_precision(c.compute.matmul_precision):
         state = programs.fresh_state("rl", programs.init_trained(key))
-        found["sampling"], state = timed(lambda state: (state, sample(state)), state)
+        state = timed("sampling", lambda state: (state, sample(state)), state)
         rollouts = sample(state)
         zeros_PG = sharding.put(np.zeros((P, c.batch.group), np.float32), mesh)
-        found["scoring"], state = timed(
-            lambda state: (state, programs.score(state.params, rollouts)), state
+        state = timed(
+            "scoring", lambda state: (state, programs.score(state.params, rollouts)), state
         )
-        found["update"], state = timed(lambda state: update(state, rollouts, zeros_PG), state)
-        found["step"], _ = timed(step, state)
-    return found
+        state = timed("update", lambda state: update(state, rollouts, zeros_PG), state)
+        timed("step", step, state)
+    return programs, seconds, first
 
 
 def peak_memory() -> tuple[float, str]:
@@ -161,23 +239,48 @@ def peak_memory() -> tuple[float, str]:
 def report(config: Config, phases: dict[str, Phase]) -> None:
     """Prints the phases of `measure` as a table and, on the last line, as JSON."""
     memory, where = peak_memory()
-    device = jax.devices()[0]
+    device, count = jax.devices()[0], jax.device_count()
+    chip = work.find_chip(device.device_kind)
     table = rich.table.Table(
-        title=f"{jax.device_count()} x {device.device_kind}; median of {config.bench.repetitions}",
+        title=f"{count} x {device.device_kind}; median of {config.bench.repetitions}",
         caption=f"peak memory {memory:.2f} GiB, {where}",
     )
-    for column in ("", "seconds", "response tokens/s", "compile seconds"):
+    columns = ("", "seconds", "range", "tokens/s", "padding", "TFLOP/s", "GB/s", "compile s: cold")
+    for column in (*columns, "cached"):
         table.add_column(column, justify="right" if column else "left")
     for name, phase in phases.items():
-        rate = phase.tokens / phase.seconds
-        table.add_row(name, f"{phase.seconds:.3f}", f"{rate:,.0f}", f"{phase.compile_s:.1f}")
-    rich.console.Console().print(table)
+        flops = phase.flops / phase.median / count
+        moved = phase.bytes / phase.median / count
+        of_peak = of_bandwidth = ""
+        if chip and config.compute.dtype != "float32":
+            of_peak = f" ({flops / chip.flops:.0%})"
+        if chip:
+            of_bandwidth = f" ({moved / chip.bandwidth:.0%})"
+        table.add_row(
+            name,
+            f"{phase.median:.3f}",
+            f"{min(phase.seconds):.3f}-{max(phase.seconds):.3f}",
+            f"{phase.tokens / phase.median:,.0f}",
+            f"{phase.padding:.0%}" if name != "step" else "",
+            f"{flops / 1e12:.3g}{of_peak}",
+            f"{moved / 1e9:.3g}{of_bandwidth}" if phase.bytes else "",
+            f"{phase.cold_s:.1f}",
+            f"{phase.cached_s:.1f}",
+        )
+    wide = rich.console.Console()
+    (wide if wide.is_terminal else rich.console.Console(width=110)).print(table)
+    sampling_, scoring, update, step = (
+        phases[name] for name in ("sampling", "scoring", "update", "step")
+    )
     figures = {
-        "sample_tokens_per_s": phases["sampling"].tokens / phases["sampling"].seconds,
-        "score_tokens_per_s": phases["scoring"].tokens / phases["scoring"].seconds,
-        "update_s": phases["update"].seconds,
-        "step_s": phases["step"].seconds,
-        "compile_s": sum(phase.compile_s for phase in phases.values()),
+        "sample_tokens_per_s": sampling_.tokens / sampling_.median,
+        "score_tokens_per_s": scoring.tokens / scoring.median,
+        "update_s": update.median,
+        "step_s": step.median,
+        "compile_s": sum(phase.cold_s for phase in phases.values()),
+        "compile_cached_s": sum(phase.cached_s for phase in phases.values()),
         "peak_memory_gib": memory,
+        "sample_bytes_per_s": sampling_.bytes / sampling_.median / count,
+        "update_flops_per_s": update.flops / update.median / count,
     }
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))

@@ -13,37 +13,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import rich.console
 import rich.table
 from etils import epath
 from jax.sharding import AbstractMesh, AxisType
 
 from mapo_jax import errors, model, pretrained, sharding, training
-from mapo_jax.commands import aot
+from mapo_jax.commands import aot, work
 from mapo_jax.config import Config
 from mapo_jax.pretrained.known import KNOWN
 from mapo_jax.run import sources
 from mapo_jax.run.checks import validate
-
-GIB = 2**30
-
-
-class Chip(NamedTuple):
-    """One JAX device of an accelerator."""
-
-    flops: float  # bfloat16 FLOP/s
-    bandwidth: float  # memory bandwidth, bytes/s
-    memory: float  # bytes
-
-
-# The numbers are from Google's pages of each generation, cloud.google.com/tpu/docs/v5e and so on.
-# A chip is one device; only a chip of tpu7x is two.
-CHIPS = {
-    "v5e": Chip(197e12, 819e9, 16 * GIB),
-    "v5p": Chip(459e12, 2765e9, 95 * GIB),
-    "v6e": Chip(918e12, 1640e9, 32 * GIB),
-    "tpu7x": Chip(2307e12 / 2, 7380e9 / 2, 96 * GIB),
-}
 
 
 class Phase(NamedTuple):
@@ -107,14 +88,14 @@ def find_architecture(config: Config) -> model.ModelConfig:
     return sources.find(config).architecture
 
 
-def _chip(topology: str) -> Chip:
+def _chip(topology: str) -> work.Chip:
     name, _, shape = topology.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+    if name not in work.TPUS or not re.fullmatch(r"\d+(x\d+)+", shape):
         raise errors.UserError(
             f"--topology={topology}: must be GENERATION:AxB or AxBxC, as in v5e:8x8 or v5p:4x4x4; "
-            f"generations: {', '.join(CHIPS)}"
+            f"generations: {', '.join(work.TPUS)}"
         )
-    return CHIPS[name]
+    return work.TPUS[name]
 
 
 # Memory
@@ -185,34 +166,26 @@ def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
 def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, Phase]:
     """Returns FLOPs of all devices and bytes per device of a step's phases, at full lengths.
 
-    A matrix of n weights takes 2 n FLOPs per token, and attention takes 4 N H FLOPs per pair of
-    query and key. A prompt is computed once for its group. An update computes forward once, and its
-    backward pass costs two forward passes; compute.remat computes the layers once more. Sampling
-    waits for memory, not for arithmetic, because every decode step reads the weights and the caches
-    of all slots.
+    A prompt is computed once for its group. An update computes forward once, and its backward pass
+    costs two forward passes; compute.remat computes the layers once more. Sampling waits for
+    memory, not for arithmetic, because every decode step reads the weights and the caches of all
+    slots.
     """
     c, a = config, architecture
     P, G, S, T = aot.sizes(c)
-    layers = a.num_layers * (
-        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
-    )
-    head = a.embed_dim * a.vocab_size
-    pair = 4 * a.num_layers * a.num_heads * a.head_dim
-    prompt = P * (2 * layers * S + pair * S * (S + 1) / 2)
-    response = P * G * (2 * layers * T + pair * (T * S + T * (T + 1) / 2))
-    forward, logits = prompt + response, P * G * T * 2 * head
+    layers, head = work.forward(a, np.full(P, S), np.full((P, G), T))
     parts = memory(c, a, mesh)
     own = P // c.rollout.chunks // sharding.batch_shards(mesh)
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
     steps = c.rollout.chunks * T * math.ceil(own / lanes) * math.ceil(G / width)
     cached = parts["cache"] + parts["prefix"] * lanes / max(own + (lanes < own) * lanes, 1)
     weights = parts["serving"] + (parts["served"] or parts["frozen"])
-    found = {"sampling": Phase(forward + logits, steps * (weights + cached))}
+    found = {"sampling": Phase(layers + head, steps * (weights + cached))}
     scored = (c.algorithm.old_logps == "rescored") + bool(c.algorithm.beta)
     if scored:
-        found["scoring"] = Phase(scored * (forward + logits), 0)
+        found["scoring"] = Phase(scored * (layers + head), 0)
     again = 1 if c.compute.remat else 0
-    update = c.batch.epochs * ((3 + again) * forward + 4 * logits)  # the head is always recomputed
+    update = c.batch.epochs * ((3 + again) * layers + 4 * head)  # the head is always recomputed
     return found | {"update": Phase(update, 0)}
 
 

@@ -60,6 +60,7 @@ def _product_forward(x, w, names, n, out_dtype):
 def _product_backward(names, n, out_dtype, saved, g):
     x, w = saved
     rows, outs = x.ndim - n, w.ndim - n
+    g = g.astype(x.dtype)  # the head's is float32, and such products are slow on accelerators
     whole = _gathered(w, names, x.dtype)
     dx = _dot(g, whole, range(rows, rows + outs), range(n, n + outs), x.dtype)
     dw = _dot(x, g, range(rows), range(rows), jnp.float32)

@@ -2,5 +2,6 @@
 
 from mapo_jax.sampling.config import SamplingConfig as SamplingConfig
 from mapo_jax.sampling.loop import program as program
+from mapo_jax.sampling.loop import rungs as rungs
 from mapo_jax.sampling.loop import sample as sample
 from mapo_jax.sampling.loop import split as split

@@ -136,7 +136,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
     layers = [
         jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(config.num_layers)
     ]
-    rungs = _rungs(T)  # cells of the first block, of the first two, ...
+    sizes = rungs(T)  # cells of the first block, of the first two, ...
     block, windows = model.Block(config), config.windows or (0,) * config.num_layers
 
     def take_prefix(lane_Q):
@@ -157,7 +157,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
         )
         ago = (state["step"] - written)[None, None]  # steps since each cell was written
         cell_positions = jnp.where(ago <= state["age"][..., None], positions - ago, ABSENT)
-        borders = [0, *rungs[: rungs.index(cells) + 1]]
+        borders = [0, *sizes[: sizes.index(cells) + 1]]
         places = [cell_positions[..., a:b] for a, b in itertools.pairwise(borders)]
         kind = model.kinds(config, rope)
         prefix, prefix_positions = state["prefix"]
@@ -242,7 +242,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
         "token": jnp.broadcast_to(start.tokens[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
         "caches": [
-            [(empty(b - a), empty(b - a)) for a, b in itertools.pairwise([0, *rungs])]
+            [(empty(b - a), empty(b - a)) for a, b in itertools.pairwise([0, *sizes])]
             for _ in layers
         ],
         "written": jnp.full(T, -1),  # the step of each cell
@@ -256,7 +256,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
         alive = state["row"] < R
         return alive.any() & (jnp.where(alive, state["age"], 0).max() < cells)
 
-    for cells in rungs:
+    for cells in sizes:
         state = jax.lax.while_loop(
             functools.partial(goes_on, cells=cells), functools.partial(body, cells=cells), state
         )
@@ -273,12 +273,12 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
     )
 
 
-def _rungs(T):
+def rungs(T: int) -> list[int]:
     """Numbers of cells that a step may read: 64, 128, and then four times as many, up to T."""
-    rungs = [64, 128]
-    while rungs[-1] < T:
-        rungs.append(4 * rungs[-1])
-    return [*(n for n in rungs if n < T), T]
+    sizes = [64, 128]
+    while sizes[-1] < T:
+        sizes.append(4 * sizes[-1])
+    return [*(n for n in sizes if n < T), T]
 
 
 def _prefill(params, config, prompts):

@@ -96,7 +96,8 @@ class TrainStep:
           dtype: to compute in; parameters, sums of gradients and optimizer stay float32.
         """
         self._mesh = mesh
-        self._plan = functools.partial(
+        # Plans the microbatches, `(lengths_PG, T=...) -> list[Piece]`.
+        self.plan = functools.partial(
             pieces.plan,
             shards=sharding.batch_shards(mesh),
             size=microbatch,
@@ -156,7 +157,7 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         """Makes the step."""
         minibatch, lengths_PG, is_any = self.begin(batch, index)
-        planned = self._plan(jax.device_get(lengths_PG), T=batch.rollouts.tokens.shape[-1])
+        planned = self.plan(jax.device_get(lengths_PG), T=batch.rollouts.tokens.shape[-1])
         form = jax.tree.structure((frozen, minibatch))  # without a reference there is no KL
         if form not in self._zeros:
             shapes = jax.eval_shape(self._one, state.params, frozen, minibatch, planned[0])
@@ -188,7 +189,7 @@ class TrainStep:
         by_prompt = sharding.by_prompt(self._mesh)
         minibatch, lengths_PG, is_any = jax.eval_shape(self.begin, batch, np.int32(0))
         T = batch.rollouts.tokens.shape[-1]
-        piece = self._plan(np.full(lengths_PG.shape, T), T=T)[0]
+        piece = self.plan(np.full(lengths_PG.shape, T), T=T)[0]
         minibatch, piece = placed((minibatch, piece), (by_prompt, by_prompt))
         shapes = jax.eval_shape(self._one, state.params, frozen, minibatch, piece)
         total = placed(shapes, self._sums)
