@@ -57,15 +57,23 @@ def qwen2_5_0_5b(config: ConfigDict) -> None:
 
 
 def qwen2_5_1_5b(config: ConfigDict) -> None:
-    """The shape of Qwen2.5-1.5B in bfloat16, 32 prompts x 16, 256 + 512 tokens."""
+    """The shape of Qwen2.5-1.5B in bfloat16, 64 prompts x 16, about as long as GSM8K's.
+
+    Prompts have 128 tokens, responses have geometric lengths with mean 200, cut at 512.
+    """
     config.bench.vocab_size = 151_936
+    config.bench.mean_new_tokens = 200
     config.policy.num_layers = 28
     config.policy.embed_dim = 1536
     config.policy.num_heads = 12
     config.policy.head_dim = 128
     config.policy.mlp_dim = 8960
     _qwen2_5(config)
-    config.batch.microbatch = (2, 16)
+    config.compute.remat = False
+    config.data.max_prompt_tokens = 128
+    config.batch.prompts = config.batch.minibatch_prompts = 64
+    config.batch.microbatch = (1, 16)
+    config.rollout.lanes = 16
 
 
 def _qwen2_5(config):

@@ -4,6 +4,7 @@ The programs are a run's own. Weights and prompts are random. Only its limit end
 numbers of tokens, operations and bytes are known beforehand; see work.py.
 """
 
+import contextlib
 import dataclasses
 import json
 import resource
@@ -11,13 +12,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 import rich.console
 import rich.table
+from jax.experimental.compilation_cache import compilation_cache
 
 from mapo_jax import config as settings
 from mapo_jax import model, sampling, sharding
@@ -142,9 +144,7 @@ def measure(config: Config) -> dict[str, Phase]:
         "sampling"; "scoring", the forward pass alone; "update", one optimizer step over all
         rollouts; "step", which is sampling, rewards (made up on the host), advantages and update.
     """
-    with tempfile.TemporaryDirectory(prefix="mapo_jax_bench-") as kept:
-        jax.config.update("jax_compilation_cache_dir", kept)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    with tempfile.TemporaryDirectory(prefix="mapo_jax_bench-") as folder, _kept_in(folder):
         programs, seconds, cold = _time(config, config.bench.repetitions)
         jax.clear_caches()
         *_, cached = _time(config, 0)
@@ -158,6 +158,27 @@ def measure(config: Config) -> dict[str, Phase]:
         )
         for name in seconds
     }
+
+
+@contextlib.contextmanager
+def _kept_in(folder: str) -> Iterator[None]:
+    """Context manager: all compiled programs are kept in `folder`, and looked for there alone."""
+    values = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in values}
+    _configure(values)
+    try:
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(values):
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it does not look at its settings again by itself
 
 
 def _time(
@@ -245,7 +266,7 @@ def report(config: Config, phases: dict[str, Phase]) -> None:
         title=f"{count} x {device.device_kind}; median of {config.bench.repetitions}",
         caption=f"peak memory {memory:.2f} GiB, {where}",
     )
-    columns = ("", "seconds", "range", "tokens/s", "padding", "TFLOP/s", "GB/s", "compile s: cold")
+    columns = ("", "seconds", "range", "tokens/s", "padding", "GFLOP/s", "GB/s", "compile s: cold")
     for column in (*columns, "cached"):
         table.add_column(column, justify="right" if column else "left")
     for name, phase in phases.items():
@@ -262,7 +283,7 @@ def report(config: Config, phases: dict[str, Phase]) -> None:
             f"{min(phase.seconds):.3f}-{max(phase.seconds):.3f}",
             f"{phase.tokens / phase.median:,.0f}",
             f"{phase.padding:.0%}" if name != "step" else "",
-            f"{flops / 1e12:.3g}{of_peak}",
+            f"{flops / 1e9:,.0f}{of_peak}",
             f"{moved / 1e9:.3g}{of_bandwidth}" if phase.bytes else "",
             f"{phase.cold_s:.1f}",
             f"{phase.cached_s:.1f}",

@@ -62,13 +62,21 @@ def collect(
 
 
 def roll_out(
-    setup: Setup, params: model.Params, key: jax.Array, step: int, start: int, attempt: int = 0
+    setup: Setup,
+    params: model.Params,
+    key: jax.Array,
+    step: int,
+    start: int,
+    attempt: int = 0,
+    only: Sequence[int] = (),
 ) -> tuple[Experience, dict[str, float]]:
     """Samples responses in chunks; judges each chunk while the device samples the next one.
 
     Args:
         setup, params, key, step, start: see `collect`.
         attempt: number of the try, from 0; it begins at position start + attempt * batch.prompts.
+        only: positions in the batch; the other prompts are left empty, and their rollouts are not
+            valid. () samples them all.
 
     Returns:
         The experience of batch.prompts prompts; its times, tokens and counts of failed rewards.
@@ -79,11 +87,16 @@ def roll_out(
     own = sharding.own_rows(setup.mesh, P // c.rollout.chunks)
     pieces = []
     for first in range(0, P, P // c.rollout.chunks):
-        rows = [setup.prompts[i] for i in chosen[first + own]]
-        padded = pad_prompts([row.tokens for row in rows], setup.prompt_tokens)
+        positions = first + own
+        rows = [setup.prompts[i] for i in chosen[positions]]
+        wanted = [
+            row.tokens if not only or i in only else ()
+            for i, row in zip(positions, rows, strict=True)
+        ]
+        padded = pad_prompts(wanted, setup.prompt_tokens)
         numbers = (
             np.asarray([row.example for row in rows], np.int32),
-            (attempt * P + first + own).astype(np.int32),
+            (attempt * P + positions).astype(np.int32),
         )
         prompts, example_P, draw_P = sharding.put((padded, *numbers), setup.mesh)
         sampled = [

@@ -327,15 +327,18 @@ class Trainer:
         self.console.group("rl", step, (mixed or groups)[0])
 
     def _sample_again(self, step: int) -> None:
-        """Samples the recorded groups of step 1 again, with its keys, and writes them."""
+        """Samples the recorded groups of step 1 again, with its keys, and writes them.
+
+        An advantage that compares with the whole batch sees these groups alone.
+        """
         params, P, first = self._serving(), self.config.batch.prompts, self.progress.first
         rows = []
         for attempt in sorted({draw // P for draw in first}):
+            positions = [draw % P for draw in first if draw // P == attempt]
             key = self.setup.key(1, setup.SAMPLING)
-            again, _ = collect.roll_out(self.setup, params, key, 1, 0, attempt)
+            again, _ = collect.roll_out(self.setup, params, key, 1, 0, attempt, positions)
             key = self.setup.key(1, setup.ADVANTAGES)
             advantages_PG, *_ = self.setup.programs.advantages(key, again)
-            positions = [draw % P for draw in first if draw // P == attempt]
             rows += collect.groups(self.setup, again, advantages_PG, positions, "after")
         self.records.write_rollouts("rl", step, [row for group in rows for row in group])
 

@@ -2,9 +2,9 @@
 
 The lengths of the responses are known by then, so the host plans. Groups of about the same number
 of tokens come into one microbatch. There the responses of a group are packed into rows, several
-short ones behind each other, and the microbatch has as many rows as its fullest group needs. Its
-program is compiled when this number of rows occurs for the first time. Rollouts are independent, so
-neither order nor packing changes the gradient.
+short ones behind each other, and the microbatch has the shape that its fullest group needs, of four
+shapes for each doubling of the tokens. Its program is compiled when this shape occurs for the first
+time. Rollouts are independent, so neither order nor packing changes the gradient.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mapo_jax import sharding
 from mapo_jax.rollouts import PER_PROMPT
 
-_FEWEST = 2048  # tokens of a shard's microbatch; a program for fewer saves nothing
+_FEWEST = 1024  # tokens of a shard's microbatch; a program for fewer saves nothing
 _SHORTEST = 64  # tokens of a row
 
 
@@ -70,11 +70,11 @@ def _lay(lengths_pg, shard_prompts, T, is_packed):
     p, g = lengths_pg.shape
     least = min(-(-_FEWEST // shard_prompts), g * T)
     options = []
-    for N in (n for n in _row_lengths(T) if n >= lengths_pg.max()):
+    for N in (n for n in _row_lengths(T, is_packed) if n >= lengths_pg.max()):
         packed = [_pack(lengths, N) for lengths in lengths_pg] if is_packed else []
         need = max((rows for _, rows in packed), default=g)
         R = next((r for r in _row_numbers(g) if r >= need and r * N >= least), None)
-        if R:
+        if R and R * N <= g * T:
             starts = [starts for starts, _ in packed] if R < g else [np.arange(g) * N] * p
             options.append((R * N, N, R, starts))
     _, N, R, starts = min(options, key=lambda option: option[:2])
@@ -86,16 +86,15 @@ def _lay(lengths_pg, shard_prompts, T, is_packed):
     return places.reshape(p, R, N), found
 
 
-def _row_lengths(T):
-    """64, 128, 256, ... and T."""
-    powers = (_SHORTEST << i for i in range(T.bit_length()))
-    return [*(n for n in powers if n < T), T]
+def _row_lengths(T, is_packed):
+    """64, 80, 96, 112, 128, 160, ..., below T, or below 2 T if rows are packed; and T."""
+    steps = sorted(_SHORTEST * (4 + j) * 2**i // 4 for i in range(T.bit_length()) for j in range(4))
+    return sorted({*(n for n in steps if n < (2 * T if is_packed else T)), T})
 
 
 def _row_numbers(g):
-    """1, 2, 3, 4, 6, 8, 12, ... and g."""
-    numbers = sorted({n << i for n in (1, 3) for i in range(g.bit_length())} | {2})
-    return [*(n for n in numbers if n < g), g]
+    """1, 2, 4, 8, ... and g."""
+    return [*(1 << i for i in range(g.bit_length()) if 1 << i < g), g]
 
 
 def _pack(lengths, N):

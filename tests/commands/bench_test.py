@@ -14,6 +14,9 @@ KEYS = {
     "update_s",
     "step_s",
     "compile_s",
+    "compile_cached_s",
+    "sample_bytes_per_s",
+    "update_flops_per_s",
     "peak_memory_gib",
 }
 
@@ -73,6 +76,8 @@ def test_presets_are_valid_and_of_the_stated_sizes():
         "small": (8, 8, 64, 128),
         "mid": (4, 8, 64, 64),
         "qwen2_5_0_5b": (32, 16, 256, 512),
+        "qwen2_5_1_5b": (64, 16, 128, 512),
+        "long_limits": (8, 8, 2048, 1024),
         "stragglers": (64, 8, 64, 128),
     }
 
@@ -86,3 +91,16 @@ def test_mistakes_are_listed_together():
     lines = bench.validate(bench.read(tree), 8)
     keys = ("bench.repetitions=0", "batch.microbatch=(3, 8)", "policy.num_kv_heads=3", "mesh")
     assert [line.startswith(key) for line, key in zip(lines, keys, strict=True)] == [True] * 4
+
+
+def test_lengths_are_at_most_their_limits():
+    tree = experiment.get_config("long_limits")
+    config = bench.read(tree)
+    assert bench.prompt_tokens(config) == 64
+    np.testing.assert_array_equal(bench.draw_limits(config), np.full((8, 8), 128))
+    tree.bench.update(prompt_tokens=2049, new_tokens=1025)
+    lines = bench.validate(bench.read(tree), 1)
+    assert lines == [
+        "bench.prompt_tokens=2049: must be at most data.max_prompt_tokens, 2048",
+        "bench.new_tokens=1025: must be at most rollout.max_new_tokens, 1024",
+    ]

@@ -21,7 +21,16 @@ from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
 from mapo_jax.rewards import remote
-from mapo_jax.run import checkpoints, checks, evaluation, records, sources, trainer, workdirs
+from mapo_jax.run import (
+    checkpoints,
+    checks,
+    collect,
+    evaluation,
+    records,
+    sources,
+    trainer,
+    workdirs,
+)
 from mapo_jax.run.console import Console
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
@@ -163,7 +172,7 @@ def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_learning_rate_nothing_moves(tmp_path):
+def test_without_learning_rate_nothing_moves(tmp_path, monkeypatch):
     (tmp_path / "my.py").write_text(  # a reward without parts: its accuracy is success
         "def short(response, example):\n"
         "    n = len(response)\n"
@@ -176,6 +185,14 @@ def test_without_learning_rate_nothing_moves(tmp_path):
         warmup__steps=0,
         steps=2,
     )
+    sampled, original = [], collect.roll_out
+
+    def roll_out(*args):
+        found = original(*args)
+        sampled.append(int(found[0].rollouts.valid.any(1).sum()))
+        return found
+
+    monkeypatch.setattr(collect, "roll_out", roll_out)
     trainer.train(config, tmp_path)
     evaluations = timeless([row for row in lines(tmp_path) if row["kind"] == "eval"])
     assert len(evaluations) == 2
@@ -186,6 +203,7 @@ def test_without_learning_rate_nothing_moves(tmp_path):
     first = [row for row in rows if row["kind"] == "train" and row["step"] == 1]
     again = [row for row in rows if row["kind"] == "after"]
     assert len(first) == 8
+    assert sampled == [16, 16, 2]  # again only the groups on record
     assert without(again, "kind", "step") == without(first, "kind", "step")
 
 
