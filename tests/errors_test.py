@@ -199,6 +199,17 @@ CASES = {
         "you mean token_mean?"
     ],
     "--config.algorithm.old_logps=x": ["algorithm.old_logps=x: must be one of sampler, rescored"],
+    "--config.algorithm.correction=tsi": [
+        "algorithm.correction=tsi: must be one of none, tis, icepop, mis; did you mean tis?"
+    ],
+    "--config.algorithm.correction=tis": [
+        "algorithm.correction=tis: weighs the trainer's log-probs against the sampler's; set "
+        "algorithm.old_logps=rescored, or algorithm.correction=none"
+    ],
+    "--config.algorithm.correction=icepop --config.algorithm.old_logps=rescored "
+    "--config.algorithm.correction_options.high=0.9": [
+        "algorithm.correction_options.high=0.9: must be >= 1, the ratio without a gap"
+    ],
     "--config.log.console=x": ["log.console=x: must be one of auto, rich, plain, quiet, json"],
     "--config.algorithm.truncated=x": ["algorithm.truncated=x: must be one of fail, mask"],
     "--config.log.wandb=p": [

@@ -43,6 +43,7 @@ def validate(
             hint = errors.did_you_mean(value, allowed)
             lines.append(f"{key}={show(value)}: must be one of {', '.join(allowed)}{hint}")
     lines += training.check_surrogate(config.algorithm)
+    lines += training.check_correction(config.algorithm)
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
