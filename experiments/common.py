@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     lora.targets = "q,k,v,o,gate,up,down"  # matrices of each layer that get an adapter
 
     config.compute = compute = ConfigDict()
-    compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
+    compute.dtype = "float32"  # of activations and cast weights; or "bfloat16", "float16" (GPU)
     compute.matmul_precision = "highest"  # "default", "high" or "highest"
     compute.remat = True  # recompute each layer in the backward pass; less memory, more time
     compute.head_chunk = 1024  # tokens of a batch shard whose logits exist at once in scoring

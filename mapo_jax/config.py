@@ -130,7 +130,7 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    dtype: Annotated[str, OneOf("float32", "bfloat16")]
+    dtype: Annotated[str, OneOf("float32", "bfloat16", "float16")]
     matmul_precision: Annotated[str, OneOf("default", "high", "highest")]
     remat: bool
     head_chunk: Count

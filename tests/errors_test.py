@@ -221,7 +221,7 @@ CASES = {
         "11"
     ],
     "--config.compute.dtype=float23": [
-        "compute.dtype=float23: must be one of float32, bfloat16; did you mean float32?"
+        "compute.dtype=float23: must be one of float32, bfloat16, float16; did you mean float32?"
     ],
     # Values that do not go together
     "--config.batch.minibatch_prompts=5": [
@@ -258,7 +258,8 @@ CASES = {
         "compute.attention=splash: is for TPUs, and the devices are of the platform cpu; take auto"
     ],
     "--config.compute.attention=cudnn": [
-        "compute.attention=cudnn: does not compute compute.dtype=float32, only bfloat16; take auto",
+        "compute.attention=cudnn: does not compute compute.dtype=float32, only bfloat16 and "
+        "float16; take auto",
         "compute.attention=cudnn: is for GPUs, and the devices are of the platform cpu; take auto",
     ],
     "--config.mesh.fsdp=8 --config.policy.embed_dim=36": [

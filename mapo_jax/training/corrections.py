@@ -5,7 +5,7 @@ trained. The ratio of the two, r = exp(rescored - sampled), is a token's importa
 correction turns it into a factor of the token's surrogate, a constant for the gradient. A masked
 token has factor 0 and stays in the mean over tokens.
 
-Every parameter of a correction after the first two is an option, set by
+Every parameter of a correction after the first is an option, set by
 `algorithm.correction_options`.
 """
 
@@ -24,10 +24,8 @@ from mapo_jax.config import AlgorithmConfig
 # (old_logps, sampled_logps, mask, all f32[..., T] or bool[..., T]) -> (weights, metrics)
 Correction = Callable[[Array, Array, Array], tuple[Array, dict[str, Array]]]
 
-_MAX_LOG_RATIO = 20.0  # exp(20) = 5e8, above every cap that is of use; float32 ends at exp(88)
 
-
-def tis(log_ratios: Array, mask: Array, *, high: float = 2.0) -> tuple[Array, Array]:
+def tis(log_ratios: Array, *, high: float = 2.0) -> tuple[Array, Array]:
     """min(r, high), truncated importance sampling.
 
     From Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"
@@ -35,7 +33,6 @@ def tis(log_ratios: Array, mask: Array, *, high: float = 2.0) -> tuple[Array, Ar
 
     Args:
         log_ratios: f32[..., T], rescored - sampled; 0 off the mask.
-        mask: bool[..., T], true for trained tokens.
         high: >= 1.
 
     Returns:
@@ -45,13 +42,11 @@ def tis(log_ratios: Array, mask: Array, *, high: float = 2.0) -> tuple[Array, Ar
         ValueError: an option is outside of its limits.
     """
     _at_least_1(high)
-    ratios = _exp(log_ratios)
+    ratios = jnp.exp(log_ratios)
     return jnp.minimum(ratios, high), ratios > high
 
 
-def icepop(
-    log_ratios: Array, mask: Array, *, low: float = 0.5, high: float = 5.0
-) -> tuple[Array, Array]:
+def icepop(log_ratios: Array, *, low: float = 0.5, high: float = 5.0) -> tuple[Array, Array]:
     """r if low <= r <= high, else 0, so that a token with a large gap is not trained on.
 
     IcePop (arXiv 2510.18855; "Small Leak Can Sink a Great Ship", https://ringtech.notion.site/icepop,
@@ -62,12 +57,12 @@ def icepop(
     _at_least_1(high)
     if not 0 <= low <= 1:
         raise ValueError(f"low={low}: must be >= 0 and <= 1, the ratio without a gap")
-    ratios = _exp(log_ratios)
+    ratios = jnp.exp(log_ratios)
     out = (ratios < low) | (ratios > high)
     return jnp.where(out, 0, ratios), out
 
 
-def mis(log_ratios: Array, mask: Array, *, high: float = 2.0) -> tuple[Array, Array]:
+def mis(log_ratios: Array, *, high: float = 2.0) -> tuple[Array, Array]:
     """R if R <= high, else 0, with R the product of r over the response.
 
     Masked importance sampling of sequences (Liu et al. 2025, "When Speed Kills Stability",
@@ -79,13 +74,9 @@ def mis(log_ratios: Array, mask: Array, *, high: float = 2.0) -> tuple[Array, Ar
     Takes, returns and raises the same as `tis`.
     """
     _at_least_1(high)
-    ratios = _exp(jnp.where(mask, log_ratios, 0).sum(-1, keepdims=True))
-    ratios = jnp.broadcast_to(ratios, mask.shape)
+    ratios = jnp.exp(log_ratios.sum(-1, keepdims=True))
+    ratios = jnp.broadcast_to(ratios, log_ratios.shape)
     return jnp.where(ratios > high, 0, ratios), ratios > high
-
-
-def _exp(log_ratios):
-    return jnp.exp(jnp.minimum(log_ratios, _MAX_LOG_RATIO))
 
 
 def _at_least_1(high):
@@ -93,7 +84,7 @@ def _at_least_1(high):
         raise ValueError(f"high={high}: must be >= 1, the ratio without a gap")
 
 
-# name -> fn(log_ratios, mask, *, options) -> (weights f32[..., T], cut bool[..., T])
+# name -> fn(log_ratios, *, options) -> (weights f32[..., T], cut bool[..., T])
 CORRECTIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
     "tis": tis,
     "icepop": icepop,
@@ -112,7 +103,7 @@ def make_correction(algorithm: AlgorithmConfig) -> Correction | None:
 
     def correct(old_logps, sampled_logps, mask):
         chex.assert_equal_shape([old_logps, sampled_logps, mask])
-        weights, cut = fn(jnp.where(mask, old_logps - sampled_logps, 0), mask)
+        weights, cut = fn(jnp.where(mask, old_logps - sampled_logps, 0))
         values = {"policy/correction_mean": weights, "policy/correction_cut": cut}
         return weights, {name: x.astype(weights.dtype) for name, x in values.items()}
 
@@ -128,9 +119,10 @@ def check_correction(algorithm: AlgorithmConfig) -> list[str]:
         hint = errors.did_you_mean(name, names)
         return [f"{where}: must be one of {', '.join(names)}{hint}"]
     lines, known = [], _options(name)
-    for option in options.keys() & known.keys():
-        at = f"algorithm.correction_options.{option}={options[option]}"
-        lines += loading.type_mistakes(at, options[option], known[option])
+    for option, value in options.items():
+        if option in known:
+            at = f"algorithm.correction_options.{option}={value}"
+            lines += loading.type_mistakes(at, value, known[option])
     lines += loading.option_mistakes("algorithm.correction_options", where, options, known, False)
     if name != "none" and algorithm.old_logps != "rescored":
         lines.append(
@@ -139,9 +131,9 @@ def check_correction(algorithm: AlgorithmConfig) -> list[str]:
         )
     if lines or name == "none":
         return lines
-    logps, mask = jax.ShapeDtypeStruct((1, 1), "f4"), jax.ShapeDtypeStruct((1, 1), "bool")
+    fn = functools.partial(CORRECTIONS[name], **options)
     try:
-        jax.eval_shape(functools.partial(CORRECTIONS[name], **options), logps, mask)
+        jax.eval_shape(fn, jax.ShapeDtypeStruct((1,), "f4"))
     except ValueError as error:
         return [f"algorithm.correction_options.{error}"]
     return []
@@ -150,4 +142,4 @@ def check_correction(algorithm: AlgorithmConfig) -> list[str]:
 def _options(name: str) -> Mapping[str, inspect.Parameter]:
     if name == "none":
         return {}
-    return dict(list(inspect.signature(CORRECTIONS[name]).parameters.items())[2:])
+    return dict(list(inspect.signature(CORRECTIONS[name]).parameters.items())[1:])
