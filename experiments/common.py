@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     lora.targets = "q,k,v,o,gate,up,down"  # matrices of each layer that get an adapter
 
     config.compute = compute = ConfigDict()
-    compute.dtype = "float32"  # of activations and cast weights: "float32" or "bfloat16"
+    compute.dtype = "float32"  # of activations and cast weights; or "bfloat16", "float16" (GPU)
     compute.matmul_precision = "highest"  # "default", "high" or "highest"
     compute.remat = True  # recompute each layer in the backward pass; less memory, more time
     compute.head_chunk = 1024  # tokens of a batch shard whose logits exist at once in scoring
@@ -112,6 +112,8 @@ def get_config() -> ConfigDict:
     algorithm.kl = "k3"  # its estimator: "k1", "k2" or "k3"
     algorithm.entropy = 0.0  # weight of the entropy bonus
     algorithm.old_logps = "sampler"  # what the ratio divides by; or "rescored", by the trainer
+    algorithm.correction = "none"  # of the gap between those two: "tis", "icepop" or "mis"
+    algorithm.correction_options = ConfigDict()  # open: bounds of the correction
     algorithm.truncated = "fail"  # cut responses get no success and accuracy 0; or "mask": left out
     algorithm.overlong_penalty = 0.0  # taken off a full-length response's reward; 0: none
     algorithm.overlong_buffer = 0.2  # last share of max_new_tokens, over which the penalty rises
@@ -192,6 +194,8 @@ _METHOD = {
     "algorithm.kl": "k3",
     "algorithm.entropy": 0.0,
     "algorithm.old_logps": "sampler",
+    "algorithm.correction": "none",
+    "algorithm.correction_options": {},
     "algorithm.truncated": "fail",
     "algorithm.overlong_penalty": 0.0,
     "algorithm.overlong_buffer": 0.2,

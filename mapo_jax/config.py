@@ -130,7 +130,7 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    dtype: Annotated[str, OneOf("float32", "bfloat16")]
+    dtype: Annotated[str, OneOf("float32", "bfloat16", "float16")]
     matmul_precision: Annotated[str, OneOf("default", "high", "highest")]
     remat: bool
     head_chunk: Count
@@ -182,6 +182,8 @@ class AlgorithmConfig:
     kl: str
     entropy: AtLeast0
     old_logps: Annotated[str, OneOf("sampler", "rescored")]
+    correction: str
+    correction_options: Options
     truncated: Annotated[str, OneOf("fail", "mask")]
     overlong_penalty: AtLeast0
     overlong_buffer: Share
@@ -286,6 +288,7 @@ class Config:
 
 # Open keys, whose options are not listed here.
 OPEN = ("task.options", "algorithm.advantage_options", "algorithm.surrogate_options")
+OPEN += ("algorithm.correction_options",)
 
 
 def from_config_dict(config_dict: Mapping[str, Any], cls: Any = Config) -> Any:
@@ -394,6 +397,8 @@ _MAY_DIFFER += (
 # it; {} for an open mapping. So work directories of older versions can be continued.
 ADDED: dict[str, Any] = {
     "algorithm.surrogate_options": {},
+    "algorithm.correction": "none",
+    "algorithm.correction_options": {},
     "policy.revision": "",
     "policy.checkpoint": "newest",
 }

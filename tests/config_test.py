@@ -157,6 +157,16 @@ def test_one_mistake_is_one_line(key, value, says):
     assert not any("Traceback" in line for line in lines)
 
 
+def test_float16_is_not_for_tpus():
+    tree = arithmetic.get_config("tiny")
+    tree.compute.dtype = "float16"
+    tree.task.options.update(train_size=9, eval_size=9)
+    config = from_config_dict(tree)
+    assert checks.validate(config, 1, platform="gpu") == []
+    (line,) = checks.validate(config, 1, platform="tpu")
+    assert line == ("compute.dtype=float16: TPUs multiply in bfloat16; take bfloat16 or float32")
+
+
 def test_all_mistakes_come_at_once():
     lines = make({"steps": -1, "rollout.top_p": 2.0, "task.name": "x", "tokenizer.path": "y"})
     assert [line.partition("=")[0] for line in lines] == [

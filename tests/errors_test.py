@@ -199,6 +199,17 @@ CASES = {
         "you mean token_mean?"
     ],
     "--config.algorithm.old_logps=x": ["algorithm.old_logps=x: must be one of sampler, rescored"],
+    "--config.algorithm.correction=tsi": [
+        "algorithm.correction=tsi: must be one of none, tis, icepop, mis; did you mean tis?"
+    ],
+    "--config.algorithm.correction=tis": [
+        "algorithm.correction=tis: weighs the trainer's log-probs against the sampler's; set "
+        "algorithm.old_logps=rescored, or algorithm.correction=none"
+    ],
+    "--config.algorithm.correction=icepop --config.algorithm.old_logps=rescored "
+    "--config.algorithm.correction_options.high=0.9": [
+        "algorithm.correction_options.high=0.9: must be >= 1, the ratio without a gap"
+    ],
     "--config.log.console=x": ["log.console=x: must be one of auto, rich, plain, quiet, json"],
     "--config.algorithm.truncated=x": ["algorithm.truncated=x: must be one of fail, mask"],
     "--config.log.wandb=p": [
@@ -210,7 +221,7 @@ CASES = {
         "11"
     ],
     "--config.compute.dtype=float23": [
-        "compute.dtype=float23: must be one of float32, bfloat16; did you mean float32?"
+        "compute.dtype=float23: must be one of float32, bfloat16, float16; did you mean float32?"
     ],
     # Values that do not go together
     "--config.batch.minibatch_prompts=5": [
@@ -247,7 +258,8 @@ CASES = {
         "compute.attention=splash: is for TPUs, and the devices are of the platform cpu; take auto"
     ],
     "--config.compute.attention=cudnn": [
-        "compute.attention=cudnn: does not compute compute.dtype=float32, only bfloat16; take auto",
+        "compute.attention=cudnn: does not compute compute.dtype=float32, only bfloat16 and "
+        "float16; take auto",
         "compute.attention=cudnn: is for GPUs, and the devices are of the platform cpu; take auto",
     ],
     "--config.mesh.fsdp=8 --config.policy.embed_dim=36": [

@@ -57,3 +57,20 @@ def constant(per_token_BT, mask_BT):
     """Divides each row's sum by the longest possible length, then averages the rows with tokens."""
     sums = [math.fsum(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]
     return sum(sums) / len(mask_BT[0]) / len(sums) if sums else 0.0
+
+
+def tis(rescored, sampled, high):
+    """The truncated ratio of each token of a row."""
+    return [min(math.exp(a - b), high) for a, b in zip(rescored, sampled, strict=True)]
+
+
+def icepop(rescored, sampled, low, high):
+    """The ratio of each token of a row, 0 where it is out of bounds."""
+    ratios = [math.exp(a - b) for a, b in zip(rescored, sampled, strict=True)]
+    return [r if low <= r <= high else 0.0 for r in ratios]
+
+
+def mis(rescored, sampled, high):
+    """For each token of a row the ratio of its sequence, 0 if it is too large."""
+    ratio = math.prod(math.exp(a - b) for a, b in zip(rescored, sampled, strict=True))
+    return [ratio if ratio <= high else 0.0] * len(rescored)

@@ -2,7 +2,7 @@
 
 It replaces `attention.attend` and takes the same segments. It lays their keys side by side, repeats
 the keys that a group shares for each of its rollouts, and makes a mask from the positions. Scores
-never exist in memory. cuDNN computes in bfloat16 and has no soft caps.
+never exist in memory. cuDNN computes in bfloat16 or float16 and has no soft caps.
 
 Before the first step of a run `refusal` compares the kernel with `attention.attend`, gradients
 included, on the device and in the shapes of the run.
@@ -36,7 +36,7 @@ def attend(
     """Computes `attention.attend` by one kernel on each device's prompts and heads.
 
     Args:
-      q_PGTNH: queries, bfloat16.
+      q_PGTNH: queries, bfloat16 or float16.
       positions_PGT: i32, their positions in the order of the sequence.
       segments: keys and values, shared or own.
       scale: factor of the queries.

@@ -30,7 +30,7 @@ def load(
     Args:
         path_or_hub_id: a folder with config.json and safetensors, or an id of the Hugging Face
             hub.
-        dtype: the dtype of the parameters, "float32" or "bfloat16".
+        dtype: the dtype of the parameters, "float32", "bfloat16" or "float16".
         mesh: the devices; each gets its part. None for the default device.
 
     Returns:

@@ -158,8 +158,8 @@ CHECKS = (
           "sampler and trainer disagree before any update: see the next line"),
     Check("Log-prob gap", "policy/logp_gap_mean: largest", _largest("policy/logp_gap_mean"),
           -_INF, 0.02,
-          "sampler and trainer compute different log-probs: use compute.dtype=float32, or "
-          "algorithm.old_logps=rescored"),
+          "sampler and trainer compute different log-probs: use compute.dtype=float32 (on GPUs "
+          "float16), or algorithm.old_logps=rescored with algorithm.correction=tis"),
     Check("KL", "loss/kl: end", _last("loss/kl"), -_INF, 0.5,
           "the policy is far from the reference: raise algorithm.beta or lower the learning rate"),
     Check("Gradient norm", "policy/grad_norm: largest / median", _spike, -_INF, 20,

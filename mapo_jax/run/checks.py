@@ -43,6 +43,7 @@ def validate(
             hint = errors.did_you_mean(value, allowed)
             lines.append(f"{key}={show(value)}: must be one of {', '.join(allowed)}{hint}")
     lines += training.check_surrogate(config.algorithm)
+    lines += training.check_correction(config.algorithm)
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
@@ -105,18 +106,20 @@ def _lora_mistakes(config: Config) -> list[str]:
 
 
 def _kernel_mistakes(config: Config, architecture: Any, platform: str) -> list[str]:
-    """The mistakes of compute.attention: a kernel that cannot compute this policy, or not here."""
-    asked, has = config.compute.attention, []
+    """The mistakes of compute.attention and compute.dtype: what this policy or device cannot do."""
+    asked, has, lines = config.compute.attention, [], []
+    if config.compute.dtype == "float16" and platform == "tpu":
+        lines.append("compute.dtype=float16: TPUs multiply in bfloat16; take bfloat16 or float32")
     if architecture and architecture.windows and asked == "splash":
         has.append("windows, which the policy has")
     if architecture and architecture.attention_softcap:
         has.append("soft caps, which the policy has")
-    if config.compute.dtype != "bfloat16" and asked == "cudnn":
-        has.append(f"compute.dtype={config.compute.dtype}, only bfloat16")
+    if config.compute.dtype == "float32" and asked == "cudnn":
+        has.append("compute.dtype=float32, only bfloat16 and float16")
     device = {"splash": "tpu", "cudnn": "gpu"}.get(asked)
     if device is None:
-        return []
-    lines = [f"compute.attention={asked}: does not compute {what}; take auto" for what in has]
+        return lines
+    lines += [f"compute.attention={asked}: does not compute {what}; take auto" for what in has]
     if platform not in ("", device):
         lines.append(
             f"compute.attention={asked}: is for {device.upper()}s, and the devices are of the "

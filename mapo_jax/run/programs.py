@@ -75,6 +75,7 @@ class Programs:
                 beta=c.algorithm.beta,
                 kl=c.algorithm.kl,
                 entropy=c.algorithm.entropy,
+                correction=training.make_correction(c.algorithm),
             ),
             self.txs["rl"],
             aggregation=c.algorithm.aggregation,

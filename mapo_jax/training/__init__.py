@@ -1,5 +1,8 @@
 """Learns from a batch: takes rollouts and advantages and returns a new state."""
 
+from mapo_jax.training.corrections import CORRECTIONS as CORRECTIONS
+from mapo_jax.training.corrections import check_correction as check_correction
+from mapo_jax.training.corrections import make_correction as make_correction
 from mapo_jax.training.losses import AGGREGATIONS as AGGREGATIONS
 from mapo_jax.training.losses import KLS as KLS
 from mapo_jax.training.losses import SURROGATES as SURROGATES

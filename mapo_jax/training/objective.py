@@ -10,6 +10,7 @@ from jax import Array
 from mapo_jax import masked
 from mapo_jax.rollouts import Batch
 from mapo_jax.training import losses
+from mapo_jax.training.corrections import Correction
 from mapo_jax.training.surrogates import Surrogate
 
 # (logps, entropies, microbatch, weights, all [p, g, T]) -> (loss, metrics). See `Metrics`.
@@ -33,7 +34,14 @@ class Metrics:
         return Metrics(losses, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
 
 
-def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -> LossFn:
+def policy_loss(
+    surrogate: Surrogate,
+    *,
+    beta: float,
+    kl: str,
+    entropy: float,
+    correction: Correction | None = None,
+) -> LossFn:
     """surrogate + beta * KL to the reference - entropy * mean entropy, with the batch's advantages.
 
     With "clipped" and "k3" it is the objective of arXiv 2509.18849 sec. 3. On policy the ratio is
@@ -45,6 +53,7 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
       beta: weight of the KL, if the batch has a reference.
       kl: a name of `losses.KLS`.
       entropy: weight of the bonus; it trains only with `ScoringConfig.entropy_gradient`.
+      correction: made by `make_correction`; its weights multiply the surrogate of each token.
     """
     kl_fn = losses.KLS[kl]
 
@@ -52,6 +61,9 @@ def policy_loss(surrogate: Surrogate, *, beta: float, kl: str, entropy: float) -
         mask = batch.rollouts.trained & batch.rollouts.valid[..., None]
         advantages = batch.advantages[..., None]
         per_token, values = surrogate(logps, batch.old_logps, advantages, mask)
+        if correction is not None:
+            factors, more = correction(batch.old_logps, batch.rollouts.logps, mask)
+            per_token, values = factors * per_token, values | more
         loss = (weights * per_token).sum()
         parts = {"loss/surrogate": loss}
         if batch.ref_logps is not None:

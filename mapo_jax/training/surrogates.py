@@ -31,6 +31,7 @@ INPUTS = ("clip_low", "clip_high", "clip_dual")
 _GROUPS = ("advantage", "eval", "groups", "loss", "memory", "reward", "rollout", "throughput")
 _GROUPS += ("time",)
 _OWN = ("entropy", "grad_norm", "logp_gap_max", "logp_gap_mean", "skipped")
+_OWN += ("correction_mean", "correction_cut")
 
 
 def make_surrogate(algorithm: AlgorithmConfig) -> Surrogate:

@@ -122,6 +122,17 @@ def test_keeps_the_dtype_of_the_queries():
     )
 
 
+def test_float16_holds_the_mean_of_many_large_values():
+    """Their sum, 8,192 times 20, lies beyond its 65,504."""
+    S = 8192
+    keys = jnp.zeros((1, 1, S, 4), jnp.float16)
+    values = jnp.full((1, 1, S, 4), 20, jnp.float16)
+    segment = Segment(keys, values, jnp.arange(S)[None])
+    q = jnp.zeros((1, 1, 1, 1, 4), jnp.float16)
+    out = attend(q, jnp.full((1, 1, 1), S), [segment])
+    np.testing.assert_allclose(out, np.full(out.shape, 20, np.float16), rtol=1e-2)
+
+
 def test_rotation_multiplies_complex_numbers():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 2, 8)).astype(np.float32)  # [positions, heads, H]

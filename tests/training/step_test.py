@@ -12,6 +12,7 @@ from mapo_jax import advantages, model, sampling, sharding, training
 from mapo_jax.config import OptimizerConfig
 from mapo_jax.rollouts import Batch
 from mapo_jax.training import losses, make_optimizer, pieces
+from mapo_jax.training import step as step_module
 from tests import oracles, small
 from tests.sampling.sampling_test import COLLECTIVE, computations, reachable
 
@@ -561,11 +562,53 @@ def test_cross_entropy():
     np.testing.assert_allclose(metrics.losses["loss/total"], value, rtol=1e-5)
 
 
-def test_bfloat16_computes_near_float32():
-    actual, single = (gradient(on_policy(), dtype=dtype)[0] for dtype in ("bfloat16", "float32"))
+def distance(actual, expected):
+    """The norm of the difference of two gradients by the norm of the second."""
     assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype("float32")}
-    a, e = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (actual, single))
-    assert 1e-3 < np.linalg.norm(a - e) / np.linalg.norm(e) < 0.1
+    a, e = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (actual, expected))
+    return np.linalg.norm(a - e) / np.linalg.norm(e)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("bfloat16", 1e-3, 0.1), ("float16", 1e-4, 0.01)]
+)
+def test_16_bits_compute_near_float32(dtype, least, most):
+    (actual, metrics), (single, expected) = (
+        gradient(on_policy(), dtype=x) for x in (dtype, "float32")
+    )
+    assert least < distance(actual, single) < most
+    for name, value in expected.losses.items():  # the scale of the loss is not in them
+        np.testing.assert_allclose(metrics.losses[name], value, rtol=0.1, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("light", [1.0, 1e-9])
+def test_float16_holds_the_gradient_of_light_tokens(light, monkeypatch):
+    """As in a minibatch of millions of tokens, each of which weighs less than float16's least."""
+    single, _ = gradient(on_policy())
+    monkeypatch.setitem(losses.AGGREGATIONS, "light", lambda mask: light * losses.token_mean(mask))
+    actual, _ = gradient(on_policy(), dtype="float16", aggregation="light", microbatch=(2, G))
+    assert distance(jax.tree.map(lambda x: x / np.float32(light), actual), single) < 0.01
+    build.cache_clear()  # of this `light`
+
+
+def test_the_scale_of_the_loss_is_a_power_of_two():
+    for largest in (0.75, 0.5, 1 / 3, 1e-6, 2.0**-30):
+        weights = jnp.asarray([0, largest / 7, largest], jnp.float32)
+        scale = float(step_module._loss_scale(weights, "float16"))
+        assert math.frexp(scale)[0] == 0.5
+        assert step_module._WEIGHT / 2 <= scale * largest < step_module._WEIGHT
+        assert step_module._loss_scale(weights, "bfloat16") == 1
+    assert np.isfinite(step_module._loss_scale(jnp.zeros(3), "float16"))
+
+
+def test_what_float16_cannot_hold_is_skipped():
+    huge = small.replace(on_policy(), advantages=np.full((P, G), 1e6, np.float32))
+    step, mesh = build(dtype="float16")
+    state, metrics = step(fresh_state(mesh), huge, jnp.int32(0))
+    assert (int(state.step), int(state.skipped)) == (1, 1)
+    assert np.isfinite(metrics.losses["loss/total"])
+    assert not np.isfinite(metrics.losses["policy/grad_norm"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
 # ---- the step ----
