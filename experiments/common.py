@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     compute.remat = True  # recompute each layer in the backward pass; less memory, more time
     compute.head_chunk = 1024  # tokens of a batch shard whose logits exist at once in scoring
     compute.attention_chunk = 256  # query positions whose scores exist at once in training
-    compute.attention = "auto"  # in training: "plain", "splash" (TPU), "cudnn" (GPU), or by device
+    compute.attention = "auto"  # by device; or "plain"; in training "splash" (TPU), "cudnn" (GPU)
 
     config.warmup = warmup = ConfigDict()
     warmup.steps = 0  # cross-entropy steps on demonstrations before RL; 0: none

@@ -21,7 +21,7 @@ from etils import epath
 
 from mapo_jax import errors, rewards
 from mapo_jax.config import Config
-from mapo_jax.run import digests, evaluation, records, sources, workdirs
+from mapo_jax.run import digests, evaluation, programs, records, sources, workdirs
 
 
 def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str = "newest") -> None:
@@ -44,6 +44,8 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
     found = sources.open(c, workdir, params, checkpoint=checkpoint)
     rewards.log_to(Path(workdir) / "rewards.log")
     sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
+    lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
+    attention, _ = programs.choose_decoding(c.compute, found.architecture, found.mesh, lengths)
     headers = _headers(c, found, sets)
     digest = digests.of_json(headers)
     folder = Path(workdir) / "evaluation" / digest[:12]
@@ -61,6 +63,7 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
             evaluation.key_of(c.seed),
             found.mesh,
             **evaluation.settings(c),
+            attention=attention,
             store=files,
         )
         values = records.plain(values)

@@ -10,7 +10,7 @@ from etils import epath
 from mapo_jax import errors, rewards, sampling, sharding
 from mapo_jax.config import Config
 from mapo_jax.rollouts import pad_prompts
-from mapo_jax.run import evaluation, sources
+from mapo_jax.run import evaluation, programs, sources
 from mapo_jax.text import Stream
 
 
@@ -65,7 +65,8 @@ def run(
     if answer is not None:
         example = {**question, "answer": answer}
 
-    stream = Stream(found.tokenizer)
+    stream, lengths = Stream(found.tokenizer), (len(ids), c.rollout.max_new_tokens)
+    attention, _ = programs.choose_decoding(c.compute, found.architecture, one_device, lengths)
     settings = sampling.SamplingConfig(
         group_size=n,
         max_new_tokens=c.rollout.max_new_tokens,
@@ -73,6 +74,7 @@ def run(
         top_p=c.rollout.top_p,
         top_k=c.rollout.top_k,
         eos_ids=found.tokenizer.eos_ids,
+        attention=attention,
         on_token=(lambda token: write(stream.push(int(token[0, 0])))) if n == 1 else None,
     )
     prompts = pad_prompts([ids], len(ids))

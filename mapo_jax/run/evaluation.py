@@ -161,6 +161,7 @@ def evaluate(
     samples: int = 1,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    attention: str = "plain",
     store: Store | None = None,
 ) -> dict[str, float]:
     """Answers every problem once greedily and `samples` times at random, and judges the answers.
@@ -201,6 +202,7 @@ def evaluate(
                 eos_ids=tokenizer.eos_ids,
                 # Fewer problems at once if there are several samples; the number of slots stays.
                 lanes=max(1, batch // (size * sharding.batch_shards(mesh))),
+                attention=attention,
             )
             there, n = store.rows(name, mode), len(problems.prompts)
             todo = [i for i in range(n) if i not in there]

@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from mapo_jax import advantages, loading, masked, model, sampling, sharding, training
 from mapo_jax.config import ComputeConfig, Config
-from mapo_jax.model import cudnn, splash
+from mapo_jax.model import cudnn, decoding, splash
 from mapo_jax.rollouts import Experience
 from mapo_jax.run import processes
 
@@ -84,6 +85,9 @@ class Programs:
             **common,
         )
         self.score = training.Score(architecture, settings, microbatch=microbatch, **common)
+        decoding_attention, self.decoding_note = choose_decoding(
+            c.compute, architecture, mesh, lengths
+        )
         self.sampling = sampling.SamplingConfig(
             group_size=c.batch.group,
             max_new_tokens=c.rollout.max_new_tokens,
@@ -93,6 +97,7 @@ class Programs:
             eos_ids=eos_ids,
             lanes=c.rollout.lanes or None,
             width=c.rollout.width or None,
+            attention=decoding_attention,
         )
         advantage: str | Callable = c.algorithm.advantage
         if ".py:" in c.algorithm.advantage:
@@ -202,6 +207,35 @@ def choose_attention(
         refusals = [text for text in processes.everyones(refusal) if text]
         return ("plain", f"not cuDNN's: {refusals[0]}") if refusals else ("cudnn", "")
     return "plain", ""
+
+
+def choose_decoding(
+    compute: ComputeConfig,
+    architecture: model.ModelConfig,
+    mesh: Mesh,
+    lengths: tuple[int, int],
+) -> tuple[str, str]:
+    """Chooses `SamplingConfig.attention`.
+
+    On GPUs it is "triton", if a shard of the batch is one device and every process finds that the
+    kernel equals the plain path. With `compute.attention` "plain", and in all other cases, it is
+    "plain".
+
+    Args:
+        lengths: tokens of the prompts and of the responses.
+
+    Returns:
+        The choice, and a note for the user: why it is not the kernel on a GPU; else "".
+    """
+    if compute.attention == "plain" or mesh.devices.flat[0].platform != "gpu":
+        return "plain", ""
+    if mesh.shape["tensor"] > 1:
+        return "plain", "not the kernel: mesh.tensor splits its heads"
+    S, T = lengths
+    cells = np.diff([0, *sampling.rungs(T)]).tolist()
+    refusal = decoding.refusal(architecture, (S, cells), compute.dtype)
+    refusals = [text for text in processes.everyones(refusal) if text]
+    return ("plain", f"not the kernel: {refusals[0]}") if refusals else ("triton", "")
 
 
 def _join(*chunks):

@@ -201,7 +201,7 @@ def start_table(
     setup: Setup, progress: Progress, overrides: Sequence[str]
 ) -> list[tuple[str, Any, str]]:
     """The rows (name, value, meaning) that a run shows at its start."""
-    c = setup.config
+    c, made = setup.config, setup.programs
     p, g = sharding.microbatch(setup.mesh, c.batch.minibatch_prompts, c.batch.microbatch)
     minibatches = c.batch.prompts // c.batch.minibatch_prompts
     count, frozen = (
@@ -214,7 +214,8 @@ def start_table(
         ("parameters", f"{count + frozen:,}", vocabulary),
         *([("trained", f"{count:,}", f"adapters of rank {c.lora.rank}")] if frozen else []),
         ("mesh", shape, jax.devices()[0].device_kind),
-        ("attention", setup.programs.attention, setup.programs.attention_note or "in training"),
+        ("attention", made.attention, made.attention_note or "in training"),
+        ("", made.sampling.attention, made.decoding_note or "in decoding"),
         ("examples", f"{len(setup.prompts):,}", f"of {c.task.name}"),
         ("prompts", c.batch.prompts, "per rollout batch"),
         ("rollouts", c.batch.prompts * c.batch.group, f"{c.batch.group} per prompt"),

@@ -281,6 +281,7 @@ class Trainer:
             evaluation.key_of(c.seed),
             s.mesh,
             **evaluation.settings(c),
+            attention=s.programs.sampling.attention,
         )
         self._record("eval", step, values)
         return values[f"eval/{next(iter(s.eval_sets))}/accuracy_sampled"]

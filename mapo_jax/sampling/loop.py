@@ -28,13 +28,18 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from mapo_jax import model, sharding
-from mapo_jax.model import ABSENT, Segment
+from mapo_jax.model import ABSENT, Segment, decoding
 from mapo_jax.rollouts import Prompts, Rollouts
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
 
 _PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
 _PREFILL_CHUNK = 256  # queries whose scores exist at once
+_ATTEND = {
+    "plain": model.attend,
+    "triton": decoding.attend,
+    "triton_interpreted": functools.partial(decoding.attend, interpret=True),  # for tests
+}
 
 
 def sample(
@@ -174,6 +179,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
                 Segment(k, v, prefix_positions),
                 [Segment(a, b, cells_at) for (a, b), cells_at in zip(cache, places, strict=False)],
                 at,
+                attend=_ATTEND[settings.attention],
             )
             caches.append(used + cache[len(used) :])
         logits = model.head(params, config, x[:, :, 0]).reshape(Q * W, -1)

@@ -1,7 +1,8 @@
-"""The programs of a run: advantages of a batch, and the choice of dynamic sampling."""
+"""The programs of a run: advantages of a batch, the choices of dynamic sampling and of kernels."""
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mapo_jax import sharding
+from mapo_jax.model import decoding
 from mapo_jax.rollouts import Experience
 from mapo_jax.run import programs
 from tests import runs, small
@@ -159,3 +161,25 @@ def test_the_reference_is_a_copy_in_the_compute_dtype():
         params["w"].delete()
         np.testing.assert_array_equal(copy["w"].astype(np.float32), np.ones(3))
         assert copy["w"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("platform", "tensor", "asked", "refusal", "expected"),
+    [
+        ("gpu", 1, "auto", "", ("triton", "")),
+        ("gpu", 1, "cudnn", "", ("triton", "")),
+        ("gpu", 1, "auto", "it errs", ("plain", "not the kernel: it errs")),
+        ("gpu", 2, "auto", "", ("plain", "not the kernel: mesh.tensor splits its heads")),
+        ("gpu", 1, "plain", "", ("plain", "")),
+        ("tpu", 1, "auto", "", ("plain", "")),
+    ],
+)
+def test_decoding_takes_the_kernel_where_it_is_right(
+    monkeypatch, platform, tensor, asked, refusal, expected
+):
+    devices = np.array([types.SimpleNamespace(platform=platform)])
+    mesh = types.SimpleNamespace(devices=devices, shape={"tensor": tensor})
+    compute, seen = runs.micro(compute__attention=asked).compute, []
+    monkeypatch.setattr(decoding, "refusal", lambda *args: seen.append(args) or refusal)
+    assert programs.choose_decoding(compute, small.CONFIG, mesh, (9, 600)) == expected
+    assert seen in ([], [(small.CONFIG, (9, [64, 64, 384, 88]), compute.dtype)])

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import operator
 import re
@@ -116,6 +117,11 @@ def test_greedy_takes_the_likeliest():
     at_one = jax.nn.log_softmax(logits).max(-1)
     np.testing.assert_allclose(r.logps, np.where(r.trained, at_one, 0), atol=1e-4)
     np.testing.assert_array_equal(r.tokens, np.broadcast_to(r.tokens[:, :1], r.tokens.shape))
+
+
+def test_the_kernel_gives_the_same_sample():
+    settings = dataclasses.replace(BASE, attention="triton_interpreted", lanes=3, width=2)
+    assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
 
 
 # ---- the draw is a function of (key, rollout, age) ----
