@@ -1,5 +1,6 @@
 """Answers a prompt, prints the text as it comes, then its reward, for launch/sample.py."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def run(
             f"--prompt: its {len(ids)} tokens and rollout.max_new_tokens={c.rollout.max_new_tokens}"
             f" are more than the policy's {limit}; shorten one of them"
         )
-    known = [*task.train, *(x for examples in task.evals.values() for x in examples)]
+    known = itertools.chain(task.train, *task.evals.values())
     example = next((x for x in known if x["question"] == prompt), None)
     if answer is not None:
         example = {**question, "answer": answer}

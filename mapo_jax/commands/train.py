@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from etils import epath
 
-from mapo_jax import errors, report
+from mapo_jax import errors
 from mapo_jax.config import Config
 from mapo_jax.run import trainer
 from mapo_jax.run.console import Console
@@ -30,6 +30,8 @@ def _reported(config: Config, workdir: epath.Path) -> Iterator[None]:
         return (path.stat().length, path.stat().mtime) if path.exists() else None
 
     def write() -> None:
+        from mapo_jax import report  # only now: Matplotlib takes a third of a start's imports
+
         try:
             said = f"report: {report.write([workdir], workdir)}"
         except Exception as error:  # the run itself is whole

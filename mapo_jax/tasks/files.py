@@ -1,37 +1,132 @@
-"""Reads rows and their places from JSON lines and JSON lists, and finds every mistake in them.
+"""Reads rows from JSON lines and JSON lists, and finds every mistake in them.
 
-`read` and `parse` append lines such as `FILE:LINE: not JSON` to a list; `check` raises them all.
+`read` appends lines such as `FILE:LINE: not JSON` to a list; `check` raises them all.
 """
 
+import array
 import codecs
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mapo_jax import errors
-
-Row = tuple[str, dict]  # "FILE:LINE" and its object
 
 _MAX_LINES = 10  # at most this many mistakes are named
 
 
-def read(path: Path, mistakes: list[str]) -> list[Row]:
-    """Returns the rows of a file; a byte-order mark, CRLF and empty lines at its end are fine."""
+class Rows(Sequence[dict]):
+    """Examples that are made of a file's bytes when they are asked for.
+
+    A row takes as much memory as it has bytes, and 24 more; as a dict it takes twice as much.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        spans: np.ndarray,
+        questions: np.ndarray,
+        fields: frozenset[str],
+        make: Callable[[dict], dict],
+    ):
+        """Takes what `read` has found.
+
+        Args:
+            content: of the file.
+            spans: i64[n, 2], where each row begins and ends.
+            questions: u64[n], hashes of the examples' questions.
+            fields: the names that rows have.
+            make: makes an example of a row.
+        """
+        self.questions, self.fields = questions, fields
+        self._content, self._spans, self._make = content, spans, make
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, i: Any) -> Any:
+        start, end = self._spans[i].tolist()
+        return self._make(_object(self._content[start:end]))
+
+    def lines(self) -> Iterator[bytes]:
+        """Yields the bytes of each row."""
+        return (self._content[start:end] for start, end in self._spans.tolist())
+
+    def take(self, chosen: np.ndarray) -> "Rows":
+        """Returns the rows with the numbers `chosen`."""
+        spans, questions = self._spans[chosen], self.questions[chosen]
+        return Rows(self._content, spans, questions, self.fields, self._make)
+
+
+def read(
+    path: Path,
+    make: Callable[[dict], dict],
+    mistakes: list[str],
+    unfit: list[str] | None = None,
+) -> Rows:
+    """Reads a file; a byte-order mark, CRLF and empty lines at its end are fine.
+
+    Args:
+        path: of the file.
+        make: makes an example of a row, the same whenever it is called.
+        mistakes: gets a line for each row that cannot be read.
+        unfit: gets a line for each row that `make` raises a ValueError for; None for `mistakes`,
+            after those of this file.
+    """
+    content, places = _content(path, mistakes), []
+    if path.suffix == ".json" and content:
+        rows = _list(path, content, mistakes)
+        places = [place for place, _ in rows]
+        content = b"\n".join(json.dumps(row).encode() for _, row in rows)
+    spans, questions, fields = array.array("q"), array.array("Q"), set()
+    refused: list[str] = []
+    for n, (start, end) in enumerate(_spans(content)):
+        said = mistakes
+        try:
+            row = _object(content[start:end])
+            fields.update(row)
+            said = refused
+            example = make(row)
+        except ValueError as error:
+            said.append(f"{places[n] if places else f'{path}:{n + 1}'}: {error}")
+            continue
+        text = example["question"].encode(errors="surrogatepass")
+        questions.frombytes(hashlib.blake2b(text, digest_size=8).digest())
+        spans.extend((start, end))
+    (mistakes if unfit is None else unfit).extend(refused)
+    made = np.frombuffer(spans, np.int64).reshape(-1, 2)
+    return Rows(content, made, np.frombuffer(questions, np.uint64), frozenset(fields), make)
+
+
+def _content(path: Path, mistakes: list[str]) -> bytes:
+    """Returns the bytes of a file of rows; nothing, and a line, if it has none."""
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8).rstrip()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         mistakes.append(f"{path}: cannot be read ({error.strerror}); give another file")
-        return []
-    if not content:
+        return b""
+    if not content or content.isspace():
         mistakes.append(f"{path}: empty; one JSON object a line is needed")
-        return []
+        return b""
     if form := _other_form(path, content):
         mistakes.append(f"{path}: {form}")
-        return []
-    if path.suffix == ".json":
-        return _list(path, content, mistakes)
-    lines = [(f"{path}:{n}", line) for n, line in enumerate(content.split(b"\n"), 1)]
-    return parse(lines, _object, mistakes)
+        return b""
+    return content
+
+
+def _spans(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yields where each line begins and ends; space at the end of the file is no line."""
+    start, last = 0, len(content)
+    while last and content[last - 1 : last].isspace():  # a stripped copy would need its memory
+        last -= 1
+    while start < last:
+        end = content.find(b"\n", start, last)
+        end = last if end < 0 else end
+        yield start, end
+        start = end + 1
 
 
 _FORMS = (  # how files begin that hold no JSON, and what helps
@@ -60,7 +155,8 @@ def _other_form(path: Path, content: bytes) -> str:
     return ""
 
 
-def _list(path: Path, content: bytes, mistakes: list[str]) -> list[Row]:
+def _list(path: Path, content: bytes, mistakes: list[str]) -> list[tuple[str, dict]]:
+    """Returns the places and the objects of a JSON list."""
     try:
         rows = json.loads(content, object_pairs_hook=_fields)
         if not isinstance(rows, list):
@@ -68,8 +164,13 @@ def _list(path: Path, content: bytes, mistakes: list[str]) -> list[Row]:
     except (ValueError, RecursionError) as error:
         mistakes.append(f"{path}: not a JSON list of objects ({error}); give another file")
         return []
-    places = [(f"{path}: row {n}", row) for n, row in enumerate(rows, 1)]
-    return parse(places, _checked, mistakes)
+    found = []
+    for n, row in enumerate(rows, 1):
+        try:
+            found.append((f"{path}: row {n}", _checked(row)))
+        except ValueError as error:
+            mistakes.append(f"{path}: row {n}: {error}")
+    return found
 
 
 def _fields(pairs: Sequence[tuple[str, object]]) -> dict:
@@ -82,11 +183,16 @@ def _fields(pairs: Sequence[tuple[str, object]]) -> dict:
     return fields
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_fields)
+
+
 def _checked(row: object) -> dict:
     """Returns a row that is an object without NaN and infinities, which are no JSON."""
     if not isinstance(row, dict):
         raise ValueError('not a JSON object, as in {"question": "2+2=", "answer": "4"}')
     for name, value in row.items():
+        if isinstance(value, str):
+            continue
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
@@ -94,6 +200,17 @@ def _checked(row: object) -> dict:
                 f"the field {name} holds NaN or an infinity; give a number or leave the row out"
             ) from None
     return row
+
+
+def stamps(data_path: str) -> list[tuple[str, int, int, int]]:
+    """Returns what changes with a file, or with one of a directory: sizes, times and inodes."""
+    path = Path(data_path).absolute()
+    try:
+        found = sorted(path.iterdir()) if data_path and path.is_dir() else [path]
+        stats = [(str(file), file.stat()) for file in found if data_path and file.is_file()]
+    except OSError:  # whoever reads there says so
+        return []
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats]
 
 
 def there(path: Path) -> str:
@@ -122,17 +239,6 @@ def find(data_path: str, name: str, files: Sequence[str]) -> Path:
     )
 
 
-def parse(rows: Iterable[tuple[str, object]], fn: Callable, mistakes: list[str]) -> list[Row]:
-    """Applies `fn` to the content of each row; a ValueError that it raises is a mistake."""
-    parsed = []
-    for where, content in rows:
-        try:
-            parsed.append((where, fn(content)))
-        except ValueError as error:
-            mistakes.append(f"{where}: {error}")
-    return parsed
-
-
 def check(data_path: object, mistakes: Sequence[str]) -> None:
     """Raises a UserError with the first mistakes and the number of the rest, if there are any."""
     rest = len(mistakes) - _MAX_LINES
@@ -145,7 +251,7 @@ def _object(line: bytes) -> dict:
     if not line.strip():
         raise ValueError("an empty line; one JSON object a line is needed")
     try:
-        row = json.loads(line.decode(), object_pairs_hook=_fields)
+        row = _DECODER.decode(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:

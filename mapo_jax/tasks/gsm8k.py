@@ -42,7 +42,7 @@ def demonstration(example: dict) -> str:
     return f"<think>{example['reasoning']}</think> \\boxed{{{example['answer']}}}"
 
 
-def _from_files(directory: Path) -> tuple[list[dict], list[dict]]:
+def _from_files(directory: Path) -> tuple[files.Rows, files.Rows]:
     paths = [directory / "train.jsonl", directory / "test.jsonl"]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -51,10 +51,7 @@ def _from_files(directory: Path) -> tuple[list[dict], list[dict]]:
             f" holds GSM8K's train.jsonl and test.jsonl{files.there(directory)}"
         )
     mistakes: list[str] = []
-    train, test = (
-        [example for _, example in files.parse(files.read(path, mistakes), _parse_row, mistakes)]
-        for path in paths
-    )
+    train, test = (files.read(path, _parse_row, mistakes) for path in paths)
     files.check(directory, mistakes)
     return train, test
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mapo_jax import errors, rewards
 from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task, merge_options
@@ -43,21 +45,19 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     if not data_path:
         raise errors.UserError(f"data.path='': missing; {_WAYS}")
     mistakes: list[str] = []
-    rows = {path.stem: files.read(path, mistakes) for path in _paths(Path(data_path))}
-    if misnamed := _misnamed_fields(chosen, rows):
+    unfit: list[str] = []
+    sets: dict[str, files.Rows] = {}
+    for path in _paths(Path(data_path)):
+        example = functools.partial(_example, chosen, not sets)  # the first file is trained on
+        sets[path.stem] = files.read(path, example, mistakes, unfit)
+    if misnamed := _misnamed_fields(chosen, sets):
         files.check(data_path, [*misnamed, *mistakes])
-    first = next(iter(rows))
-    sets = {}
-    for name, set_rows in rows.items():
-        fn = functools.partial(_example, chosen, name == first)
-        sets[name] = [example for _, example in files.parse(set_rows, fn, mistakes)]
-    files.check(data_path, mistakes)
-    train, notes = sets.pop(first), []
+    files.check(data_path, [*mistakes, *unfit])
+    train, notes = sets.pop(next(iter(sets))), []
     if not sets:
         train, sets["test"] = _hold_out(train, chosen["held_out"], data_path)
-    trained_on = {example["question"] for example in train}
     for name, examples in sets.items():
-        if seen := sum(example["question"] in trained_on for example in examples):
+        if seen := int(np.isin(examples.questions, train.questions).sum()):
             notes.append(f"{name}: {seen} of {len(examples)} prompts are trained on as well")
     return Task(
         name="jsonl",
@@ -98,9 +98,9 @@ def _paths(path: Path) -> list[Path]:
     return [path / "train.jsonl", *evals]
 
 
-def _misnamed_fields(chosen: Mapping[str, Any], rows: Mapping[str, list[files.Row]]) -> list[str]:
+def _misnamed_fields(chosen: Mapping[str, Any], sets: Mapping[str, files.Rows]) -> list[str]:
     """Returns the options' mistakes; a field that no row has is one mistake, not one per row."""
-    known = sorted({field for set_rows in rows.values() for _, row in set_rows for field in row})
+    known = sorted(frozenset().union(*(rows.fields for rows in sets.values())))
     named = [
         (option, field)
         for option in ("template", "demonstration")
@@ -157,17 +157,15 @@ def _text(row: dict, field: str) -> str:
     raise ValueError(f"the field {field} is {kind}; must be text or a number")
 
 
-def _hold_out(examples: list[dict], every: int, data_path: str) -> tuple[list[dict], list[dict]]:
+def _hold_out(rows: files.Rows, every: int, data_path: str) -> tuple[files.Rows, files.Rows]:
     """Splits off every n-th prompt with all its rows, so that no prompt is on both sides."""
-    numbers: dict[str, int] = {}
-    for example in examples:
-        numbers.setdefault(example["question"], len(numbers) + 1)
-    if len(numbers) < every:
+    _, first, inverse = np.unique(rows.questions, return_index=True, return_inverse=True)
+    if len(first) < every:
         raise errors.UserError(
-            f"task.options.held_out={every}: {data_path} has {len(numbers)} different prompts, so "
+            f"task.options.held_out={every}: {data_path} has {len(first)} different prompts, so "
             "none would be left for evaluation; lower it (2 at least) or add rows"
         )
-    sides: tuple[list[dict], list[dict]] = [], []
-    for example in examples:
-        sides[numbers[example["question"]] % every == 0].append(example)
-    return sides
+    numbers = np.empty(len(first), np.int64)  # of the prompts, in the order of their first rows
+    numbers[np.argsort(first)] = np.arange(1, len(first) + 1)
+    is_held_out = numbers[inverse] % every == 0
+    return rows.take(np.flatnonzero(~is_held_out)), rows.take(np.flatnonzero(is_held_out))

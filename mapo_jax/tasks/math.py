@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mapo_jax import answers, errors, rewards
 from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task, merge_options, prompt
@@ -25,8 +27,8 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     sets, notes = {}, []
     for part, names in (("training", _TRAIN), ("evaluation", _TEST)):
         path = files.find(data_path, f"math's {part} set", names)
-        rows = files.parse(files.read(path, mistakes), _example, mistakes)
-        sets[part] = [example for _, example in rows if example["answer"]]
+        rows = files.read(path, _example, mistakes)
+        sets[part] = rows.take(np.flatnonzero([bool(example["answer"]) for example in rows]))
         if left_out := len(rows) - len(sets[part]):
             notes.append(f"{path}: {left_out} of {len(rows)} rows have no answer and are left out")
     files.check(data_path, mistakes)

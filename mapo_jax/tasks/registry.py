@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.tasks import arithmetic, gsm8k, jsonl, math, word_problems
+from mapo_jax.tasks import arithmetic, files, gsm8k, jsonl, math, word_problems
 from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
@@ -17,9 +17,20 @@ TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
 }
 
 
+_made: dict[str, tuple[Any, Task]] = {}  # by name: the last one, and what it was made from
+
+
 def make(name: str, options: Mapping[str, Any], data_path: str, seed: int) -> Task:
-    """Makes a task from the values of `task.name`, `task.options`, `data.path` and `seed`."""
+    """Makes a task from the values of `task.name`, `task.options`, `data.path` and `seed`.
+
+    It is the one of the last call, if that had the same values and the files are the same: a run
+    checks its task before it takes it, and should not read a million rows twice.
+    """
     if name not in TASKS:
         hint = errors.did_you_mean(name, TASKS, f"tasks: {', '.join(TASKS)}")
         raise errors.UserError(f"task.name={name}: no such task{hint}")
-    return TASKS[name](options, data_path, seed)
+    made_from = (repr(sorted(options.items())), data_path, seed, files.stamps(data_path))
+    if _made.get(name, ("", None))[0] != made_from:
+        _made.pop(name, None)  # frees its rows first
+        _made[name] = made_from, TASKS[name](options, data_path, seed)
+    return _made[name][1]

@@ -32,8 +32,7 @@ def _make(
 ) -> Task:
     merge_options(options, {})
     mistakes: list[str] = []
-    rows = files.read(files.find(data_path, name, names), mistakes)
-    examples = [made for _, made in files.parse(rows, example, mistakes)]
+    examples = list(files.read(files.find(data_path, name, names), example, mistakes))
     files.check(data_path, mistakes)
     return Task(
         name=name,

@@ -23,7 +23,7 @@ class HuggingFaceTokenizer(ChatTokenizer):
     """A tokenizer.json, with the special tokens that the files beside it name.
 
     As with SentencePiece, a second tokenizer encodes and decodes responses. It neither puts a
-    space before a text nor removes one.
+    space before a text nor removes one; where the first does neither, it is the same.
     """
 
     def __init__(self, files: Mapping[str, bytes], eos_ids: Sequence[int] = ()):
@@ -39,8 +39,10 @@ class HuggingFaceTokenizer(ChatTokenizer):
         self.config = tokenizer_config(files)
         try:
             rules = json.loads(files["tokenizer.json"])
-            self._prompts = huggingface.Tokenizer.from_str(json.dumps(rules))
-            self._responses = huggingface.Tokenizer.from_str(json.dumps(_continuing(rules)))
+            continuing = _continuing(rules)
+            self._prompts = self._responses = huggingface.Tokenizer.from_str(json.dumps(rules))
+            if continuing != rules:
+                self._responses = huggingface.Tokenizer.from_str(json.dumps(continuing))
         except Exception as error:  # the package raises Exception itself
             raise ValueError(f"tokenizer.json is broken ({error})") from None
         for tokenizer in (self._prompts, self._responses):

@@ -2,12 +2,16 @@
 
 import gzip
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from experiments import jsonl as experiment
 from mapo_jax import errors, tasks
-from mapo_jax.tasks import jsonl
+from mapo_jax.tasks import files, jsonl
 
 ROW = {"question": "2+2=", "answer": "4"}
 
@@ -76,6 +80,59 @@ def test_one_file_keeps_a_prompt_on_one_side(tmp_path):
     assert len(task.train) == 45
     assert not {e["question"] for e in task.train} & {e["question"] for e in task.evals["test"]}
     assert len(jsonl.make({"held_out": 2}, f"{tmp_path}/mine.jsonl", 0).train) == 25
+
+
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=60), st.integers(2, 5))
+def test_held_out_prompts_are_every_nth_in_the_order_of_their_first_rows(numbers, every):
+    rows = [{"question": f"{n}", "answer": i} for i, n in enumerate(numbers)]
+    order = list(dict.fromkeys(numbers))
+    assume(len(order) >= every)
+    held_out = {f"{n}\n" for n in order[every - 1 :: every]}
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), mine=rows)
+        task = jsonl.make({"held_out": every}, f"{folder}/mine.jsonl", 0)
+    sides = {True: list(task.evals["test"]), False: list(task.train)}
+    for is_held_out, found in sides.items():
+        expected = [
+            row["answer"] for row in rows if (row["question"] + "\n" in held_out) is is_held_out
+        ]
+        assert [example["answer"] for example in found] == [str(answer) for answer in expected]
+
+
+def test_rows_are_made_when_they_are_asked_for_from_what_was_read(tmp_path, monkeypatch):
+    rows = [{"question": f"{n} é\ud800", "answer": n, "more": [n, {"x": 0.1}]} for n in range(40)]
+    write(tmp_path, train=rows[:-1], test=rows[-2:])
+    (tmp_path / "list.json").write_text(json.dumps(rows[:-1]))
+    task = jsonl.make({}, str(tmp_path), 0)
+    assert task.notes == ("test: 1 of 2 prompts are trained on as well",)
+    write(tmp_path, train=rows[:1])  # whoever edits a file meanwhile changes no run
+    calls, make = [], files.json.JSONDecoder.decode
+    monkeypatch.setattr(
+        files.json.JSONDecoder, "decode", lambda *args: calls.append(1) or make(*args)
+    )
+    expected = [
+        {**row, "question": row["question"] + "\n", "answer": f"{row['answer']}"} for row in rows
+    ]
+    assert task.train[7] == expected[7]
+    assert len(calls) == 1
+    assert list(task.train) == expected[:-1]
+    listed = jsonl.make({"held_out": 39}, str(tmp_path / "list.json"), 0)
+    assert list(listed.train) == expected[:-2]
+    with pytest.raises(IndexError):
+        task.train[39]
+
+
+def test_a_task_is_made_once_until_a_file_changes(tmp_path):
+    path = write(tmp_path, train=[ROW], test=[ROW])
+    task = tasks.make("jsonl", {}, path, 0)
+    assert tasks.make("jsonl", {}, path, 0) is task
+    assert tasks.make("jsonl", {"held_out": 9}, path, 0) is not task
+    tasks.make("jsonl", {}, path, 0)
+    write(tmp_path, test=[ROW, ROW])
+    assert len(tasks.make("jsonl", {}, path, 0).evals["test"]) == 2
+    tasks.make("jsonl", {"held_out": 10}, path, 0)
+    with pytest.raises(errors.UserError, match="must be of type int"):
+        tasks.make("jsonl", {"held_out": 10.0}, path, 0)
 
 
 def test_what_is_no_mistake(tmp_path):

@@ -23,11 +23,11 @@ def test_rows(tmp_path):
     boxed = {"problem": "Half?", "solution": r"so \boxed{3}, no: \boxed{\frac{1}{2}}."}
     path = write(tmp_path, [ROW, boxed, {"problem": "?", "answer": ""}], [ROW | {"answer": 2}])
     task = tasks.make("math", {}, path, 0)
-    assert task.train == [
+    assert list(task.train) == [
         {"question": "What is $1+1$?", "answer": "2"},
         {"question": "Half?", "answer": r"\frac{1}{2}"},
     ]
-    assert task.evals == {"math500": task.train[:1]}
+    assert list(task.evals["math500"]) == [task.train[0]]
     assert task.prompt(task.train[0]) == f"What is $1+1$?\n{base.INSTRUCTION}\n"
     assert task.reward is rewards.symbolic_accuracy_and_format
     assert task.notes == (
