@@ -35,7 +35,8 @@ def test_it_equals_the_plain_path(config, mesh_shape):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
-def test_it_becomes_cudnns_kernels(monkeypatch):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_it_becomes_cudnns_kernels(monkeypatch, dtype):
     """Lowered for a GPU that is not here: cuDNN's own checks of shapes and dtypes pass."""
     monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernels, "check_compute_capability", lambda capability: False)
@@ -48,7 +49,7 @@ def test_it_becomes_cudnns_kernels(monkeypatch):
 
     positions = jnp.broadcast_to(jnp.arange(5), (2, 3, 5))
     sizes = [(2, 3, 5, 4, 64), (2, 2, 7, 64), (2, 2, 7, 64), (2, 2, 3, 5, 64), (2, 2, 3, 5, 64)]
-    arrays = [jax.ShapeDtypeStruct(size, jnp.bfloat16) for size in sizes]
+    arrays = [jax.ShapeDtypeStruct(size, dtype) for size in sizes]
     gradient = jax.jit(jax.grad(loss, range(5)))
     lowered = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert set(re.findall(r"@(__cudnn\$\w+)\(", lowered)) == {

@@ -234,6 +234,12 @@ def test_a_mistake_is_a_line(name, options, line):
     assert found.startswith(line)
 
 
+def test_none_is_no_factor():
+    """So that the program of a run without a correction is the one that it was."""
+    assert training.check_correction(ALGORITHM) == []
+    assert training.make_correction(ALGORITHM) is None
+
+
 @names
 def test_the_defaults_have_no_mistakes(name):
     assert training.check_correction(configured(name)) == []
