@@ -69,11 +69,10 @@ def qwen2_5_1_5b(config: ConfigDict) -> None:
     config.policy.head_dim = 128
     config.policy.mlp_dim = 8960
     _qwen2_5(config)
-    config.compute.remat = False
     config.data.max_prompt_tokens = 128
     config.batch.prompts = config.batch.minibatch_prompts = 64
-    config.batch.microbatch = (1, 16)
-    config.rollout.lanes = 16
+    config.batch.microbatch = (4, 16)
+    config.rollout.width = 8
 
 
 def _qwen2_5(config):

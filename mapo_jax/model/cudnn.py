@@ -136,12 +136,12 @@ def refusal(
             return function(q, positions, segments, scale=H**-0.5, **options)
 
         @jax.jit
-        def both(arrays, slope):
+        def attention_check(arrays, slope):
             out, gradient = jax.vjp(run, *arrays)
             return out, *gradient(slope)
 
         cast = jax.tree.map(lambda x: x.astype(dtype), (arrays, slope))
-        return [np.asarray(x, np.float32) for x in both(*cast)]
+        return [np.asarray(x, np.float32) for x in attention_check(*cast)]
 
     try:
         exact = of(attention.attend, "float32", chunk=chunk)

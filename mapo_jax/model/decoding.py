@@ -198,7 +198,7 @@ def refusal(
 
     def of(function, dtype, **options):
         @jax.jit
-        def run(q, k, v, now, places):
+        def attention_check(q, k, v, now, places):
             segments = [Segment(*parts) for parts in zip(k, v, places, strict=True)]
             return function(
                 q,
@@ -211,7 +211,7 @@ def refusal(
             )
 
         cast = jax.tree.map(lambda x: x.astype(dtype), (q, k, v))
-        return np.asarray(run(*cast, now, places), np.float32)
+        return np.asarray(attention_check(*cast, now, places), np.float32)
 
     try:
         with jax.default_matmul_precision("highest"):

@@ -96,9 +96,7 @@ def test_what_cannot_run_is_not():
     assert "interpret" in refusal().lower()  # no GPU here
 
 
-@pytest.mark.parametrize(
-    "fault", [lambda x: 1.05 * x, lambda x: x.at[(0,) * 5].add(0.04), jnp.log]
-)
+@pytest.mark.parametrize("fault", [lambda x: 1.05 * x, lambda x: x.at[(0,) * 5].add(0.04), jnp.log])
 def test_a_wrong_result_is_not(monkeypatch, fault):
     def wrong(*args, interpret, **options):
         return fault(attend(*args, **options))
