@@ -280,10 +280,11 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
 
 
 def rungs(T: int) -> list[int]:
-    """Numbers of cells that a step may read: 64, 128, and then four times as many, up to T."""
-    sizes = [64, 128]
-    while sizes[-1] < T:
-        sizes.append(4 * sizes[-1])
+    """Numbers of cells that a step may read: 128, 512, 2,048, ... and T; 64 and T for a short one.
+
+    Few, because each has a loop of its own, with all layers in it, which takes its time to compile.
+    """
+    sizes = [64] if T <= 128 else [128 * 4**i for i in range(T.bit_length())]
     return [*(n for n in sizes if n < T), T]
 
 

@@ -192,7 +192,7 @@ def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
     limits = np.minimum(np.arange(1, P + 1)[:, None] ** 2, LIMITS.max()).repeat(G, 1)
     limits = limits.astype(np.int32)
     expected = sample(max_new_tokens_PG=limits)
-    monkeypatch.setattr(loop, "_rungs", lambda T: [1, 3, 4, T])
+    monkeypatch.setattr(loop, "rungs", lambda T: [1, 3, 4, T])
     loop.program.clear_cache()
     settings = small.replace(BASE, lanes=lanes, width=width)
     assert_same(sample(settings, max_new_tokens_PG=limits), expected)
@@ -200,10 +200,11 @@ def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
 
 
 def test_the_blocks_of_the_cache():
-    assert loop._rungs(1) == [1]
-    assert loop._rungs(64) == [64]
-    assert loop._rungs(100) == [64, 100]
-    assert loop._rungs(2048) == [64, 128, 512, 2048]
+    assert sampling.rungs(1) == [1]
+    assert sampling.rungs(64) == [64]
+    assert sampling.rungs(100) == [64, 100]
+    assert sampling.rungs(512) == [128, 512]
+    assert sampling.rungs(2048) == [128, 512, 2048]
 
 
 def test_prompts_are_encoded_some_at_a_time(monkeypatch):
