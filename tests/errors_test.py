@@ -22,7 +22,7 @@ import sentencepiece
 from etils import epath
 
 from experiments import arithmetic
-from mapo_jax import errors, loading, rewards
+from mapo_jax import errors, loading, rewards, tasks
 from mapo_jax.commands import evaluate, exits, launchers
 from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
@@ -698,6 +698,18 @@ def other_content(files):
     )
 
 
+def other_rows(files):
+    where = epath.Path(files / "held")
+    contents.keep({"data.rows": "1"}, where)
+    contents.check({"data.rows": "2"}, from_config_dict(arithmetic.get_config("tiny")), where)
+
+
+def long_prompts(files):
+    task = tasks.make("arithmetic", {"train_size": 2000, "eval_size": 1}, "", 0)
+    tokenizer = load_tokenizer("mapo_jax/tasks/arithmetic.model")
+    tasks.prompts_on_demand(task, tokenizer, 2, "drop", print)
+
+
 def broken_contents(files):
     (files / "torn").mkdir()
     (files / "torn" / "contents.json").write_text("[]")
@@ -746,6 +758,16 @@ RAISED = {
         "or start a new run in another --workdir",
         "policy.init='': its weights under the adapters are not what this run began with; give the "
         "same content, or start a new run in another --workdir",
+    ),
+    "other rows of a large set": (
+        other_rows,
+        "data.path='': its training rows are not what this run began with; give the same content, "
+        "or start a new run in another --workdir",
+    ),
+    "a large set of long prompts": (
+        long_prompts,
+        "data.max_prompt_tokens=2: all 1000 that were looked at of 2000 prompts of arithmetic's "
+        "set train are longer; set it to 6 (the shortest) or more",
     ),
     "a reward that raises": (
         judge("parses", ["\n{19"]),

@@ -77,9 +77,10 @@ def roll_out(
     P, G = c.batch.prompts, c.batch.group
     chosen = tasks.indices(len(setup.prompts), c.seed, start + attempt * P, P)
     own = sharding.own_rows(setup.mesh, P // c.rollout.chunks)
-    pieces = []
-    for first in range(0, P, P // c.rollout.chunks):
-        rows = [setup.prompts[i] for i in chosen[first + own]]
+    firsts, pieces = range(0, P, P // c.rollout.chunks), []
+    with processes.together():  # a prompt that is encoded only now may be a mistake
+        drawn = [[setup.prompts[i] for i in chosen[first + own]] for first in firsts]
+    for first, rows in zip(firsts, drawn, strict=True):
         padded = pad_prompts([row.tokens for row in rows], setup.prompt_tokens)
         numbers = (
             np.asarray([row.example for row in rows], np.int32),
@@ -139,10 +140,11 @@ def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
         sharding.own, (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.example)
     )
     responses = evaluation.decode(setup.tokenizer, tokens, length)
-    indices = np.repeat(example_P, group).tolist()
-    examples = [setup.task.train[i] for i in indices]
+    rows = [setup.task.train[i] for i in example_P]
+    thoughts = [setup.tokenizer.open_thought(setup.task.prompt(row)) for row in rows]
+    examples = [row for row in rows for _ in range(group)]
     ended = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
-    texts = [setup.thoughts[i] + text for i, text in zip(indices, responses, strict=True)]
+    texts = [thoughts[i // group] + text for i, text in enumerate(responses)]
     judged = rewards.judge(setup.reward, texts, examples, ended)
     if c.algorithm.overlong_penalty:
         share = length.reshape(-1) / c.rollout.max_new_tokens

@@ -18,13 +18,14 @@ from mapo_jax.config import Config, show
 from mapo_jax.run import digests, processes, workdirs
 
 _FILE = "contents.json"
+_DRAWN = "data.rows"  # in place of data.path, where prompts are encoded when they are drawn
 
 
 def of(
     config: Config,
     architecture: model.ModelConfig,
     tokenizer_files: Mapping[str, bytes],
-    rows: Sequence[Any],
+    rows: Sequence[Any] | str,
     eval_sets: Mapping[str, Sequence[Any]],
     frozen: Path | None,
 ) -> dict[str, str]:
@@ -34,7 +35,8 @@ def of(
         config: of the run.
         architecture: of the policy.
         tokenizer_files: `sources.tokenizer_files` of the policy.
-        rows: training examples with their prompts, JSON-able.
+        rows: training examples with their prompts, JSON-able; or a digest of the examples alone, if
+            their prompts are encoded when they are drawn.
         eval_sets: the same of each evaluation set, the one that chooses the best checkpoint first.
         frozen: the folder of the weights under adapters; None without LoRA.
 
@@ -47,9 +49,12 @@ def of(
             del fields[field.name]
     found = {
         "tokenizer.path": digests.of_files(tokenizer_files),
-        "data.path": digests.of_json({"rows": rows}),
         "architecture": digests.of_json(fields),
     }
+    if isinstance(rows, str):
+        found[_DRAWN] = rows
+    else:
+        found["data.path"] = digests.of_json({"rows": rows})
     if config.tokenizer.template:
         template = {"": tokenizer_files["chat_template.jinja"]}
         found["tokenizer.template"] = digests.of_files(template)
@@ -109,6 +114,17 @@ def check(found: dict[str, str], config: Config, workdir: epath.Path) -> tuple[l
     if not compares:
         notes.append("the best checkpoint is chosen among those to come")
     return notes, compares
+
+
+def encodes_on_demand(workdir: epath.Path) -> bool | None:
+    """Whether a run began with prompts that are encoded when they are drawn; None if none began.
+
+    So that the draws stay the same, all its starts do as the first did, whatever the data's size.
+    """
+    path = workdir / "checkpoints"
+    with processes.together():
+        has_begun = path.is_dir() and any(entry.name.isdigit() for entry in path.iterdir())
+        return _DRAWN in _kept(workdir) if has_begun else None
 
 
 def _first_set(contents: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -176,6 +192,7 @@ _KEYS = {  # by its name in contents.json: the key of a content, and what the li
     "tokenizer.template": ("tokenizer.template", "chat template is"),
     "tokenizer.path": ("tokenizer.path", "tokenizer is"),
     "data.path": ("data.path", "training rows and prompts are"),
+    _DRAWN: ("data.path", "training rows are"),
     "architecture": ("policy.init", "architecture is"),
     "policy.init": ("policy.init", "weights under the adapters are"),
 }

@@ -116,8 +116,8 @@ def prepare(
         for name, examples in one.evals.items():
             name = f"{one.name}_{name}" if name in sets else name
             limits = config.data.max_prompt_tokens, config.data.too_long
-            kept = tasks.encode_prompts(one, tokenizer, examples, name, *limits, say)
-            kept = kept[: config.eval.problems]
+            at_most = config.eval.problems
+            kept = tasks.encode_prompts(one, tokenizer, examples, name, *limits, say, at_most)
             sets[name] = EvalSet(
                 [examples[prompt.example] for prompt in kept],
                 [prompt.tokens for prompt in kept],

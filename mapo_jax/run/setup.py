@@ -49,15 +49,12 @@ class Setup:
     programs: Programs
 
     @functools.cached_property
-    def thoughts(self) -> Mapping[int, str]:
-        """The thought that each example's prompt opens."""
-        return {prompt.example: prompt.thought for prompt in self.prompts}
-
-    @functools.cached_property
     def prompt_tokens(self) -> int:
         """S, to which training prompts are padded."""
-        longest = max(len(prompt.tokens) for prompt in self.prompts)
-        return padded_length(longest, self.config.data.max_prompt_tokens)
+        limit = self.config.data.max_prompt_tokens
+        if isinstance(self.prompts, tasks.OnDemand):
+            return limit  # nobody knows how long they are
+        return padded_length(max(len(prompt.tokens) for prompt in self.prompts), limit)
 
     @property
     def architecture(self) -> model.ModelConfig:
@@ -70,7 +67,10 @@ class Setup:
     def contents(self) -> dict[str, str]:
         """Digests of what the run reads; see `contents.of`."""
         frozen = self.source.folder if self.config.lora.rank else None
-        rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
+        if isinstance(self.prompts, tasks.OnDemand):
+            rows = tasks.digest(self.task.train)
+        else:
+            rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
         sets = {name: [one.prompts, one.examples] for name, one in self.eval_sets.items()}
         files = sources.tokenizer_files(self.tokenizer)
         return contents.of(self.config, self.architecture, files, rows, sets, frozen)
@@ -96,13 +96,19 @@ class Progress:
     restored: tuple[str, int] | None = None  # (phase, step) of the checkpoint it goes on from
 
 
-def prepare(config: Config, say: Callable[[str], None], began: datetime.datetime) -> Setup:
+def prepare(
+    config: Config,
+    say: Callable[[str], None],
+    began: datetime.datetime,
+    on_demand: bool | None = None,
+) -> Setup:
     """Reads the files that a configuration names and builds the programs; compiles nothing.
 
     Args:
         config: valid, see `checks.validate`.
         say: is told which rows and prompts are left out.
         began: the time of the run's first start, which chat templates can print.
+        on_demand: whether prompts are encoded when they are drawn; None if the data decide.
 
     Raises:
         UserError: a file cannot be had.
@@ -114,7 +120,12 @@ def prepare(config: Config, say: Callable[[str], None], began: datetime.datetime
         for note in task.notes:
             say(note)
         limits = c.data.max_prompt_tokens, c.data.too_long
-        prompts = tasks.encode_prompts(task, source.tokenizer, task.train, "train", *limits, say)
+        prompts: Sequence[tasks.Prompt]
+        if tasks.is_large(task) if on_demand is None else on_demand:
+            prompts = tasks.prompts_on_demand(task, source.tokenizer, *limits, say)
+        else:
+            encode = functools.partial(tasks.encode_prompts, task, source.tokenizer)
+            prompts = encode(task.train, "train", *limits, say)
         eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
         demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
@@ -128,10 +139,12 @@ def _demonstrations(
     tokenizer: Tokenizer,
     prompts: Sequence[tasks.Prompt],
     say: Callable[[str], None],
-) -> list[Demonstration]:
+) -> Sequence[Demonstration]:
     if not config.warmup.steps:
         return []
     limit = config.rollout.max_new_tokens
+    if isinstance(prompts, tasks.OnDemand):
+        return _demonstrations_on_demand(config, task, tokenizer, prompts, say)
     kept, dropped = tasks.encode_demonstrations(task, tokenizer, task.train, limit)
     if dropped:
         say(
@@ -141,12 +154,43 @@ def _demonstrations(
     by_example = {prompt.example: prompt for prompt in prompts}
     found = [Demonstration(by_example[i], ids) for i, ids in kept if i in by_example]
     if not found:
-        raise errors.UserError(
-            f"warmup.steps={config.warmup.steps}: no example has both a prompt within "
-            f"data.max_prompt_tokens={config.data.max_prompt_tokens} and a demonstration "
-            f"within rollout.max_new_tokens={limit}; raise one of them"
-        )
+        raise _none_fits(config)
     return found
+
+
+def _demonstrations_on_demand(
+    config: Config,
+    task: tasks.Task,
+    tokenizer: Tokenizer,
+    prompts: tasks.OnDemand[tasks.Prompt],
+    say: Callable[[str], None],
+) -> tasks.OnDemand[Demonstration]:
+    limit = config.rollout.max_new_tokens
+
+    def encode(i: int) -> Demonstration | None:
+        if (prompt := prompts.encode(i)) is None:
+            return None
+        response = tasks.encode_demonstration(task, tokenizer, task.train[i])
+        return Demonstration(prompt, response) if len(response) <= limit else None
+
+    seen = [encode(i) for i in tasks.spread(len(task.train))]
+    number = seen.count(None)
+    if number == len(seen):
+        raise _none_fits(config)
+    if number:
+        say(
+            f"warm-up: {number} of {len(seen)} examples have a prompt or a demonstration that is "
+            f"too long (rollout.max_new_tokens={limit}); such examples give way to others"
+        )
+    return tasks.OnDemand(len(task.train), encode)
+
+
+def _none_fits(config: Config) -> errors.UserError:
+    return errors.UserError(
+        f"warmup.steps={config.warmup.steps}: no example has both a prompt within "
+        f"data.max_prompt_tokens={config.data.max_prompt_tokens} and a demonstration "
+        f"within rollout.max_new_tokens={config.rollout.max_new_tokens}; raise one of them"
+    )
 
 
 def begin(setup: Setup, saved: Checkpoints, say: Callable[[str], None]) -> Progress:

@@ -75,7 +75,8 @@ class Trainer:
         self._termination = termination
         began = processes.everyones(workdirs.began(workdir).isoformat())[0]  # that of the first
         began = datetime.datetime.fromisoformat(began)
-        self.setup = setup.prepare(config, console.print, began)
+        on_demand = contents.encodes_on_demand(workdir)
+        self.setup = setup.prepare(config, console.print, began, on_demand)
         self.saved = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         found = self.setup.contents()
         self.progress = setup.begin(self.setup, self.saved, console.print)
@@ -131,7 +132,9 @@ class Trainer:
             position = (step - 1) * c.warmup.batch
             chosen = tasks.indices(len(pairs), c.seed, position, c.warmup.batch)
             own = sharding.own_rows(self.setup.mesh, c.warmup.batch)
-            batch = self._demonstration_batch([pairs[i] for i in chosen[own]])
+            with processes.together():
+                rows = [pairs[i] for i in chosen[own]]
+            batch = self._demonstration_batch(rows)
             progress.state, reported = self.setup.programs.warmup_step(
                 progress.state, batch, np.int32(0), progress.frozen
             )

@@ -4,14 +4,23 @@ Nothing here has state. The examples of a step depend only on the seed and on th
 data, a number, so a run that continues from a checkpoint sees the same batches.
 """
 
+import hashlib
+import json
+import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from mapo_jax import errors
+from mapo_jax.tasks import files
 from mapo_jax.tasks.base import Task
 from mapo_jax.text import Tokenizer
+
+T = TypeVar("T")
+
+_AT_START = 16_000_000  # characters: to encode prompts of so many takes 2 to 10 seconds
+_LOOKED_AT = 1000  # rows of a larger set that are looked at before the run begins
 
 
 class Prompt(NamedTuple):
@@ -44,6 +53,39 @@ def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
     return out
 
 
+class OnDemand(Sequence, Generic[T]):
+    """Prompts or demonstrations of a large set, each encoded when it is asked for.
+
+    A row for which `encode` returns None, as it is too long, gives way to one that is drawn by its
+    number; the next one would do for many, where a file is sorted by length. So a position and the
+    data alone say what stands there, and all processes agree. Some row has to be short enough.
+    """
+
+    def __init__(self, size: int, encode: Callable[[int], T | None]):
+        self._rows, self.encode = range(size), encode
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self._rows[i]
+        rng = random.Random(row)
+        while (found := self.encode(row)) is None:
+            row = rng.choice(self._rows)
+        return found
+
+
+def is_large(task: Task) -> bool:
+    """Whether a task's training prompts are too many to encode them all at the start."""
+    n, rows = len(task.train), spread(len(task.train))
+    return n * sum(len(task.prompt(task.train[i])) for i in rows) > _AT_START * len(rows)
+
+
+def spread(size: int) -> list[int]:
+    """Returns the numbers of some rows, evenly spread over a set; of all, if it is small."""
+    return np.linspace(0, size - 1, min(size, _LOOKED_AT)).astype(int).tolist()
+
+
 def encode_prompts(
     task: Task,
     tokenizer: Tokenizer,
@@ -52,6 +94,7 @@ def encode_prompts(
     max_prompt_tokens: int,
     too_long: str = "drop",
     say: Callable[[str], None] = print,
+    at_most: int | None = None,
 ) -> list[Prompt]:
     """Encodes the prompts of the examples of the set `name`.
 
@@ -64,40 +107,97 @@ def encode_prompts(
         too_long: "drop" leaves out longer prompts, "truncate" keeps their last tokens, which hold
             the instruction and the beginning of the answer.
         say: prints a line with the number of prompts that are too long.
+        at_most: looks at no more rows when it has so many prompts; None for all.
 
     Raises:
         UserError: no prompt is left.
     """
-    texts = map(task.prompt, examples)
-    encoded = [
-        Prompt(i, tokenizer.encode_prompt(text), tokenizer.open_thought(text))
-        for i, text in enumerate(texts)
-    ]
-    kept = [prompt for prompt in encoded if len(prompt.tokens) <= max_prompt_tokens]
-    number = len(encoded) - len(kept)
-    if too_long == "truncate":
-        kept = [prompt._replace(tokens=prompt.tokens[-max_prompt_tokens:]) for prompt in encoded]
+    kept: list[Prompt] = []
+    lengths: list[int] = []
+    for i, example in enumerate(examples):
+        if len(kept) == at_most:
+            break
+        prompt = _encode(task, tokenizer, example, i)
+        lengths.append(len(prompt.tokens))
+        if (fitting := _fit(prompt, max_prompt_tokens, too_long)) is not None:
+            kept.append(fitting)
+    number = sum(length > max_prompt_tokens for length in lengths)
     if not kept:
-        shortest = min((len(prompt.tokens) for prompt in encoded), default=0)
-        raise errors.UserError(
-            f"data.max_prompt_tokens={max_prompt_tokens}: all {len(encoded)} prompts of "
-            f"{task.name}'s set {name} are longer; set it to {shortest} (the shortest) or more"
-        )
+        raise _none_fits(task, name, max_prompt_tokens, f"all {len(lengths)}", lengths)
     if number:
         what = "are left out" if too_long == "drop" else "lose their beginning"
+        of = len(examples) if len(lengths) == len(examples) else f"the first {len(lengths)}"
         say(
-            f"{name}: {number} of {len(examples)} prompts are longer than data.max_prompt_tokens="
+            f"{name}: {number} of {of} prompts are longer than data.max_prompt_tokens="
             f"{max_prompt_tokens} and {what}"
         )
     return kept
 
 
+def prompts_on_demand(
+    task: Task,
+    tokenizer: Tokenizer,
+    max_prompt_tokens: int,
+    too_long: str,
+    say: Callable[[str], None],
+) -> OnDemand[Prompt]:
+    """Encodes the prompts of a large training set when they are drawn; see `encode_prompts`."""
+    seen = spread(len(task.train))
+    lengths = [len(_encode(task, tokenizer, task.train[i], i).tokens) for i in seen]
+    number, longest = sum(length > max_prompt_tokens for length in lengths), max(lengths)
+    if number == len(lengths) and too_long == "drop":
+        what = f"all {number} that were looked at of {len(task.train)}"
+        raise _none_fits(task, "train", max_prompt_tokens, what, lengths)
+    limit = f"data.max_prompt_tokens={max_prompt_tokens}"
+    hint = "; a lower limit would cost less" if longest < max_prompt_tokens else ""
+    say(
+        f"train: {len(task.train)} prompts, too many to encode them all now, are encoded when they "
+        f"are drawn and padded to {limit}; the longest of {len(seen)} has {longest} tokens{hint}"
+    )
+    if number:
+        drop = "give way to others that are not" if too_long == "drop" else "lose their beginning"
+        say(f"train: {number} of {len(seen)} prompts are longer than {limit}; such prompts {drop}")
+    return OnDemand(
+        len(task.train),
+        lambda i: _fit(_encode(task, tokenizer, task.train[i], i), max_prompt_tokens, too_long),
+    )
+
+
+def _encode(task: Task, tokenizer: Tokenizer, example: dict, i: int) -> Prompt:
+    text = task.prompt(example)
+    return Prompt(i, tokenizer.encode_prompt(text), tokenizer.open_thought(text))
+
+
+def _fit(prompt: Prompt, limit: int, too_long: str) -> Prompt | None:
+    if len(prompt.tokens) <= limit:
+        return prompt
+    return None if too_long == "drop" else prompt._replace(tokens=prompt.tokens[-limit:])
+
+
+def _none_fits(
+    task: Task, name: str, limit: int, which: str, lengths: Sequence[int]
+) -> errors.UserError:
+    return errors.UserError(
+        f"data.max_prompt_tokens={limit}: {which} prompts of {task.name}'s set {name} are longer; "
+        f"set it to {min(lengths, default=0)} (the shortest) or more"
+    )
+
+
+def digest(examples: Sequence[dict]) -> str:
+    """SHA-256 of the rows of a set: of a file's bytes, where they are read from one."""
+    lines: Iterable[bytes] = (json.dumps(row, sort_keys=True).encode() for row in examples)
+    if isinstance(examples, files.Rows):
+        lines = examples.lines()
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(line + b"\n")
+    return found.hexdigest()
+
+
 def encode_demonstrations(
     task: Task, tokenizer: Tokenizer, examples: Iterable[dict], max_new_tokens: int
 ) -> tuple[list[tuple[int, list[int]]], int]:
-    """Encodes demonstrations, each with an end-of-sequence token, and drops those too long.
-
-    What the prompt says of the thought, the demonstration does not say again.
+    """Encodes demonstrations and drops those too long.
 
     Returns:
         (index in examples, response tokens) of those that are kept, and the number dropped.
@@ -105,17 +205,7 @@ def encode_demonstrations(
     Raises:
         UserError: no demonstration is left, or the task has none.
     """
-    if task.demonstration is None:
-        raise errors.UserError(f"warmup.steps: {task.name} has no demonstrations; set it to 0")
-    eos, encoded = [tokenizer.eos_ids[0]], []
-    for example in examples:
-        text = task.demonstration(example)
-        thought = tokenizer.open_thought(task.prompt(example))
-        if "</think>" in thought:
-            text = text.rpartition("</think>")[2]
-        elif thought:
-            text = text.removeprefix("<think>")
-        encoded.append(tokenizer.encode(text) + eos)
+    encoded = [encode_demonstration(task, tokenizer, example) for example in examples]
     kept = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= max_new_tokens]
     if not kept:
         shortest = min(map(len, encoded), default=0)
@@ -124,3 +214,22 @@ def encode_demonstrations(
             f"{task.name} are longer; set it to {shortest} (the shortest) or more"
         )
     return kept, len(encoded) - len(kept)
+
+
+def encode_demonstration(task: Task, tokenizer: Tokenizer, example: dict) -> list[int]:
+    """Encodes the demonstration of an example, with an end-of-sequence token.
+
+    What the prompt says of the thought, the demonstration does not say again.
+
+    Raises:
+        UserError: the task has no demonstrations.
+    """
+    if task.demonstration is None:
+        raise errors.UserError(f"warmup.steps: {task.name} has no demonstrations; set it to 0")
+    text = task.demonstration(example)
+    thought = tokenizer.open_thought(task.prompt(example))
+    if "</think>" in thought:
+        text = text.rpartition("</think>")[2]
+    elif thought:
+        text = text.removeprefix("<think>")
+    return [*tokenizer.encode(text), tokenizer.eos_ids[0]]

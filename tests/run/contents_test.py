@@ -99,6 +99,17 @@ def test_another_tokenizer_is_named_once(frozen, tmp_path):
     assert len(caught.value.lines) == 1
 
 
+def test_other_rows_of_a_large_set_are_named(frozen, tmp_path):
+    where, found = epath.Path(tmp_path), of(frozen, rows="1")
+    assert found["data.rows"] == "1"
+    assert "data.path" not in found
+    contents.keep(found, where)
+    assert contents.check(found, CONFIG, where) == ([], True)
+    with pytest.raises(errors.UserError, match=r"^data.path='': its training rows are not") as said:
+        contents.check(of(frozen, rows="2"), CONFIG, where)
+    assert len(said.value.lines) == 1
+
+
 def test_other_weights_under_adapters_are_named(frozen, tmp_path):
     contents.keep(of(frozen), epath.Path(tmp_path))
     (frozen / "model.safetensors").write_bytes(b"Weights")

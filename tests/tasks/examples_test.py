@@ -1,6 +1,7 @@
 """Data positions, padding, and the prompts and demonstrations that are dropped."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from mapo_jax import errors, rewards, tasks
 from mapo_jax.rollouts import demonstrations, pad_prompts
-from mapo_jax.tasks import Task
+from mapo_jax.tasks import Task, examples
 from mapo_jax.tasks.base import merge_options
 
 
@@ -103,6 +104,103 @@ def test_none_left():
     line = r"rollout.max_new_tokens=1: all 3 demonstrations of letters are longer; set it to 2 "
     with pytest.raises(errors.UserError, match=line):
         tasks.encode_demonstrations(TASK, Letters(), EXAMPLES, max_new_tokens=1)
+
+
+class Counting(Letters):
+    """Notes the texts that are encoded."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode_prompt(self, text):
+        self.seen.append(text)
+        return super().encode_prompt(text)
+
+
+LARGE = dataclasses.replace(
+    TASK, train=[{"question": "x" * (1 + n // 5 % 5), "answer": "y"} for n in range(5000)]
+)
+
+
+def test_prompts_of_a_large_set_are_encoded_when_they_are_drawn():
+    tokenizer, said = Counting(), []
+    for limit, hint in ((6, ""), (7, "; a lower limit would cost less")):
+        found = tasks.prompts_on_demand(LARGE, tokenizer, limit, "drop", said.append)
+        assert said.pop() == (
+            "train: 5000 prompts, too many to encode them all now, are encoded when they are drawn "
+            f"and padded to data.max_prompt_tokens={limit}; the longest of 1000 has 6 tokens{hint}"
+        )
+    assert len(tokenizer.seen) == 2 * 1000
+    tokenizer.seen.clear()
+    rows = [found[i] for i in (4999, 10)]
+    assert tokenizer.seen == ["xxxxx", "xxx"]
+    assert rows == [tasks.Prompt(4999, [1] + [120] * 5), tasks.Prompt(10, [1] + [120] * 3)]
+    kept = tasks.encode_prompts(LARGE, Letters(), LARGE.train, "train", 6)
+    assert rows == [kept[i] for i in (4999, 10)]
+    with pytest.raises(IndexError):
+        found[5000]
+
+
+def test_a_prompt_of_a_large_set_that_is_too_long_gives_way_to_another():
+    said = []
+    found = tasks.prompts_on_demand(LARGE, Letters(), 4, "drop", said.append)
+    drawn = [found[i] for i in range(5000)]
+    assert all(len(prompt.tokens) <= 4 for prompt in drawn)
+    assert all((i // 5 % 5 > 2) == (prompt.example != i) for i, prompt in enumerate(drawn))
+    assert [found[i] for i in (15, 24, 4999)] == [drawn[i] for i in (15, 24, 4999)]
+    begin = "train: 400 of 1000 prompts are longer than data.max_prompt_tokens=4; such prompts "
+    assert said[1] == begin + "give way to others that are not"
+    found = tasks.prompts_on_demand(LARGE, Letters(), 4, "truncate", said.append)
+    assert [found[i] for i in (14, 24)] == [(14, [1] + [120] * 3, ""), (24, [120] * 4, "")]
+    assert said[3] == begin + "lose their beginning"
+    line = "data.max_prompt_tokens=1: all 1000 that were looked at of 5000 prompts of letters's set"
+    with pytest.raises(errors.UserError, match=line):
+        tasks.prompts_on_demand(LARGE, Letters(), 1, "drop", said.append)
+
+
+def test_the_rows_that_give_way_leave_their_places_to_all_others():
+    """The rows at the end are too long, as in a file that is sorted by length."""
+    tries = []
+    encode = lambda i: tries.append(i) or (i if i < 500 else None)  # noqa: E731
+    counts = np.bincount(list(tasks.OnDemand(1000, encode)), minlength=1000)
+    assert counts[:500].min() >= 1
+    assert counts.max() <= 7
+    assert len(tries) < 2200
+
+
+def test_a_set_is_large_by_the_characters_of_its_prompts(monkeypatch):
+    assert not tasks.is_large(LARGE)
+    for characters, is_large in ((15_500, False), (14_500, True)):  # about 15,000, from a part
+        monkeypatch.setattr(examples, "_AT_START", characters)
+        assert tasks.is_large(LARGE) is is_large
+    assert not tasks.is_large(dataclasses.replace(LARGE, train=[]))
+
+
+def test_an_evaluation_set_is_encoded_as_far_as_it_is_used():
+    tokenizer, said = Counting(), []
+    kept = tasks.encode_prompts(LARGE, tokenizer, LARGE.train, "dev", 4, "drop", said.append, 20)
+    assert [prompt.example for prompt in kept] == [*range(15), *range(25, 30)]
+    assert len(tokenizer.seen) == 30
+    begin = "dev: 10 of the first 30 prompts are longer than data.max_prompt_tokens=4"
+    assert said == [f"{begin} and are left out"]
+
+
+def test_a_digest_of_rows_follows_their_content(tmp_path):
+    rows = [{"question": f"{n}", "answer": "a"} for n in range(20)]
+    digest = tasks.digest(rows)
+    assert digest == tasks.digest([dict(reversed(row.items())) for row in rows])
+    others = [rows[1:], [*rows[:-1], {"question": "19", "answer": "b"}], rows[::-1]]
+    assert len({digest, *map(tasks.digest, others)}) == 4
+
+    def of_file(lines):
+        (tmp_path / "a.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        return tasks.digest(tasks.make("jsonl", {}, str(tmp_path / "a.jsonl"), 0).train)
+
+    lines = [json.dumps(row) for row in rows]
+    found = of_file(lines)
+    for n, is_same in ((8, False), (9, True)):  # the latter is held out
+        changed = json.dumps({"question": f"{n}", "answer": "b"})
+        assert (found == of_file([*lines[:n], changed, *lines[n + 1 :]])) is is_same
 
 
 def test_pad_prompts():
