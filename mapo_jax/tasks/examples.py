@@ -149,10 +149,10 @@ def prompts_on_demand(
         what = f"all {number} that were looked at of {len(task.train)}"
         raise _none_fits(task, "train", max_prompt_tokens, what, lengths)
     limit = f"data.max_prompt_tokens={max_prompt_tokens}"
+    hint = "; a lower limit would cost less" if longest < max_prompt_tokens else ""
     say(
         f"train: {len(task.train)} prompts, too many to encode them all now, are encoded when they "
-        f"are drawn and padded to {limit}, which costs less if it is lower; the longest of "
-        f"{len(seen)} has {longest} tokens"
+        f"are drawn and padded to {limit}; the longest of {len(seen)} has {longest} tokens{hint}"
     )
     if number:
         drop = "give way to others that are not" if too_long == "drop" else "lose their beginning"

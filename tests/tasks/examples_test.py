@@ -124,13 +124,13 @@ LARGE = dataclasses.replace(
 
 def test_prompts_of_a_large_set_are_encoded_when_they_are_drawn():
     tokenizer, said = Counting(), []
-    found = tasks.prompts_on_demand(LARGE, tokenizer, 6, "drop", said.append)
-    assert len(tokenizer.seen) == 1000
-    assert said == [
-        "train: 5000 prompts, too many to encode them all now, are encoded when they are drawn and "
-        "padded to data.max_prompt_tokens=6, which costs less if it is lower; the longest of 1000 "
-        "has 6 tokens"
-    ]
+    for limit, hint in ((6, ""), (7, "; a lower limit would cost less")):
+        found = tasks.prompts_on_demand(LARGE, tokenizer, limit, "drop", said.append)
+        assert said.pop() == (
+            "train: 5000 prompts, too many to encode them all now, are encoded when they are drawn "
+            f"and padded to data.max_prompt_tokens={limit}; the longest of 1000 has 6 tokens{hint}"
+        )
+    assert len(tokenizer.seen) == 2 * 1000
     tokenizer.seen.clear()
     rows = [found[i] for i in (4999, 10)]
     assert tokenizer.seen == ["xxxxx", "xxx"]
