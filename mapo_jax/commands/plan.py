@@ -19,7 +19,7 @@ import rich.table
 from etils import epath
 from jax.sharding import AbstractMesh, AxisType
 
-from mapo_jax import errors, model, pretrained, sharding, training
+from mapo_jax import errors, model, pretrained, sampling, sharding, training
 from mapo_jax.commands import aot, work
 from mapo_jax.config import Config
 from mapo_jax.pretrained.known import KNOWN
@@ -59,7 +59,7 @@ def run(config: Config, topology: str, efficiency: float) -> None:
     mesh: Any = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
     screen = rich.console.Console()
     wide = screen if screen.is_terminal else rich.console.Console(width=110)
-    parts = memory(config, architecture, mesh)
+    parts = memory(config, architecture, mesh, tile=128 if topology else 1)  # a TPU's lanes
     where = f"{count} device{'s' if count > 1 else ''}{f' of {topology}' if topology else ''}"
     title = f"{where}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
     _print_memory(wide, title, architecture, parts, chip)
@@ -101,13 +101,18 @@ def _chip(topology: str) -> work.Chip:
 # Memory
 
 
-def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, int]:
+def memory(
+    config: Config, architecture: model.ModelConfig, mesh: Any, tile: int = 1
+) -> dict[str, int]:
     """Returns the exact bytes per device of a step's arrays, by name.
+
+    `tile` is the number to whose multiple a device pads the last axis of keys and values, a head.
 
     "serving" is the sampler's copy of the trained parameters, which lives while it samples;
     "served" is its copy of the frozen parameters, which stays. "batch" is the data that an update
     reads beside the state. "cache" and "prefix" are the sampler's keys and values of responses and
-    of prompts.
+    of prompts, "layers" its second copy of the layers' weights, which are stacked in the first, and
+    "prefill" the temporaries of the prompts that it encodes at once, which are counted roughly.
     """
     c = config
     axes = model.logical_axes(architecture)
@@ -137,11 +142,16 @@ def memory(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
     prompts = P // c.rollout.chunks // shards
     lanes = min(c.rollout.lanes or prompts, prompts)
     slots = lanes * min(c.rollout.width or G, G)
-    key_and_value = (
-        2 * architecture.num_layers * architecture.num_kv_heads // tensor * architecture.head_dim
-    ) * width
+    head = -(-architecture.head_dim // tile) * tile
+    key_and_value = 2 * architecture.num_layers * architecture.num_kv_heads // tensor * head * width
     parts["cache"] = slots * T * key_and_value
     parts["prefix"] = (prompts + (lanes if lanes < prompts else 0)) * S * key_and_value
+    a, whole = architecture, model.abstract_params(architecture)
+    gathered = sharding.shardings(mesh, axes["layers"], sharding.GATHERED)
+    parts["layers"] = _bytes(whole["layers"], gathered, width)
+    # A prompt's token has its keys and values twice, stacked and by layers, beside the activations.
+    at_once = 2 * key_and_value + (3 * a.mlp_dim // tensor + a.embed_dim) * width + 8 * a.embed_dim
+    parts["prefill"] = min(prompts * S, max(S, sampling.PREFILL_TOKENS)) * at_once
     batch = aot.abstract_batch(c, mesh)
     parts["batch"] = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -200,12 +210,15 @@ _NAMES = {
     "reference": "reference, in the compute dtype",
     "served": "frozen parameters, for the sampler",
     "serving": "sampler's weights",
+    "layers": "sampler's weights, layer by layer",
     "cache": "sampler's cache, responses",
     "prefix": "sampler's cache, prompts",
+    "prefill": "prompts that are encoded at once",
     "batch": "rollout batch",
 }
 
 
+_SAMPLING = ("serving", "layers", "cache", "prefix", "prefill")
 _LASTING = ("parameters", "optimizer", "frozen", "served", "reference", "batch")
 
 _KNOBS = {
@@ -238,8 +251,8 @@ def _print_memory(screen, title, architecture, parts, chip) -> None:
             table.add_row(label, _memory(parts[name]))
     table.add_section()
     lasting = sum(parts[name] for name in _LASTING)
-    sampled = lasting + parts["serving"] + parts["cache"] + parts["prefix"]
-    table.add_row("while sampling, without temporaries", _memory(sampled))
+    sampled = lasting + sum(parts[name] for name in _SAMPLING)
+    table.add_row("while sampling", _memory(sampled))
     table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
     if chip:
         table.add_row("a device has", _memory(chip.memory))

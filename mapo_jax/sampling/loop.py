@@ -33,7 +33,7 @@ from mapo_jax.rollouts import Prompts, Rollouts
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
 
-_PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
+PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
 _PREFILL_CHUNK = 256  # queries whose scores exist at once
 _ATTEND = {
     "plain": model.attend,
@@ -295,7 +295,7 @@ def _prefill(params, config, prompts):
         Keys and values of each layer, [P, K, S, H] twice; positions i32[P, S].
     """
     P, S = prompts.tokens.shape
-    most = max(_PREFILL_TOKENS // S, 1)
+    most = max(PREFILL_TOKENS // S, 1)
     size = max(n for n in range(1, min(most, P) + 1) if P % n == 0)
     attend = functools.partial(model.attend, chunk=_PREFILL_CHUNK)
 

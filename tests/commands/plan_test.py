@@ -77,6 +77,7 @@ def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
     assert parts["parameters"] == lies_there(state.params)
     assert parts["parameters"] + parts["optimizer"] == lies_there(state)
     assert parts["serving"] == lies_there(made.serve(state.params))
+    assert parts["layers"] == lies_there(made.serve(state.params)["layers"])
     batch = jax.tree.map(
         lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
         aot.abstract_batch(config, mesh),
@@ -100,6 +101,8 @@ def test_the_cache_is_that_of_the_sampler(monkeypatch):
     per_token = 2 * a.num_layers * a.num_kv_heads * a.head_dim * 4 // 2
     assert parts["cache"] == 4 * 2 * 16 * per_token
     assert parts["prefix"] == (8 + 4) * 12 * per_token
+    padded = plan.memory(config, architecture, mesh, tile=128)
+    assert padded["cache"] == parts["cache"] * 128 / a.head_dim
 
 
 def test_a_steps_arithmetic_is_what_the_compiler_counts():
