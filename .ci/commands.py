@@ -1,11 +1,14 @@
 """Runs every command of README.md, CONTRIBUTING.md and docs/*.md: `python .ci/commands.py`.
 
-It runs in a scratch copy of the tree, in the order of the pages. Each distinct line runs once, and
-each ```bash block is one script. A ```python block whose first line is `# file.py` is written to
-that file. Lines that match SKIPPED are not run, and lines that match SHORTENED get more arguments;
-both are printed. It stops at the first failure.
+It runs in a scratch copy of the tree, in the order of the pages; beside the README and what follows
+from it run the pages that are ALONE. Each distinct line runs once, and each ```bash block is one
+script. A ```python block whose first line is `# file.py` is written to that file. Lines that match
+SKIPPED are not run, and lines that match SHORTENED get more arguments; both are printed. With
+`--whole` the README's first run is not shortened. Nothing follows on a failure.
 """
 
+import concurrent.futures
+import dataclasses
 import json
 import os
 import re
@@ -33,11 +36,18 @@ SKIPPED = {  # regular expression of a whole line: reason
     r"pip download .*": "large",
     r"python launch/plan\.py .*--topology.*": "needs libtpu, 700 MB",
 }
+PICTURE = r"python launch/run\.py --config experiments/arithmetic\.py"  # of the README
 SHORTENED = {  # regular expression of a whole line: arguments that are appended to it
+    PICTURE: (
+        "--config.warmup.steps=60 --config.steps=4 --config.eval.every=2 "
+        "--config.checkpoint.every=2 --config.log.rollouts_every=2"
+    ),
     r"python launch/run\.py .*--workdir runs/reproduce/.*": (
         "--config.warmup.steps=5 --config.steps=2 --config.eval.problems=64 --config.eval.batch=64"
     ),
 }
+# Pages that read nothing which commands of other pages write.
+ALONE = ("docs/method.md", "docs/reproduce.md", "docs/scaling.md")
 STUBS = ("sbatch", "srun", "gcloud")  # these only print their arguments
 
 
@@ -65,7 +75,8 @@ def skipped(line: str) -> str | None:
 
 def added(line: str) -> str:
     """Returns the arguments that are appended to a line."""
-    return "".join(f" {more}" for shape, more in SHORTENED.items() if re.fullmatch(shape, line))
+    shapes = SHORTENED.keys() - ({PICTURE} if "--whole" in sys.argv else set())
+    return "".join(f" {SHORTENED[shape]}" for shape in shapes if re.fullmatch(shape, line))
 
 
 def copy_tree(scratch: Path) -> None:
@@ -144,49 +155,91 @@ def make_policy(folder: Path) -> None:
     pretrained.save(folder, policy, params, tokenizer)
 
 
+@dataclasses.dataclass
+class Page:
+    """What is done for a page."""
+
+    name: str
+    files: dict[str, str]  # that it names in its ```python blocks, and their text
+    scripts: list[tuple[str, list[str]]]  # what is printed, and the lines that are run
+
+
+def plan() -> list[Page]:
+    """Returns all pages; a line is run on the first page that has it."""
+    seen: set[str] = set()
+    planned = []
+    for name in pages():
+        if name in SKIPPED_PAGES:
+            planned.append(Page(name, {}, [(f"   skipped: {SKIPPED_PAGES[name]}\n", [])]))
+            continue
+        page = Page(name, {}, [])
+        for kind, text in blocks(name):
+            named = re.match(r"# (\w+\.py)\n", text)
+            if kind == "python" and named:
+                page.files[named[1]] = text
+            if kind != "bash":
+                continue
+            said, kept = "", []
+            for line in lines(text):
+                why = "run above" if line in seen else skipped(line)
+                if why and line != "wait":
+                    said += f"-  {line}\n   skipped: {why}\n"
+                    continue
+                seen.add(line)
+                kept.append(line + added(line))
+                said += f"$  {kept[-1]}\n"
+            page.scripts.append((said, kept))
+        planned.append(page)
+    return planned
+
+
+def run(page: Page, scratch: Path, environment: dict[str, str]) -> bool:
+    """Runs a page and prints what each script said; returns whether all went well."""
+    for name, text in page.files.items():
+        (scratch / name).write_text(text, encoding="utf-8")
+    if page.name == "docs/healthy.md":
+        shutil.copytree(scratch / "runs/arithmetic", scratch / "runs/other")
+    for words, kept in page.scripts:
+        if not kept:
+            print(f"== {page.name}\n{words}", end="", flush=True)
+            continue
+        start = time.monotonic()
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "\n".join(kept)],
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        took = f"   {time.monotonic() - start:.1f} s\n"
+        print(f"== {page.name}\n{words}{done.stdout}{took}", end="", flush=True)
+        if done.returncode:
+            print(f"{page.name}: exit code {done.returncode} of\n" + "\n".join(kept), flush=True)
+            return False
+    return True
+
+
 def main() -> int:
     """Runs all commands and returns an exit code."""
     environment = {**os.environ, "TERM": "dumb"}
-    seen: set[str] = set()
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many runs are of one size
     with tempfile.TemporaryDirectory() as programs, tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         copy_tree(scratch)
         make_stand_ins(scratch, Path(programs))
         environment["PATH"] = f"{programs}:{os.environ['PATH']}"
-        for page in pages():
-            print(f"== {page}", flush=True)
-            if page in SKIPPED_PAGES:
-                print(f"   skipped: {SKIPPED_PAGES[page]}")
-                continue
-            found = blocks(page)
-            for kind, text in found:
-                named = re.match(r"# (\w+\.py)\n", text)
-                if kind == "python" and named:
-                    (scratch / named[1]).write_text(text, encoding="utf-8")
-            for script in (text for kind, text in found if kind == "bash"):
-                if page == "docs/healthy.md" and not (scratch / "runs/other").exists():
-                    shutil.copytree(scratch / "runs/arithmetic", scratch / "runs/other")
-                kept = []
-                for line in lines(script):
-                    why = "run above" if line in seen else skipped(line)
-                    if why and line != "wait":
-                        print(f"-  {line}\n   skipped: {why}")
-                        continue
-                    seen.add(line)
-                    kept.append(line + added(line))
-                    print(f"$  {kept[-1]}", flush=True)
-                if not kept:
-                    continue
-                start = time.monotonic()
-                command = ["bash", "-euo", "pipefail", "-c", "\n".join(kept)]
-                code = subprocess.run(
-                    command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL
-                ).returncode
-                print(f"   {time.monotonic() - start:.1f} s", flush=True)
-                if code:
-                    print(f"{page}: exit code {code} of\n" + "\n".join(kept), file=sys.stderr)
-                    return 1
-    return 0
+        planned = plan()
+        lanes = [
+            [p for p in planned if (p.name in ALONE) == is_alone] for is_alone in (True, False)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+            running = [
+                pool.submit(lambda lane: all(run(p, scratch, environment) for p in lane), lane)
+                for lane in lanes
+            ]
+            return 0 if all(lane.result() for lane in running) else 1
 
 
 if __name__ == "__main__":

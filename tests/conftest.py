@@ -30,11 +30,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # processes of tests inherit 
 # Those of the smallest run too; of single operations, thousands, it takes longer to write them.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # lowers single operations faster
+hypothesis.settings.register_profile("no time", deadline=None)
+hypothesis.settings.load_profile("no time")
 # Traced programs fill the heap with objects that live on; looking through them all takes minutes.
 gc.set_threshold(100_000, 50, 1000)
 

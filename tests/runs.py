@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import arithmetic
-from mapo_jax import training
+from mapo_jax import sharding, training
 from mapo_jax.config import AlgorithmConfig, Config, from_config_dict
 from mapo_jax.run import programs, setup, trainer
 
@@ -63,6 +64,14 @@ def micro(**changes):
     return from_config_dict(tree)
 
 
+_make_mesh = sharding.make_mesh
+
+
+def make_mesh(data=-1, fsdp=1, tensor=1, devices=None):
+    """`sharding.make_mesh` of two devices where none are given: each step takes time on each."""
+    return _make_mesh(data, fsdp, tensor, jax.devices()[:2] if devices is None else devices)
+
+
 # Groups of the configuration that no program is made from.
 _OUTSIDE = ("seed", "steps", "task", "tokenizer", "policy", "lora", "guard")
 _OUTSIDE += ("eval", "checkpoint", "log", "profile")
@@ -97,9 +106,10 @@ _PARTS = {
 def traced_once() -> Iterator[None]:
     """Runs in it take the programs of an earlier one in this process that computed the same.
 
-    To trace them again takes longer than all else that the smallest run does.
+    To trace them again takes longer than all else that the smallest run does. They have 2 devices.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", make_mesh)
         patch.setattr(setup, "Programs", _programs)
         for name, make in _PARTS.items():
             patch.setattr(training, name, make)

@@ -305,9 +305,10 @@ def tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[s
     """Yields the parameters one by one, with Hugging Face's names and shapes."""
     is_array: Callable = lambda x: isinstance(x, _Array)  # noqa: E731
     arrays = jax.tree.leaves(_arrays(config), is_leaf=is_array)
-    for array, x in zip(arrays, jax.tree.leaves(params), strict=True):
+    for array, leaf in zip(arrays, jax.tree.leaves(params), strict=True):
+        x = np.asarray(leaf)  # once: each slice of a device's array is a program to compile
         for i, name in enumerate(array.names):
-            piece = np.asarray(x[i] if array.is_stacked else x)
+            piece = x[i] if array.is_stacked else x
             if array.inputs:
                 piece = piece.reshape(math.prod(piece.shape[: array.inputs]), -1).T
             yield name, np.ascontiguousarray(piece.reshape(array.tensor_shape))

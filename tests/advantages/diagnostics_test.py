@@ -13,7 +13,10 @@ from mapo_jax.advantages import diagnostics
 from tests import small
 from tests.advantages import oracles
 
+compiled = pytest.mark.usefixtures("compiled")
 
+
+@compiled
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -28,6 +31,7 @@ def test_worst_of_the_papers_groups(name, expected):
     np.testing.assert_allclose(worst[1:], expected, atol=5e-4)
 
 
+@compiled
 @pytest.mark.parametrize("G", [8, *small.slow([12])])
 @pytest.mark.parametrize(
     ("name", "options", "reverses", "reverses_01", "mirrors", "mirrors_01"),
@@ -53,6 +57,7 @@ def test_verdicts(name, options, reverses, reverses_01, mirrors, mirrors_01, G):
     assert (mirror["paper"], mirror["binary"]) == (mirrors, mirrors_01)
 
 
+@compiled
 def test_mapo_passes_the_example_of_the_introduction():
     assert not diagnostics.reversion("mapo", 8)["intro"]
     assert diagnostics.reversion("grpo", 8)["intro"]
@@ -64,6 +69,7 @@ def by_hand(name, rewards, options):
     return list(oracles.advantages(name, [rewards], success, eps=0.0, **options)[0])
 
 
+@compiled
 @pytest.mark.parametrize("G", [5, 6])
 @pytest.mark.parametrize(
     ("name", "options"), [("mapo", {}), ("apd", {}), ("quantile", {"K": 0.4}), ("passk", {"k": 2})]
@@ -107,6 +113,7 @@ W = {
 }
 
 
+@compiled
 @pytest.mark.parametrize("name", W)
 def test_weights_and_masses(name):
     found = diagnostics.binary(name, 12)
@@ -122,6 +129,7 @@ def test_weights_and_masses(name):
     assert np.isnan(found["wrong"][12])
 
 
+@compiled
 def test_masses_of_what_is_not_centred():
     found = diagnostics.binary("quantile", 10, K=0.4)
     assert np.all((found["mass_right"][1:10] > 0) == (np.arange(1, 10) <= 6))
@@ -153,6 +161,7 @@ def expected_update(name, options, G, p):
     return total
 
 
+@compiled
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize(("name", "options"), CLIMBERS)
 def test_slope_is_that_of_the_expected_update(name, options, p):
@@ -161,6 +170,7 @@ def test_slope_is_that_of_the_expected_update(name, options, p):
     np.testing.assert_allclose(slope * p * (1 - p), update, rtol=1e-5, atol=1e-7)
 
 
+@compiled
 @pytest.mark.parametrize(("name", "options"), CLIMBERS)
 def test_objective_has_the_slope(name, options):
     p, step = np.linspace(0.01, 0.99, 33), 1e-5
@@ -184,6 +194,7 @@ def test_a_constant_baseline_climbs_p(p, constant):
     )
 
 
+@compiled
 def test_objective_of_mapo_for_large_groups():
     p, step = np.linspace(0.02, 0.98, 49), 1e-6
     change = diagnostics.mapo_objective(p + step) - diagnostics.mapo_objective(p - step)
@@ -229,6 +240,7 @@ def test_inputs_of_all_kinds():
     assert scaled[0, 0] < drawn[0, 0] < diagnostics.values("apd", groups)[0, 0]
 
 
+@compiled
 def test_size_of_what_is_compared_with_nothing():
     def only_successes(rewards_G, success_G, mask_G):
         return rewards_G * success_G

@@ -21,6 +21,7 @@ _SPEC.loader.exec_module(method)
 FAULTS = ("reversion", "mirror")  # they measure every advantage in thousands of groups
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(
     "name",
     [*(n for n in method.TABLES if n not in FAULTS), *small.slow(*([n] for n in FAULTS))],
@@ -68,6 +69,7 @@ def test_limits_are_those_of_the_code(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_verdicts_of_the_tables_hold_for_both_sizes():
     for measure in (diagnostics.reversion, diagnostics.mirror):
         for advantage, options in method.CASES.values():

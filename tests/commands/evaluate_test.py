@@ -25,12 +25,7 @@ from tests import runs, small
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = runs.micro(
-    warmup__steps=0,
-    steps=1,
-    algorithm__beta=0.0,
-    eval__samples=2,
-    eval__problems=6,
-    eval__batch=8,
+    warmup__steps=0, steps=1, data__max_prompt_tokens=32, eval__samples=2, eval__problems=6
 )
 
 
@@ -48,14 +43,14 @@ def workdir(tmp_path_factory):
 
 
 def with_sets(path):
-    tiny = dataclasses.replace(CONFIG.data, max_prompt_tokens=120)
     sets = dataclasses.replace(CONFIG.eval, sets=f"multiarith={path}/m.jsonl")
-    return dataclasses.replace(CONFIG, eval=sets, data=tiny)
+    return dataclasses.replace(CONFIG, eval=sets)
 
 
 @pytest.fixture
 def config(workdir, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sharding, "make_mesh", runs.make_mesh)  # as the run, which is evaluated
     return with_sets(workdir.parent)
 
 
@@ -352,9 +347,9 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
         epath.Path(workdir), sharding.make_mesh(devices=jax.devices()[:1]), "float32", "", ""
     )
     exported = pretrained.load(tmp_path / "out")
+    apply = jax.jit(model.apply, static_argnums=1)
     np.testing.assert_array_equal(
-        model.apply(exported[1], exported[0], tokens),
-        model.apply(found.params, found.architecture, tokens),
+        apply(exported[1], exported[0], tokens), apply(found.params, found.architecture, tokens)
     )
     with pytest.raises(errors.UserError, match=r"--checkpoint=best: .* is no work directory"):
         evaluate.run(few, epath.Path(tmp_path / "results"), str(tmp_path / "out"), "best")
@@ -379,21 +374,18 @@ def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
 
 
 def test_the_verdict_of_a_vote_does_not_depend_on_its_first_form(
-    workdir, tmp_path, monkeypatch, capsys
+    config, workdir, tmp_path, monkeypatch, capsys
 ):
     """The first of three responses with the majority's answer, the right one, has no box."""
-    monkeypatch.chdir(ROOT)
     (tmp_path / "m.jsonl").write_text('{"input": "2+3=", "target": 5}\n')
     said = ["The answer is 5", r"\boxed{5}", r"\boxed{5}", r"\boxed{7}"]
     monkeypatch.setattr(
         evaluation, "decode", lambda _, __, length_PG: said[: length_PG.shape[1]] * len(length_PG)
     )
-    words = ["--config=experiments/arithmetic.py:tiny", f"--workdir={tmp_path}"]
-    words += [f"--params={workdir}", "--config.eval.samples=4", "--config.eval.problems=1"]
-    words += [f"--config.eval.sets=multiarith={tmp_path}/m.jsonl", "--config.eval.batch=8"]
-    words += ["--config.data.max_prompt_tokens=120"]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
-    assert exits.main(launchers.evaluate) == 0
+    sets = f"multiarith={tmp_path}/m.jsonl"
+    voted = dataclasses.replace(config.eval, samples=4, problems=1, sets=sets)
+    c = dataclasses.replace(config, eval=voted)
+    evaluate.run(c, epath.Path(tmp_path), params=str(workdir))
     metrics = summary(tmp_path)["metrics"]
     assert metrics["eval/multiarith/maj@4"] == 1
     assert metrics["eval/multiarith/accuracy_sampled"] == 0.5

@@ -280,11 +280,16 @@ def test_a_run_that_is_still_writing(tmp_path):
     assert "9 of 60" in page.text
 
 
-def test_several_runs_are_compared(tmp_path):
+@pytest.mark.parametrize("keys", ["reward/mean|success_count|eval/test", *small.slow([""])])
+def test_several_runs_are_compared(tmp_path, keys):
+    kept = re.compile(f"kind|phase|step|{keys}")
     workdirs = [
         make_run(
             tmp_path / f"{name}{seed}",
-            metrics_of(30, seed, lift),
+            [
+                {key: x for key, x in line.items() if kept.match(key)}
+                for line in metrics_of(30, seed, lift)
+            ],
             rollouts_of(30),
             config(seed, name, 30),
         )
@@ -317,7 +322,7 @@ def test_the_later_of_two_lines_counts(tmp_path):
 
 def test_hostile_text_stays_text(tmp_path):
     evil = "</pre><script>alert(1)</script><img src=http://x.y onerror=a>\0\x1b[31m\ud800\u202e$x$"
-    lines = metrics_of(3)
+    lines = [dict(line) for line in (*FEW, evaluation(0, 0.3), evaluation(2, 0.5))]
     for line in lines:
         if line["kind"] == "eval":
             line |= {f"eval/{evil}/accuracy": 0.5, f"eval/{evil}/accuracy_sampled": 0.5}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mapo_jax import errors, rewards, sharding, tasks
+from mapo_jax import errors, report, rewards, sharding, tasks
 from mapo_jax.commands import exits, launchers
 from mapo_jax.rollouts import pad_prompts
 from mapo_jax.run import checkpoints, collect, guard, programs, setup
@@ -114,6 +114,7 @@ def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatc
     argv += [f"--config.task.reward={reward.replace('some', 'none')}"]
     argv += ["--config.dynamic.max_tries=2", "--config.warmup.steps=3"]
     monkeypatch.setattr(sys, "argv", ["run.py", *argv])
+    monkeypatch.setattr(report, "write", lambda *_: "")  # it takes longer than the run
     with runs.traced_once():
         assert exits.main(launchers.run) == 3
     said = capsys.readouterr().err
@@ -188,7 +189,8 @@ def test_each_try_takes_the_next_prompts_and_its_own_draws(reward, tmp_path, mon
 
     monkeypatch.setattr(collect, "_shuffle", seen)
     config = dynamic(reward, task__shuffle_rewards=True, warmup__steps=0)
-    run = setup.prepare(config, print, datetime.datetime.now(datetime.UTC))
+    with runs.traced_once():
+        run = setup.prepare(config, print, datetime.datetime.now(datetime.UTC))
     saved = checkpoints.Checkpoints(tmp_path / "checkpoints", 1)
     order = tasks.indices(len(run.prompts), config.seed, 0, 10_000)
     examples = np.array([prompt.example for prompt in run.prompts])[order]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mapo_jax import errors
+from mapo_jax import errors, report
 from mapo_jax.commands import exits, launchers
 from mapo_jax.run import collect, guard, processes, programs, records
 from tests import runs
@@ -41,6 +41,7 @@ def test_sigterm_in_both_phases_saves_and_ends_with_143(undisturbed, tmp_path, m
     run = tmp_path / "run"
     settings = [*command(run)[2:], "--config.checkpoint.every=100"]
     monkeypatch.setattr(sys, "argv", ["run.py", *settings])
+    monkeypatch.setattr(report, "write", lambda *_: "")  # it takes longer than the runs
     write, active = records.Records.write, []
     enter = processes.Termination.__enter__
     monkeypatch.setattr(
@@ -162,7 +163,6 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
         guard__max_skipped=3,
         warmup__steps=2,
         steps=50,
-        algorithm__beta=0.0,
     )
     with pytest.raises(errors.RunStopped) as stopped:
         runs.train(config, tmp_path / "run")
@@ -276,6 +276,7 @@ def test_a_phase_that_runs_out_of_memory_names_its_settings(tmp_path, monkeypatc
         raise JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB are missing")
 
     monkeypatch.setattr(collect, "collect", lacks)
+    monkeypatch.setattr(report, "write", lambda *_: "")
     monkeypatch.setattr(sys, "argv", ["run.py", *command(tmp_path / "run")[2:]])
     with runs.traced_once():
         assert exits.main(launchers.run) == 2

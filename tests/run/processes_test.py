@@ -215,7 +215,7 @@ def test_two_processes_train_as_one(tmp_path):
         assert "judged" in (tmp_path / "two" / log).read_text()
 
     config = micro(task__reward=reward, dynamic__max_tries=20)
-    train(config, tmp_path / "one")  # 8 devices in this process
+    train(config, tmp_path / "one")  # two devices in this process
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert_close(one, two)
     assert max(row["groups/tries"] for row in two if "groups/tries" in row) > 1

@@ -17,6 +17,8 @@ from tests import runs, small
 from tests.advantages import oracles
 from tests.advantages.family_test import CASES
 
+choose = jax.jit(programs._choose, static_argnums=(0, 1, 2))
+
 
 def fresh(successes, first_draw=0, **changes):
     """Groups of 4 with these numbers of successes."""
@@ -34,21 +36,21 @@ def fresh(successes, first_draw=0, **changes):
 
 
 def test_groups_are_kept_in_the_order_of_their_draws():
-    pool, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 2, 4, 1]))
+    pool, (kept, draws, facts) = choose(0.0, 1.0, "fail", None, fresh([0, 2, 4, 1]))
     assert (int(kept), draws.tolist()[:2]) == (2, [1, 3])
     assert tuple(map(int, facts["groups/kept"])) == (2, 4)
     assert tuple(map(float, facts["reward/mean_sampled"])) == (7, 16)
-    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([4, 3, 0, 1], 4))
+    pool, (kept, draws, _) = choose(0.0, 1.0, "fail", pool, fresh([4, 3, 0, 1], 4))
     assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])
     assert pool[1].success.sum(1).tolist() == [2, 1, 3, 1]
-    pool, (kept, draws, _) = programs._choose(0.0, 1.0, "fail", pool, fresh([1, 1, 1, 1], 8))
+    pool, (kept, draws, _) = choose(0.0, 1.0, "fail", pool, fresh([1, 1, 1, 1], 8))
     assert (int(kept), draws.tolist()) == (4, [1, 3, 5, 7])  # what is full stays as it is
 
 
 def test_what_is_kept_is_strictly_between_the_bounds():
     def kept(low, high, truncated="fail", **changes):
         groups = fresh([0, 1, 2, 3], **changes)
-        return programs._choose(low, high, truncated, None, groups)[1][1].tolist()
+        return choose(low, high, truncated, None, groups)[1][1].tolist()
 
     def first(low, high, count, **options):
         return kept(low, high, **options)[:count]
@@ -63,19 +65,15 @@ def test_what_is_kept_is_strictly_between_the_bounds():
     lost = fresh([0, 1, 2, 3]).rewards.copy()
     lost[3, 3] = np.nan  # three successes of three
     lost[1] = np.nan
-    _, (count, draws, _) = programs._choose(
-        0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost)
-    )
+    _, (count, draws, _) = choose(0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost))
     assert (int(count), draws.tolist()[0]) == (1, 2)
-    _, (_, _, facts) = programs._choose(0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost))
+    _, (_, _, facts) = choose(0.0, 1.0, "fail", None, fresh([0, 1, 2, 3], rewards=lost))
     assert tuple(map(int, facts["groups/kept"])) == (1, 3)  # of the groups that there are
     assert tuple(map(float, facts["reward/mean_sampled"])) == (5, 11)
     cut = dataclasses.replace(
         fresh([0, 1, 2, 3]).rollouts, finished=np.arange(4) < np.array([[4], [1], [4], [3]])
     )
-    _, (count, draws, _) = programs._choose(
-        0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut)
-    )
+    _, (count, draws, _) = choose(0.0, 1.0, "mask", None, fresh([0, 1, 2, 3], rollouts=cut))
     assert (int(count), draws.tolist()[0]) == (1, 2)
 
 
@@ -84,33 +82,39 @@ def test_groups_of_equal_rewards_are_not_kept():
     halves = {"accuracy": np.full((4, 4), 0.5, np.float32)}
     rewards = np.float32([[0.5] * 4, [0.1] * 4, [0.5, 0.5, 0.5, 0.6], [0.5, 0.5, np.nan, 0.5]])
     groups = fresh([0] * 4, rewards=rewards, parts=halves)
-    _, (kept, draws, facts) = programs._choose(0.0, 1.0, "fail", None, groups)
+    _, (kept, draws, facts) = choose(0.0, 1.0, "fail", None, groups)
     assert (int(kept), int(draws[0])) == (1, 2)
     assert tuple(map(int, facts["groups/kept"])) == (1, 4)
     cut = dataclasses.replace(
         groups.rollouts, finished=np.arange(4) < np.array([[4], [4], [3], [4]])
     )
     groups = dataclasses.replace(groups, rollouts=cut)
-    assert int(programs._choose(0.0, 1.0, "mask", None, groups)[1][0]) == 0  # the other is cut
+    assert int(choose(0.0, 1.0, "mask", None, groups)[1][0]) == 0  # the other is cut
 
 
 def test_the_choice_is_the_same_on_a_mesh():
     mesh = sharding.make_mesh(4, 2, 1)
     rng = np.random.default_rng(0)
     tries = [fresh(rng.integers(0, 5, 16), first_draw=16 * t) for t in range(3)]
-    choose = jax.jit(
+    on_mesh = jax.jit(
         lambda pool, fresh: programs._choose(0.0, 1.0, "fail", pool, fresh),
         out_shardings=(sharding.by_prompt(mesh), sharding.replicated(mesh)),
     )
     one = many = None
     for groups in tries:
-        one, told_one = programs._choose(0.0, 1.0, "fail", one, groups)
-        many, told_many = choose(many, sharding.put(groups, mesh))
+        one, told_one = choose(0.0, 1.0, "fail", one, groups)
+        many, told_many = on_mesh(many, sharding.put(groups, mesh))
         jax.tree.map(np.testing.assert_array_equal, told_many, told_one)
     jax.tree.map(np.testing.assert_array_equal, many, one)
 
 
-@pytest.mark.parametrize("case", CASES)
+# One for each input, for an advantage of another one, and for a second stage.
+ASKING = ("mapo", "mapo_random", "remax", "gdpo, weighed", "opo", "signed(remax)", "focal(gpg)")
+
+
+@pytest.mark.parametrize(
+    "case", [*ASKING, *small.slow(*([case] for case in CASES if case not in ASKING))]
+)
 def test_a_run_has_what_every_advantage_asks_for(case):
     """Key, lengths, parts and baseline reach the function; what is masked or lost gets 0."""
     name, options = CASES[case]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mapo_jax import advantages, model, sampling, sharding, training
+from mapo_jax import model, sampling, sharding, training
 from mapo_jax.config import OptimizerConfig
 from mapo_jax.rollouts import Batch
 from mapo_jax.training import losses, make_optimizer, pieces
@@ -108,7 +108,7 @@ def test_adapters_have_the_gradient_of_the_weights_they_add_to(shape):
     found = jax.tree.map(np.asarray, state.opt_state.trace)["layers"]
     assert {*found} == {"q_lora", "o_lora", "down_lora"}
 
-    merged = model.merge_adapters(small.params(LORA), LORA)[0]
+    merged = jax.jit(lambda params: model.merge_adapters(params, LORA)[0])(small.params(LORA))
     plain, one = build()
     state = jax.device_put(
         training.init_state(merged, KEEP), training.state_shardings(CONFIG, KEEP, one)
@@ -156,15 +156,21 @@ def assert_same(actual, expected):
 # ---- the gradient is one, however it is computed ----
 
 
-SPLITS = [(*TRIED[0], (2, G)), (*TRIED[0], (P, 1)), *((*tried, (2, 2)) for tried in TRIED[1:])]
+# By default `test_meshes`, `test_packed_rows` and `test_cross_entropy` split their batches.
+SPLITS = [(*TRIED[0], size) for size in ((2, 1), (2, G), (P, 1))]
+SPLITS += [(*tried, (2, 2)) for tried in TRIED[1:]]
 
 
-@pytest.mark.parametrize(
-    ("loss", "aggregation", "microbatch"), [(*TRIED[0], (2, 1)), *small.slow(*SPLITS)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "aggregation", "microbatch"), SPLITS, ids=str)
 def test_splits_into_microbatches(loss, aggregation, microbatch):
     actual = gradient(batch(), microbatch=microbatch, loss=loss, aggregation=aggregation)
     assert_same(actual, whole(loss, aggregation))
+
+
+@jax.jit
+def take(x, piece):
+    return pieces.take(x, piece, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("surrogate", training.SURROGATES)
@@ -178,14 +184,12 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     b, mask = batch(), batch().rollouts.trained
     options = {"beta": BETA, "kl": "k3", "entropy": entropy}
     loss_fn = training.policy_loss(small.surrogate(surrogate, **CLIP), **options)
-    total = jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0])
+    total = jax.jit(jax.value_and_grad(lambda x, *rest: loss_fn(*x, *rest)[0]))
     values = b.rollouts.logps, np.where(mask, -b.rollouts.logps, 0)
     args = values, b, training.AGGREGATIONS[aggregation](mask)
     value, expected = total(*args)
     junk = tuple(np.where(mask, x, np.nan) for x in values)
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     planned = pieces.plan(b.rollouts.length, 1, (2, 2), T, is_packed=True)
-    take = jax.jit(functools.partial(pieces.take, mesh=mesh))
     parts = []
     for piece in planned:
         part, actual = total(*take((junk, *args[1:]), piece))
@@ -537,7 +541,7 @@ def test_mapo_scales_the_gradient_of_grpo(k):
     success = np.random.default_rng(k).permutation(12)[None] < k
     mapo, grpo = (
         gradient_of_advantages()(
-            advantages.group_advantages(name, success.astype(np.float32), success, eps=0.0)
+            small.group_advantages(name, success.astype(np.float32), success, eps=0.0)
         )
         for name in ("mapo", "grpo")
     )
