@@ -85,8 +85,12 @@ FURTHER = [(part, fault) for part in (1, 2, 3) for fault in (one_entry, jnp.log)
 
 @pytest.mark.parametrize(
     ("part", "fault"),
-    [*((part, all_a_little) for part in range(4)), (0, one_entry), (0, jnp.log)]
-    + small.slow(*FURTHER),
+    [
+        *((part, all_a_little) for part in range(4)),
+        (0, one_entry),
+        (0, jnp.log),
+        *small.slow(*FURTHER),
+    ],
 )
 def test_a_wrong_result_is_not(monkeypatch, part, fault):
     """A fault of the output, of the gradient of queries or of keys; the fourth time of nothing."""
