@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mapo_jax import errors
+from mapo_jax.commands import memory
 
 
 class Help(Exception):
@@ -26,6 +27,7 @@ def main(run: Callable[[list[str]], None]) -> int:
     wait for it.
     """
     sys.unraisablehook = _unraisable
+    memory.keep()
     try:
         run(sys.argv[1:])
     except Help as message:
