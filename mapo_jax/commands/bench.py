@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
@@ -111,7 +112,7 @@ class Phase:
 
 
 def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, float]]:
-    """Counts FLOPs, bytes and the share of padding of each phase.
+    """Counts FLOPs, bytes and the share of padding of each phase, for all devices together.
 
     FLOPs are those that the real tokens need: a forward pass, and for the update three. Layers and
     logits that are computed again to save memory, and padding, do not count. So FLOPs per second
@@ -121,16 +122,19 @@ def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, f
     P, G = lengths_PG.shape
     s, S = prompt_tokens(c), padded_length(prompt_tokens(c), c.data.max_prompt_tokens)
     forward = sum(work.forward(policy, np.full(P, s), lengths_PG))
-    lanes, width = min(c.rollout.lanes or P, P), min(c.rollout.width or G, G)
-    steps = work.decode_steps(lengths_PG, lanes, width)
-    number = np.dtype(jax.numpy.dtype(c.compute.dtype)).itemsize
+    shards = sharding.batch_shards(sharding.make_mesh(**dataclasses.asdict(c.mesh)))
+    own = P // shards
+    lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
+    steps = [work.decode_steps(part, lanes, width) for part in np.split(lengths_PG, shards)]
+    number = jnp.dtype(c.compute.dtype).itemsize
     rungs = sampling.rungs(c.rollout.max_new_tokens)
-    read = work.decode_bytes(policy, steps, rungs, (lanes, width), S, number)
+    read = sum(work.decode_bytes(policy, n, rungs, (lanes, width), S, number) for n in steps)
+    idle = 1 - lengths_PG.sum() / (sum(map(len, steps)) * lanes * width)
     pieces = programs.update.plan(lengths_PG, T=c.rollout.max_new_tokens)
     computed = sum(piece.places.size + len(piece.prompts) * S for piece in pieces)
     padding = 1 - (lengths_PG.sum() + P * s) / computed
     return {
-        "sampling": (forward, read, 1 - lengths_PG.sum() / (len(steps) * lanes * width)),
+        "sampling": (forward, read, idle),
         "scoring": (forward, 0, padding),
         "update": (3 * forward, 0, padding),
         "step": (4 * forward, 0, 0),

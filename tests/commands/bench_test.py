@@ -2,11 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import bench as experiment
+from mapo_jax import sharding
 from mapo_jax.commands import bench
+from mapo_jax.run import programs
 
 KEYS = {
     "sample_tokens_per_s",
@@ -104,3 +107,29 @@ def test_lengths_are_at_most_their_limits():
         "bench.prompt_tokens=2049: must be at most data.max_prompt_tokens, 2048",
         "bench.new_tokens=1025: must be at most rollout.max_new_tokens, 1024",
     ]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_costs_are_those_of_all_shards(shards):
+    """Two responses a prompt, of 2 and 6 tokens: on each shard 6 steps of 4 x 2 slots, or 2 x 2."""
+    tree = experiment.get_config()
+    tree.bench.update(vocab_size=32, prompt_tokens=5)
+    tree.policy.update(num_layers=1, embed_dim=16, head_dim=8, mlp_dim=16)
+    tree.data.max_prompt_tokens = 64
+    tree.batch.update(prompts=4, minibatch_prompts=4, group=2, microbatch=(2, 2))
+    tree.rollout.max_new_tokens = 6
+    tree.mesh.update(data=shards, fsdp=1, tensor=1)
+    config = bench.read(tree)
+    mesh = sharding.make_mesh(shards, devices=jax.devices()[:shards])
+    policy = bench.architecture(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.sharding, "make_mesh", lambda **_: mesh)
+        patch.setattr(bench, "draw_limits", lambda _: np.asarray([[2, 6]] * 4, np.int32))
+        costs = bench.costs(config, programs.Programs(config, policy, (), mesh))
+    _, read, idle = costs["sampling"]
+    assert idle == pytest.approx(1 - 32 / (6 * 8))
+    weights = 4 * (2 * 16 * 8 * (4 + 2) + 3 * 16 * 16 + 16 * 32)
+    token = 4 * 2 * 2 * 8
+    assert read == 6 * (shards * weights + token * (8 * 6 + 4 * 16))
+    real = costs["update"][2]
+    assert 0 < real < 1
