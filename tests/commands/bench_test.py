@@ -111,7 +111,7 @@ def test_lengths_are_at_most_their_limits():
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_costs_are_those_of_all_shards(shards):
-    """Two responses a prompt, of 2 and 6 tokens: on each shard 6 steps of 4 x 2 slots, or 2 x 2."""
+    """Each shard takes 6 steps, with 4 x 2 slots, or with 2 x 2."""
     tree = experiment.get_config()
     tree.bench.update(vocab_size=32, prompt_tokens=5)
     tree.policy.update(num_layers=1, embed_dim=16, head_dim=8, mlp_dim=16)
@@ -124,10 +124,10 @@ def test_costs_are_those_of_all_shards(shards):
     policy = bench.architecture(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.sharding, "make_mesh", lambda **_: mesh)
-        patch.setattr(bench, "draw_limits", lambda _: np.asarray([[2, 6]] * 4, np.int32))
+        patch.setattr(bench, "draw_limits", lambda _: np.asarray([[2, 6], [1, 1]] * 2, np.int32))
         costs = bench.costs(config, programs.Programs(config, policy, (), mesh))
     _, read, idle = costs["sampling"]
-    assert idle == pytest.approx(1 - 32 / (6 * 8))
+    assert idle == pytest.approx(1 - 20 / (6 * 8))
     weights = 4 * (2 * 16 * 8 * (4 + 2) + 3 * 16 * 16 + 16 * 32)
     token = 4 * 2 * 2 * 8
     assert read == 6 * (shards * weights + token * (8 * 6 + 4 * 16))
