@@ -3,8 +3,8 @@
     python launch/bench.py --config experiments/bench.py:small
 
 It samples at temperature 1 and top-p 1 without end of sequence, and trains with the MAPO advantage,
-beta 0, the sampler's log-probs, one minibatch and one epoch. The presets of
-Qwen's shapes need an accelerator, the others are for a CPU.
+beta 0, the sampler's log-probs, one minibatch and one epoch. The presets of Qwen's shapes
+need an accelerator, the others are for a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -47,7 +47,6 @@ def mid(config: ConfigDict) -> None:
 
 def qwen2_5_0_5b(config: ConfigDict) -> None:
     """The shape of Qwen2.5-0.5B in bfloat16, 32 prompts x 16, 256 + 512 tokens."""
-    config.bench.vocab_size = 151_936
     config.policy.num_layers = 24
     config.policy.embed_dim = 896
     config.policy.num_heads = 14
@@ -61,7 +60,6 @@ def qwen2_5_1_5b(config: ConfigDict) -> None:
 
     Prompts have 128 tokens, responses have geometric lengths with mean 200, cut at 512.
     """
-    config.bench.vocab_size = 151_936
     config.bench.mean_new_tokens = 200
     config.policy.num_layers = 28
     config.policy.embed_dim = 1536
@@ -76,6 +74,7 @@ def qwen2_5_1_5b(config: ConfigDict) -> None:
 
 
 def _qwen2_5(config):
+    config.bench.vocab_size = 151_936
     config.policy.rope_theta = 1_000_000.0
     config.policy.qkv_bias = True
     config.compute.dtype = "bfloat16"

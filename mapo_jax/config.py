@@ -287,8 +287,12 @@ class Config:
 
 
 # Open keys, whose options are not listed here.
-OPEN = ("task.options", "algorithm.advantage_options", "algorithm.surrogate_options")
-OPEN += ("algorithm.correction_options",)
+OPEN = (
+    "task.options",
+    "algorithm.advantage_options",
+    "algorithm.surrogate_options",
+    "algorithm.correction_options",
+)
 
 
 def from_config_dict(config_dict: Mapping[str, Any], cls: Any = Config) -> Any:

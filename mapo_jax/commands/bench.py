@@ -292,20 +292,19 @@ def report(config: Config, phases: dict[str, Phase]) -> None:
             f"{phase.cold_s:.1f}",
             f"{phase.cached_s:.1f}",
         )
-    wide = rich.console.Console()
-    (wide if wide.is_terminal else rich.console.Console(width=110)).print(table)
-    sampling_, scoring, update, step = (
-        phases[name] for name in ("sampling", "scoring", "update", "step")
-    )
+    screen = rich.console.Console()
+    (screen if screen.is_terminal else rich.console.Console(width=110)).print(table)
+    median = {name: phase.median for name, phase in phases.items()}
+    sampled, updated = phases["sampling"], phases["update"]
     figures = {
-        "sample_tokens_per_s": sampling_.tokens / sampling_.median,
-        "score_tokens_per_s": scoring.tokens / scoring.median,
-        "update_s": update.median,
-        "step_s": step.median,
+        "sample_tokens_per_s": sampled.tokens / median["sampling"],
+        "score_tokens_per_s": sampled.tokens / median["scoring"],
+        "update_s": median["update"],
+        "step_s": median["step"],
         "compile_s": sum(phase.cold_s for phase in phases.values()),
         "compile_cached_s": sum(phase.cached_s for phase in phases.values()),
         "peak_memory_gib": memory,
-        "sample_bytes_per_s": sampling_.bytes / sampling_.median / count,
-        "update_flops_per_s": update.flops / update.median / count,
+        "sample_bytes_per_s": sampled.bytes / median["sampling"] / count,
+        "update_flops_per_s": updated.flops / median["update"] / count,
     }
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))

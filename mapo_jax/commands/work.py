@@ -53,6 +53,13 @@ class Flops(NamedTuple):
     head: float  # on responses alone
 
 
+def _weights(a):
+    """Number of weights in the matrices of all layers."""
+    return a.num_layers * (
+        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
+    )
+
+
 def forward(a: model.ModelConfig, prompts_P: np.ndarray, lengths_PG: np.ndarray) -> Flops:
     """Returns the FLOPs of computing each prompt once and its group's responses after it.
 
@@ -63,12 +70,10 @@ def forward(a: model.ModelConfig, prompts_P: np.ndarray, lengths_PG: np.ndarray)
         prompts_P: tokens of each prompt.
         lengths_PG: tokens of each response.
     """
-    weights = a.num_layers * (
-        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
-    )
     s, t = prompts_P.astype(float), lengths_PG.astype(float)
     pairs = (s * (s + 1) / 2).sum() + (t * (s[:, None] + (t + 1) / 2)).sum()
-    layers = 2 * weights * (s.sum() + t.sum()) + 4 * a.num_layers * a.num_heads * a.head_dim * pairs
+    pair = 4 * a.num_layers * a.num_heads * a.head_dim
+    layers = 2 * _weights(a) * (s.sum() + t.sum()) + pair * pairs
     return Flops(layers, 2 * a.embed_dim * a.vocab_size * t.sum())
 
 
@@ -134,10 +139,7 @@ def decode_bytes(
         prompt_tokens: to which prompts are padded.
         width: bytes of a number.
     """
-    weights = a.num_layers * (
-        2 * a.embed_dim * a.head_dim * (a.num_heads + a.num_kv_heads) + 3 * a.embed_dim * a.mlp_dim
-    )
-    weights += a.embed_dim * a.vocab_size
+    weights = _weights(a) + a.embed_dim * a.vocab_size
     cells = np.asarray(rungs)[np.searchsorted(rungs, steps)].sum()
     tokens = math.prod(slots) * cells + slots[0] * prompt_tokens * len(steps)
     return float(weights) * width * len(steps) + float(tokens) * cached_bytes(a, width)

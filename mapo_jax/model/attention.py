@@ -10,7 +10,7 @@ hold several responses, each query also says whose it is.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -21,7 +21,7 @@ from jax import Array
 from mapo_jax.model.config import RopeScaling
 
 ABSENT = np.iinfo(np.int32).max
-_MASKED = -1e30  # finite, so that the result is finite for a query that sees no key (padding)
+MASKED = -1e30  # finite, so that the result is finite for a query that sees no key (padding)
 
 
 class Segment(NamedTuple):
@@ -152,6 +152,26 @@ def visible(
     return seen if window is None else seen & (queries - keys < window)
 
 
+def is_as_exact(found: Any, plain: Any, exact: Any, rounding: float = 0.0) -> bool:
+    """Says whether a kernel's result errs about as little as the plain path's.
+
+    The norm of its errors may be at most 3 times that of the plain path's errors (roundings alone
+    may double it), the largest error at most 6 times.
+
+    Args:
+      found: the kernel's result, a NumPy array.
+      plain: the same by `attend`.
+      exact: the same by `attend` in float32.
+      rounding: relative error that counts as none.
+    """
+    ours, theirs = found - exact, plain - exact
+    norm, largest = np.linalg.norm, lambda x: np.abs(x).max()
+    return bool(
+        norm(ours) <= 3 * norm(theirs) + rounding * norm(exact)
+        and largest(ours) <= 6 * largest(theirs) + rounding * largest(exact)
+    )
+
+
 def _attend(
     q_PGTNH,
     positions_PGT,
@@ -173,7 +193,7 @@ def _attend(
         if softcap:
             s = softcap * jnp.tanh(s / softcap)
         seen_PGTS = visible(positions_PGT, k_positions, window, owners_PGT, all_owners_PGT)
-        scores.append(jnp.where(seen_PGTS[:, None, :, :, None], s, _MASKED))
+        scores.append(jnp.where(seen_PGTS[:, None, :, :, None], s, MASKED))
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
     total = sum(w.sum(-1, keepdims=True) for w in weights)

@@ -10,7 +10,6 @@ Before the first step of a run `refusal` compares the kernel with `attention.att
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +17,11 @@ import numpy as np
 from jax import Array
 
 from mapo_jax.model import attention, config
-from mapo_jax.model.attention import ABSENT, Segment
+from mapo_jax.model.attention import ABSENT, MASKED, Segment
 
-_MASKED = -1e30  # as in attention.py
-
-
-class Tile(NamedTuple):
-    """How a program goes through the keys; this does not change the result."""
-
-    keys: int  # read at a time, a power of 2; 0: as many as fit into the registers
-    warps: int
-    stages: int  # tiles in flight
-
-
-_TILE = Tile(keys=0, warps=4, stages=2)
+# How a program goes through the keys.
+_WARPS = 4
+_STAGES = 2  # tiles in flight
 
 
 def attend(
@@ -42,7 +32,6 @@ def attend(
     scale: float,
     window: Array | int | None = None,
     softcap: float = 0.0,
-    tile: Tile = _TILE,
     interpret: bool = False,
 ) -> Array:
     """Computes `attention.attend` for T = 1.
@@ -54,7 +43,6 @@ def attend(
       scale: factor of the scores.
       window: how many positions back a query sees; None means all.
       softcap: changes scores to softcap * tanh(scores / softcap); 0 leaves them.
-      tile: see `Tile`; for measurements.
       interpret: computes the kernel without a GPU, for tests.
 
     Returns:
@@ -68,7 +56,7 @@ def attend(
     assert T == 1
     # Products of tensor cores have at least 16 rows and columns; sizes are powers of 2.
     rows, width = (max(16, pl.next_power_of_2(n)) for n in (N // K, H))
-    keys = tile.keys or max(16, min(128, 2**14 // width) // q_PGTNH.dtype.itemsize)
+    keys = max(16, min(128, 2**14 // width) // q_PGTNH.dtype.itemsize)
     # Programs in the order of the grid run side by side: the slots of a lane share its prefix.
     grid = {"g": G, "k": K, "p": P}
 
@@ -102,7 +90,7 @@ def attend(
         grid=tuple(grid.values()),
         in_specs=[spec("pgk", rows, width), spec("pg"), spec("pg"), *specs],
         out_specs=spec("pgk", rows, width),
-        compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+        compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
         interpret=interpret,
         name="decode_attention",
     )(q_PGTNH.reshape(P, G, K, N // K, H), first, positions, *arrays)
@@ -137,7 +125,7 @@ def _kernel(q_ref, first_ref, last_ref, *refs, shape, lengths, scale, softcap, k
         scores = dot(q, load(k_ref), (((1,), (1,)), ((), ()))) * scale
         if softcap:
             scores = softcap * jnp.tanh(scores / softcap)
-        scores = jnp.where(seen[None], scores, _MASKED)
+        scores = jnp.where(seen[None], scores, MASKED)
         new_top = jnp.maximum(top, scores.max(1))
         weights = jnp.exp(scores - new_top[:, None])
         old = jnp.exp(top - new_top)
@@ -147,7 +135,7 @@ def _kernel(q_ref, first_ref, last_ref, *refs, shape, lengths, scale, softcap, k
 
     state = (
         jnp.zeros((rows, width), jnp.float32),
-        jnp.full(rows, _MASKED, jnp.float32),
+        jnp.full(rows, MASKED, jnp.float32),
         jnp.zeros(rows, jnp.float32),
     )
     for number, length in enumerate(lengths):
@@ -171,9 +159,7 @@ def refusal(
 
     It may if it runs on this device and errs as little as `attention.attend`. Both run in `dtype`
     on random numbers, ragged prompts and responses, and `attention.attend` in float32 at the
-    highest precision gives the exact values. The norm of the kernel's errors may be at most 3 times
-    the norm of the plain path's errors, the largest error at most 6 times, and what float32 rounds
-    is no error.
+    highest precision gives the exact values; see `attention.is_as_exact`.
 
     Args:
       config: the policy; its heads, windows and soft caps are used.
@@ -216,13 +202,9 @@ def refusal(
     try:
         with jax.default_matmul_precision("highest"):
             exact = of(attention.attend, "float32")
-        plain = of(attention.attend, dtype) - exact
-        fused = of(attend, dtype, interpret=interpret) - exact
+        plain = of(attention.attend, dtype)
+        fused = of(attend, dtype, interpret=interpret)
     except Exception as error:  # no GPU, an old one, a JAX without Triton, too little memory
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
-    norm, rounding = np.linalg.norm, 1e-5
-    is_close = (
-        norm(fused) <= 3 * norm(plain) + rounding * norm(exact)
-        and np.abs(fused).max() <= 6 * np.abs(plain).max() + rounding * np.abs(exact).max()
-    )
+    is_close = attention.is_as_exact(fused, plain, exact, rounding=1e-5)  # float32's own
     return "" if is_close else "it computes something else here"
