@@ -17,8 +17,8 @@ def keep() -> None:
     """Sets glibc's malloc so; call it before JAX is imported, whose threads choose their heaps.
 
     XLA allocates the temporaries of a program at each call. glibc returns large blocks to the
-    system when they are freed, and in the next call the system clears every page of them anew: 400,000
-    pages in an update of `bench:small`, three tenths of its time.
+    system when they are freed, and in the next call the system clears every page of them anew. In
+    an update of `bench:small` these are 400,000 pages and three tenths of the time.
 
     Does nothing where JAX may compute on an accelerator, without glibc, if JAX is imported already,
     or if the environment sets malloc (GLIBC_TUNABLES, MALLOC_...).
