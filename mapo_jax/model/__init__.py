@@ -6,6 +6,7 @@ from mapo_jax.model.attention import attend as attend
 from mapo_jax.model.config import LORA_TARGETS as LORA_TARGETS
 from mapo_jax.model.config import ModelConfig as ModelConfig
 from mapo_jax.model.config import RopeScaling as RopeScaling
+from mapo_jax.model.config import VisionConfig as VisionConfig
 from mapo_jax.model.decoder import ACTIVATIONS as ACTIVATIONS
 from mapo_jax.model.decoder import Block as Block
 from mapo_jax.model.decoder import abstract_params as abstract_params
