@@ -4,7 +4,6 @@ Both are those of the image processors of transformers 4.57 and later with Pillo
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -47,7 +46,7 @@ def shrink(
     factor: int,
     min_pixels: int,
     max_pixels: int,
-    resize: Literal["policy", "easyr1"] = "policy",
+    resize: str = "policy",
 ) -> np.ndarray:
     """Returns the picture at its target size, by Pillow's bicubic filter.
 

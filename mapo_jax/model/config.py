@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -33,6 +34,36 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The numbers of a tower that turns pictures into embeddings, and how pictures come to it."""
+
+    num_layers: int
+    embed_dim: int  # D of the tower
+    num_heads: int  # divides embed_dim
+    mlp_dim: int
+    patch: int  # pixels of a side
+    merge: int  # patches of a side that become one embedding of the decoder
+    norm: str = "layer"  # LayerNorm; or "rms": RMSNorm
+    norm_eps: float = 1e-6
+    is_gated: bool = False  # of the MLP: gate, up and down; else up and down
+    activation: str = "gelu_tanh"  # or "silu", "quick_gelu"
+    patch_bias: bool = False  # of the first product
+    window: int = 0  # patches of a side that a layer sees together; 0: the whole picture
+    full_layers: tuple[int, ...] = ()  # layers without that window
+    position_table: int = 0  # rows of a square table of learned positions; 0: none
+    deepstack: tuple[int, ...] = ()  # layers whose output is added in the decoder's first layers
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of red, green and blue, in [0, 1]
+    deviation: tuple[float, ...] = (0.5, 0.5, 0.5)
+    min_pixels: int = 3136  # a smaller picture is enlarged
+    max_pixels: int = 12_845_056  # a larger picture is made smaller
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a side that become one embedding; the sides of a picture are multiples."""
+        return self.patch * self.merge
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture's numbers; hashable, so that it can be a static argument."""
 
@@ -59,9 +90,31 @@ class ModelConfig:
     attention_softcap: float = 0.0  # Gemma 2: cap * tanh(scores / cap); 0: none
     logits_softcap: float = 0.0  # Gemma 2: the same for logits
     max_positions: int = 0  # trained for prompt + response of so many tokens; 0: unknown
+    vision: VisionConfig | None = None  # the tower for pictures; None: the policy reads text alone
+    image_token: int = -1  # stands in a prompt for each embedding of a picture
+    image_frame: tuple[int, ...] = ()  # tokens before and after a picture, without a chat template
+    # M-RoPE: pairs of a head that the three RoPE positions of a picture's token turn.
+    rope_sections: tuple[int, ...] = ()
+    rope_interleaved: bool = False  # Qwen3-VL: these pairs alternate; else they are three blocks
     lora_rank: int = 0  # 0: no adapters
     lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
     lora_targets: tuple[str, ...] = ()  # some of LORA_TARGETS
+
+    @property
+    def rope_axes(self) -> np.ndarray:
+        """i32[H/2], the RoPE position that turns each pair: 0 time, 1 row, 2 column (M-RoPE).
+
+        Either the pairs of a section follow each other (Qwen2-VL), or rows and columns take every
+        third pair until their section is full (Qwen3-VL).
+        """
+        _, rows, columns = self.rope_sections
+        if not self.rope_interleaved:
+            return np.repeat(np.arange(3), self.rope_sections)
+        pair = np.arange(self.head_dim // 2)
+        is_row, is_column = pair % 3 == 1, pair % 3 == 2
+        return np.where(is_row & (pair < 3 * rows), 1, 0) + np.where(
+            is_column & (pair < 3 * columns), 2, 0
+        )
 
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
