@@ -49,9 +49,13 @@ def png(values: np.ndarray, depth: int, colour: int, *chunks: tuple[bytes, bytes
 
 
 def oriented(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def exif(*entries: bytes) -> bytes:
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + b"".join(entries)
 
 
 def premultiplied_grey() -> bytes:
@@ -123,7 +127,6 @@ READ: dict[str, Callable[[], bytes]] = {
     ),
     "I;16, tRNS": lambda: png(np.where(INK, 0, 7).astype(">u2"), 16, 0, (b"tRNS", b"\0\7")),
     "I;16": lambda: saved(GREY.astype(np.uint16) * 257),
-    "I;16B": lambda: saved(Image.fromarray(GREY.astype(">u2") * 257), "TIFF"),
     "I in PPM": lambda: b"P5 40 30 65535\n" + (GREY.astype(">u2") * 257).tobytes(),
     "I of 16 bits": lambda: saved(GREY.astype(np.int32) * 257, "TIFF"),
     "I of 8 bits": lambda: saved(GREY.astype(np.int32), "TIFF"),
@@ -135,6 +138,9 @@ READ: dict[str, Callable[[], bytes]] = {
     "LAB": lambda: saved(lab(), "TIFF"),
     "broken EXIF": lambda: saved(rgb(), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"),
     "EXIF of text": lambda: saved(rgb(), "JPEG", quality=95, exif=b"Exif\0\0nonsense"),
+    "orientation of text": lambda: saved(
+        rgb(), exif=exif(struct.pack(">HHI4s", 0x0112, 2, 4, b"six"))
+    ),
     "orientation 9": lambda: saved(rgb(), exif=oriented(9)),
 }
 
@@ -159,6 +165,7 @@ def test_inverted_cmyk_is_what_the_file_has():
     ("values", "expected"),
     [
         (np.array([[0, 128, 32768, 65407, 65535]], np.uint16), [0, 0, 128, 255, 255]),
+        (np.array([[0, 128, 32768, 65407, 65535]], ">u2"), [0, 0, 128, 255, 255]),
         (np.array([[0, 1, 200, 255]], np.int32), [0, 1, 200, 255]),
         (np.array([[0, 256, 32768, 65535]], np.int32), [0, 1, 128, 255]),
         (np.array([[0, 0.25, 0.5, 1]], np.float32), [0, 64, 128, 255]),
@@ -215,9 +222,9 @@ def test_pictures_are_upright(orientation, kind):
 
 
 def test_the_other_exif_data_may_be_broken():
-    entries = [struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHII", 0x8769, 4, 1, 10**6)]
-    directory = struct.pack(">H", 2) + b"".join(entries)  # the second points outside of the file
-    found = images.read(saved(rgb(), exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory))
+    turned = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    outside = struct.pack(">HHII", 0x8769, 4, 1, 10**6)  # the place of a directory
+    found = images.read(saved(rgb(), exif=exif(turned, outside)))
     np.testing.assert_array_equal(found[..., 0], np.rot90(GREY, -1))
 
 
@@ -326,7 +333,7 @@ def test_flipped_bytes_end_in_a_picture_or_in_one_line():
 
 
 @pytest.mark.parametrize(
-    "name", ["no/such/file.png", "", "file\0name", "a" * 300 + ".png", "data:image/svg+xml,<svg/>"]
+    "name", ["no/such/file.png", "", "file\0name", "a" * 300 + ".png", "data:image/svg,abcd"]
 )
 def test_a_missing_file_is_missing(name):
     lines = errors.UserError(name if len(name) <= 200 else f"{name[:40]}...").lines
@@ -379,11 +386,8 @@ for source in sys.argv[1:]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which Linux has")
 def test_a_bomb_is_not_decoded(tmp_path):
-    bombs = [tmp_path / "bomb.png", tmp_path / "bomb.webp"]
+    bombs = [tmp_path / "bomb.png"]
     bombs[0].write_bytes(png(np.zeros((30_000, 30_000 // 8), np.uint8), 1, 0))
-    webp = bytearray(saved(Image.new("RGB", (2, 2)), "WEBP", lossless=True))
-    webp[21:25] = struct.pack("<I", 16_382 | 16_382 << 14)  # its sides less 1, 14 bits each
-    bombs[1].write_bytes(webp)
     if "MAPO_JAX_DATA" in os.environ:
         hostile = Path(os.environ["MAPO_JAX_DATA"]) / "vision" / "hostile"
         bombs.append(hostile / "bomb_30000x30000.png")
@@ -400,6 +404,12 @@ def test_too_many_pixels(sides):
     assert refused(blank(*sides)) == line
     with pytest.raises(errors.UserError, match=f"^{line}$"):
         images.is_animated(blank(*sides))
+
+
+def test_too_many_pixels_of_webp():
+    content = bytearray(saved(Image.new("RGB", (2, 2)), "WEBP", lossless=True))
+    content[21:25] = struct.pack("<I", 16_382 | 16_382 << 14)  # its sides less 1, 14 bits each
+    assert refused(bytes(content)).endswith(TOO_MANY)
 
 
 def test_the_most_pixels_are_few_enough():

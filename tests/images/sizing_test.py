@@ -63,6 +63,7 @@ def test_target_size(h, w, factor, limits):
     low, high = limits
     height, width = images.target_size(h, w, factor, low, high)
     assert height % factor == width % factor == 0
+    assert min(height, width) >= factor
     near = [round(Fraction(side, factor)) * factor for side in (h, w)]
     area = near[0] * near[1]
     if low <= area <= high:
