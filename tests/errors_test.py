@@ -112,7 +112,7 @@ JSONL = f"--config=experiments/jsonl.py:tiny {TOKENIZER}"
 SHARDS = "the 8 batch shards (mesh.data=8 x mesh.fsdp=1)"
 WAYS = (
     "give a directory with train.jsonl and another file of evaluation rows, such as test.jsonl, or"
-    " one .jsonl file"
+    " one .jsonl file; .parquet files do as well"
 )
 FUNCTIONS = (
     "good, one_argument, no_dict, no_parts, text, above, number, odd_parts, other_parts, parses, "
