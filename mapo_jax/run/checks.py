@@ -49,7 +49,7 @@ def validate(
     found: list[str] = []
     resources: list[str] = []
     if not architecture:
-        source = _attempt(found, sources.find, config) if needs_policy else None
+        source = errors.attempt(found, sources.find, config) if needs_policy else None
         architecture = source.architecture if source else None
         resources = _resource_mistakes(config, architecture)
     numbers: Any = architecture
@@ -76,15 +76,6 @@ def _registries() -> dict[str, tuple[str, ...]]:
         "algorithm.aggregation": tuple(training.AGGREGATIONS),
         "algorithm.kl": tuple(training.KLS),
     }
-
-
-def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
-    """Returns the result of `make`; on a UserError None, with its lines added to `lines`."""
-    try:
-        return make(*args)
-    except errors.UserError as error:
-        lines.extend(error.lines)
-        return None
 
 
 def _lora_mistakes(config: Config) -> list[str]:
@@ -264,7 +255,7 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
         architecture: of the policy; None if it could not be found.
     """
     lines: list[str] = []
-    attempt = functools.partial(_attempt, lines)
+    attempt = functools.partial(errors.attempt, lines)
     options = dict(config.task.options)
     task = attempt(tasks.make, config.task.name, options, config.data.path, config.seed)
     if task and not task.demonstration and config.warmup.steps:

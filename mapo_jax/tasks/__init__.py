@@ -1,6 +1,7 @@
 """A batch is born here, from rows with prompts, rewards and demonstrations. No JAX."""
 
 from mapo_jax.tasks.base import Task as Task
+from mapo_jax.tasks.examples import Look as Look
 from mapo_jax.tasks.examples import OnDemand as OnDemand
 from mapo_jax.tasks.examples import Picture as Picture
 from mapo_jax.tasks.examples import Prompt as Prompt
