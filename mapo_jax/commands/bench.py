@@ -26,7 +26,7 @@ from mapo_jax import config as settings
 from mapo_jax import model, sampling, sharding
 from mapo_jax.commands import work
 from mapo_jax.rollouts import Batch, Experience, pad_prompts, padded_length
-from mapo_jax.run import checks
+from mapo_jax.run import checks, sources
 from mapo_jax.run.programs import Programs
 
 Length = Annotated[int, settings.at_least(0, "the limit")]
@@ -55,9 +55,7 @@ def read(tree: Mapping[str, Any]) -> Config:
 
 def architecture(config: Config) -> model.ModelConfig:
     """Returns the architecture of the measured policy."""
-    numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-    del numbers["init"], numbers["revision"], numbers["checkpoint"]
-    return model.ModelConfig(vocab_size=config.bench.vocab_size, **numbers)
+    return sources.from_scratch(config.policy, config.bench.vocab_size)
 
 
 def validate(config: Config, device_count: int) -> list[str]:
