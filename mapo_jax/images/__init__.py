@@ -7,3 +7,4 @@ from mapo_jax.images.reading import read as read
 from mapo_jax.images.sizing import patches as patches
 from mapo_jax.images.sizing import shrink as shrink
 from mapo_jax.images.sizing import target_size as target_size
+from mapo_jax.images.sizing import thumbnail as thumbnail

@@ -3,12 +3,14 @@
 Both are those of the image processors of transformers 4.57 and later with Pillow.
 """
 
+import io
 import math
 
 import numpy as np
 from PIL import Image
 
 MAX_RATIO = 200  # of the longer side to the shorter one
+_THUMBNAIL = 256  # pixels of its longer side, at most
 
 
 def target_size(
@@ -82,6 +84,14 @@ def _to_area(image: Image.Image, pixels: int) -> Image.Image:
     scale = math.sqrt(pixels / (image.width * image.height))
     size = int(image.width * scale), int(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def thumbnail(picture: np.ndarray) -> bytes:
+    """Returns a small JPEG of a picture uint8[h, w, 3], its sides at most 256 pixels."""
+    image, file = Image.fromarray(picture), io.BytesIO()
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def patches(picture: np.ndarray, patch: int = 14, merge: int = 2) -> np.ndarray:

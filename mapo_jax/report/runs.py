@@ -7,6 +7,7 @@ last line may be missing, but a malformed line in the middle is a mistake and na
 import array
 import collections
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from mapo_jax import errors
 
@@ -61,6 +63,21 @@ class Run:
     def setting(self, key: str) -> str:
         """Returns a value of the config as text; "" if the config lacks it."""
         return str(self.config[key]) if key in self.config else ""
+
+    def thumbnail(self, name: Any) -> tuple[bytes, int, int] | None:
+        """Returns the JPEG of a picture of the samples, its width and its height in pixels.
+
+        None if `name` is no name of such a file, or the file is missing or broken.
+        """
+        if not re.fullmatch(r"pictures/\w+\.jpg", str(name)):  # it is embedded in a page
+            return None
+        try:
+            content = (epath.Path(self.path) / name).read_bytes()
+            with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+                image.load()
+                return content, image.width, image.height
+        except Exception:  # readers of Pillow raise anything over broken bytes
+            return None
 
     def eval_sets(self) -> list[str]:
         """Returns the names of the evaluation sets, the run's own first."""

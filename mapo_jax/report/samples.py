@@ -1,9 +1,13 @@
 """Shows groups of rollouts.jsonl as cards, for the same prompts before and after training."""
 
+import base64
+from typing import Any
+
 from mapo_jax.report import markup
 from mapo_jax.report.runs import Run
 
 _MOST_PROMPTS, _MOST_ROLLOUTS = 4, 16  # shown of a run, before and after
+_MOST_PICTURES = 8  # shown of a prompt
 
 
 def section(run: Run, several: bool) -> str:
@@ -14,28 +18,50 @@ def section(run: Run, several: bool) -> str:
     after = [row for row in run.samples if row["kind"] == "after"]
     first = [row for row in trained if row["step"] == trained[0]["step"]]
     last = after or [row for row in trained if row["step"] != trained[0]["step"]]
-    prompts = list(dict.fromkeys(str(row["prompt"]) for row in first))[:_MOST_PROMPTS]
-    paired = any(str(row["prompt"]) in prompts for row in last)
+    prompts = list(dict.fromkeys(map(_identity, first)))[:_MOST_PROMPTS]
+    paired = any(_identity(row) in prompts for row in last)
     blocks = []
     if paired or not last:
         for prompt in prompts:
-            columns = [[r for r in rows if str(r["prompt"]) == prompt] for rows in (first, last)]
-            blocks.append(
-                f'<pre class="prompt">{markup.long(prompt)}</pre><div class="pair">'
-                + "".join(map(_column, columns))
-                + "</div>"
-            )
+            columns = [[r for r in rows if _identity(r) == prompt] for rows in (first, last)]
+            pair = "".join(map(_column, columns))
+            blocks.append(f'{_prompt(run, columns[0][0])}<div class="pair">{pair}</div>')
     else:
         blocks.append(
             '<p class="muted">The first and the last groups on record: different prompts.</p>'
         )
         for rows in (first, last):
-            prompt = str(rows[0]["prompt"])
-            group = [row for row in rows if str(row["prompt"]) == prompt]
-            blocks.append(f'<pre class="prompt">{markup.long(prompt)}</pre>{_column(group)}')
+            group = [row for row in rows if _identity(row) == _identity(rows[0])]
+            blocks.append(_prompt(run, group[0]) + _column(group))
     label = markup.text(run.label) if several else "Prompts and their groups"
     opened = "" if several else " open"
     return f"<details{opened}><summary>{label}</summary>{''.join(blocks)}</details>"
+
+
+def _identity(row: dict) -> tuple[str, str]:
+    """Returns what a row shares with its group: many pictures are asked the same question."""
+    return str(row["prompt"]), str(row.get("images"))
+
+
+def _prompt(run: Run, row: dict) -> str:
+    prompt = f'<pre class="prompt">{markup.long(row["prompt"])}</pre>'
+    images = row["images"] if isinstance(row.get("images"), list) else []
+    shown = [_picture(run, one) for one in images[:_MOST_PICTURES] if isinstance(one, dict)]
+    left = len(images) - _MOST_PICTURES
+    shown += [f"<p>\u2026 and {left:,} more pictures</p>"] if left > 0 else []
+    return f'<div class="seen">{"".join(shown)}{prompt}</div>' if shown else prompt
+
+
+def _picture(run: Run, image: dict[str, Any]) -> str:
+    size = f"{markup.number(image.get('width'))} \u00d7 {markup.number(image.get('height'))} pixels"
+    caption = f"<bdi>{markup.long(image.get('source'))}</bdi>, {markup.text(size)}"
+    if (found := run.thumbnail(image.get("file"))) is None:
+        return f"<p>{caption}; {markup.long(image.get('file'))} is missing or broken</p>"
+    content, width, height = found
+    return (
+        f'<p><img src="data:image/jpeg;base64,{base64.b64encode(content).decode()}" '
+        f'width="{width}" height="{height}" alt="{markup.text(image.get("source"))}">{caption}</p>'
+    )
 
 
 def _column(rows: list[dict]) -> str:

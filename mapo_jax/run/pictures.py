@@ -6,6 +6,7 @@ few threads make while the devices still work on the batch before.
 """
 
 import collections
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -89,13 +90,24 @@ class Reader:
         """
         return self._threads.submit(self._patches, source)
 
+    def thumbnail(self, source: Source) -> bytes:
+        """Returns a small JPEG of what the policy sees of a picture that was seen.
+
+        Raises:
+            UserError: the file is not as it was.
+        """
+        return images.thumbnail(self._again(source))
+
     def _patches(self, source: Source) -> np.ndarray:
+        return images.patches(self._again(source), self.patch, self.merge)
+
+    def _again(self, source: Source) -> np.ndarray:
         if images.digest(source) != self.seen(source).digest:
             raise errors.UserError(
                 f"{_named(source)}: is not the picture that it was at the start; put it back and "
                 "give the same command again"
             )
-        return images.patches(self._read(source), self.patch, self.merge)
+        return self._read(source)
 
     def _read(self, source: Source) -> np.ndarray:
         try:
@@ -192,16 +204,31 @@ class Album:
         ]
 
     def described(self, example: int) -> list[dict[str, Any]]:
-        """Returns which pictures a row has, as rollouts.jsonl tells it: source, height, width."""
+        """Returns which pictures a row has, as rollouts.jsonl tells it.
+
+        Of each: its `source`, a path or else its place in the data; `height` and `width` in pixels
+        as the policy sees it; `file`, where the work directory has its thumbnail.
+        """
         if (one := self._reader) is None:
             return []
         found = []
         for k, source in enumerate(self._sources(example)):
             is_path = isinstance(source, str) and os.path.exists(source)
-            name = source if is_path else f"row {example + 1}, image {k + 1}"
+            name = source if is_path else f"row {example + 1}, picture {k + 1}"
             seen = one.seen(source)
-            found.append({"source": name, "height": seen.height, "width": seen.width})
+            size = {"height": seen.height, "width": seen.width}
+            found.append({"source": name, **size, "file": f"pictures/{seen.digest}.jpg"})
         return found
+
+    def thumbnail(self, example: int, k: int) -> bytes | None:
+        """Returns a small JPEG of picture k of a row; None if its file is not as it was.
+
+        That ends a run when a batch next has the picture, before anything is learnt from it.
+        """
+        if (one := self._reader) is None:
+            return None
+        with contextlib.suppress(errors.UserError):
+            return one.thumbnail(self._sources(example)[k])
 
     def _submit(self, i: int) -> list[futures.Future[np.ndarray]]:
         if (one := self._reader) is None:

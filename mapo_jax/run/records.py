@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -140,9 +140,27 @@ class Records:
             named = {f"{phase}/{name}": value for name, value in values.items()}
             self._wandb_run.log(named | {f"{phase}/step": step})
 
-    def write_rollouts(self, phase: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes lines of rollouts.jsonl, one a row: prompt, response, reward parts, advantage."""
+    def write_rollouts(
+        self,
+        phase: str,
+        step: int,
+        rows: Iterable[Mapping[str, Any]],
+        thumbnail: Callable[[int, int], bytes | None],
+    ) -> None:
+        """Writes lines of rollouts.jsonl, one a row: prompt, response, reward parts, advantage.
+
+        Args:
+            phase, step: of all rows.
+            rows: of `collect.groups`.
+            thumbnail: is called with an example and the number of one of its pictures, for each
+                file of a row that is not there yet; returns its content, None to leave it out.
+        """
         for row in rows:
+            for k, image in enumerate(row.get("images", ())):
+                path = self.directory / image["file"]
+                if not path.exists() and (content := thumbnail(row["example"], k)):
+                    path.parent.mkdir(exist_ok=True)
+                    workdirs.write(path, content)
             values = {name: plain(value) for name, value in row.items()}
             self._line("rollouts.jsonl", {"phase": phase, "step": step, **values})
 

@@ -333,7 +333,7 @@ class Trainer:
         if step == 1:
             self.progress.first = draws[shown].tolist()
         groups = collect.groups(self.setup, experience, advantages_PG, shown, "train")
-        self.records.write_rollouts("rl", step, [row for group in groups for row in group])
+        self._write_groups(step, groups)
         mixed = [group for group in groups if len({row["reward"] for row in group}) > 1]
         self.console.group("rl", step, (mixed or groups)[0])
 
@@ -343,15 +343,19 @@ class Trainer:
         An advantage that compares with the whole batch sees these groups alone.
         """
         params, P, first = self._serving(), self.config.batch.prompts, self.progress.first
-        rows = []
+        groups = []
         for attempt in sorted({draw // P for draw in first}):
             positions = [draw % P for draw in first if draw // P == attempt]
             key = self.setup.key(1, setup.SAMPLING)
             again, _ = collect.roll_out(self.setup, params, key, 1, 0, attempt, positions)
             key = self.setup.key(1, setup.ADVANTAGES)
             advantages_PG, *_ = self.setup.programs.advantages(key, again)
-            rows += collect.groups(self.setup, again, advantages_PG, positions, "after")
-        self.records.write_rollouts("rl", step, [row for group in rows for row in group])
+            groups += collect.groups(self.setup, again, advantages_PG, positions, "after")
+        self._write_groups(step, groups)
+
+    def _write_groups(self, step: int, groups: list[list[dict[str, Any]]]) -> None:
+        rows = [row for group in groups for row in group]
+        self.records.write_rollouts("rl", step, rows, self.setup.album.thumbnail)
 
     def _index(self, step: int) -> int:
         return setup.index_of(self.config, self.progress.phase, step)

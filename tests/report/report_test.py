@@ -3,18 +3,22 @@
 A report needs no JAX.
 """
 
+import base64
 import html.parser
+import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mapo_jax import errors, report
 from mapo_jax.commands import launchers
-from mapo_jax.report import health, markup, runs
+from mapo_jax.report import health, markup, runs, samples
 from tests import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,12 +164,13 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.fetched, self.words = [], [], []
+        self.tags, self.fetched, self.words, self.pictures = [], [], [], []
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.pictures += [dict(attrs)] if tag == "img" else []
         for name, value in attrs:
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
@@ -340,6 +345,82 @@ def test_hostile_text_stays_text(tmp_path):
     assert "\0" not in page.source
     assert "more characters" in page.text
     assert len(page.source) < 2_000_000
+
+
+def with_pictures(workdir, rows, *sources):
+    """Adds pictures to rows, and writes a thumbnail of each."""
+    (workdir / "pictures").mkdir(parents=True, exist_ok=True)
+    found = []
+    for i, source in enumerate(sources):
+        file = f"pictures/{i}.jpg"
+        Image.new("RGB", (40, 30), "red").save(workdir / file)
+        found.append({"source": source, "height": 420, "width": 560, "file": file})
+    return [row | {"images": [*found]} for row in rows]
+
+
+def samples_of(workdir, rows):
+    """Returns the section of the samples."""
+    lines = {"metrics": FEW, "rollouts": rows}
+    for name, values in lines.items():
+        text = "".join(json.dumps(value) + "\n" for value in values)
+        (workdir / f"{name}.jsonl").write_text(text)
+    path = workdir / "section.html"
+    path.write_text(samples.section(*runs.read([workdir]), False), encoding="utf-8")
+    page = Page(path)
+    check_self_contained(page)
+    return page
+
+
+def test_pictures_stand_beside_their_prompts(tmp_path):
+    rows = [row | {"prompt": "<image>x?"} for row in rollouts_of(2)]
+    rows = with_pictures(tmp_path, rows, "a.png", "b.png")
+    for row in rows:  # the prompts differ in their pictures alone
+        row["images"] = row["images"][row["example"] :]
+    page = samples_of(tmp_path, rows)
+    assert [one["alt"] for one in page.pictures] == ["a.png", "b.png", "b.png"]
+    assert re.findall(r"step \d: \d of 8 succeed", page.text) == 2 * [
+        "step 1: 3 of 8 succeed",
+        "step 2: 7 of 8 succeed",
+    ]
+    for one in page.pictures:
+        assert (one["width"], one["height"]) == ("40", "30")
+        content = base64.b64decode(one["src"].removeprefix("data:image/jpeg;base64,"))
+        assert Image.open(io.BytesIO(content)).size == (40, 30)
+    assert page.text.count(", 560 \u00d7 420 pixels") == 3
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "text", "half", "PNG"])
+def test_a_thumbnail_that_cannot_be_shown_is_named(tmp_path, damage):
+    rows = with_pictures(tmp_path, rollouts_of(1), "a.png")
+    path = tmp_path / "pictures" / "0.jpg"
+    whole = path.read_bytes()
+    Image.new("RGB", (40, 30)).save(path, "PNG")
+    if damage == "gone":
+        path.unlink()
+    elif damage != "PNG":
+        contents = {"empty": b"", "text": b"<script>", "half": whole[: len(whole) // 2]}
+        path.write_bytes(contents[damage])
+    page = samples_of(tmp_path, rows)
+    assert page.pictures == []
+    words = "a.png , 560 \u00d7 420 pixels; pictures/0.jpg is missing or broken"
+    assert page.text.count(words) == 2
+
+
+def test_names_of_pictures_stay_text(tmp_path):
+    evil = "\"'><script>alert(1)</script><img src=http://x.y onerror=a>\ud800\u202e\u00e9&lt;"
+    workdir = tmp_path / "run"
+    rows = with_pictures(workdir, rollouts_of(1), evil)
+    shutil.copy(workdir / "pictures" / "0.jpg", tmp_path / "out.jpg")
+    outside = ("../out.jpg", "pictures/../../out.jpg", f"{tmp_path}/out.jpg", evil, 3, None)
+    for row in rows:
+        row["images"] += [{"source": evil, "width": evil, "file": file} for file in outside]
+        row["images"] += [evil] * 5
+    for example, images in ((2, 3), (3, evil), (4, [evil])):
+        rows.append(rows[0] | {"example": example, "prompt": f"<b>{example}", "images": images})
+    page = samples_of(workdir, rows)
+    assert [one["alt"] for one in page.pictures] == 2 * [evil.replace("\ud800", "?")]
+    assert page.text.count("is missing or broken") == 2 * len(outside)
+    assert page.text.count("\u2026 and 4 more pictures") == 2
 
 
 def test_a_long_run_stays_small(tmp_path):

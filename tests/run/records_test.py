@@ -57,6 +57,10 @@ def test_what_json_lacks_is_null(tmp_path):
     assert [line[name] for name in "abcd"] == [None, None, None, 1.5]
 
 
+def no_thumbnail(example, k):
+    return None
+
+
 def write_run(workdir):
     records = open_records(workdir, None, tensorboard=False)
     for phase in ("warmup", "rl"):
@@ -65,7 +69,7 @@ def write_run(workdir):
             if step % 2 == 0:
                 records.write("eval", phase, step, {"y": step / 7})
             rows = [{"prompt": "1+1=", "response": "\u2028 \n é", "reward/accuracy": 1.0}]
-            records.write_rollouts(phase, step, rows)
+            records.write_rollouts(phase, step, rows, no_thumbnail)
     records.close()
 
 
@@ -258,7 +262,7 @@ def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
     for step in (1, 2):
         written.write("train", "rl", step, {"x": 1})
         written.write("eval", "rl", step, {"x": 1})
-        written.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}])
+        written.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}], no_thumbnail)
     written.close()
     mirror = workdirs.Mirror(tmp_path, records.RECORDS)
     records.Records(mirror, ("rl", 2), False, is_open=True).close()
