@@ -14,7 +14,7 @@ MAX_RATIO = 200  # of the longer side to the shorter one
 def target_size(
     h: int, w: int, factor: int = 28, min_pixels: int = 3136, max_pixels: int = 12845056
 ) -> tuple[int, int]:
-    """Returns (height, width): multiples of `factor` near h and w, scaled if the area is off limits.
+    """Returns (height, width): multiples of `factor` near h and w, the area within limits.
 
     Args:
         h: the picture's height in pixels.
