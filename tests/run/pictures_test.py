@@ -4,6 +4,9 @@ import contextlib
 import datetime
 import json
 import shutil
+import socket
+import subprocess
+import types
 
 import jax
 import numpy as np
@@ -17,6 +20,7 @@ from mapo_jax.config import from_config_dict
 from mapo_jax.run import setup, trainer
 from mapo_jax.run.console import Console
 from tests import runs, small
+from tests.run import processes_test
 
 VISION = model.VisionConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=16, patch=4, merge=2)
 SETTINGS = runs.MICRO | {
@@ -143,9 +147,9 @@ def test_a_warm_up_that_is_continued(drawn, tmp_path):
     """Its last step, the first of RL and their evaluations, also in calls of several sizes."""
     changes = {"warmup__steps": 2, "steps": 1, "eval__batch": 4}
     runs.train(config(drawn, **changes), tmp_path / "run")
-    with started(config(drawn, **changes), tmp_path / "again") as run:
-        step = run.saved.save
-        with pytest.raises(errors.Preempted):
+    stop = types.SimpleNamespace(is_requested=lambda: True)
+    with started(config(drawn, **changes), tmp_path / "again", stop) as run:
+        with pytest.raises(errors.Preempted, match="step 1 of warmup"):
             run.go()
     runs.train(config(drawn, **changes), tmp_path / "again")
     one, other = (runs.timeless(runs.lines(tmp_path / name)) for name in ("run", "again"))
@@ -154,9 +158,9 @@ def test_a_warm_up_that_is_continued(drawn, tmp_path):
 
 
 @contextlib.contextmanager
-def started(config, workdir):
+def started(config, workdir, stop=None):
     with runs.traced_once(), Console("plain") as console:
-        with trainer.Trainer(config, epath.Path(workdir), console) as run:
+        with trainer.Trainer(config, epath.Path(workdir), console, (), stop) as run:
             yield run
 
 
@@ -263,3 +267,75 @@ def test_a_picture_that_changes_ends_the_run_with_its_state(drawn, tmp_path, is_
             run.go()
         assert len(caught.value.lines) == 1
         assert run.saved.latest() == 0
+
+
+def test_what_a_tower_cannot_be(drawn):
+    def mistakes(devices=1, **changes):
+        return checks.validate(config(drawn, **changes), devices)
+
+    assert mistakes() == []
+    for changes, line in (
+        ({"policy__vision__num_layers": 0}, "task.name=jsonl: has pictures, and the policy sees"),
+        ({"data__too_long": "truncate"}, "data.too_long=truncate: would cut the pictures"),
+        (
+            {"policy__vision__num_heads": 3},
+            "policy.vision.num_heads=3: must divide policy.vision.embed_dim=16; try 2",
+        ),
+        ({"policy__vision__num_heads": 8}, "policy.vision.num_heads=8: must leave each head a m"),
+        ({"policy__head_dim": 4}, "policy.head_dim=4: must be at least 6 with a tower"),
+        ({"images__min_pixels": 512}, "images.min_pixels=512: must be at most images.max_pixel"),
+        (
+            {"images__min_pixels": 1, "images__max_pixels": 63},
+            "images.max_pixels=63: must be at least 64, the pixels of a token",
+        ),
+        (
+            {"policy__vision__mlp_dim": 15, "devices": 2, "mesh__tensor": 2},
+            "mesh.tensor=2: must divide policy.vision.mlp_dim=15; try 1",
+        ),
+        (
+            {"policy__vision__embed_dim": 12, "devices": 8, "mesh__fsdp": 8},
+            "mesh.fsdp=8: must divide policy.vision.embed_dim=12",
+        ),
+    ):
+        found = mistakes(**changes)
+        assert any(one.startswith(line) for one in found), (line, found)
+
+
+def test_one_that_sees_nothing_refuses_pictures(drawn):
+    with pytest.raises(errors.UserError, match="sees no pictures, and a prompt has 2"):
+        prepare(drawn, policy__vision__num_layers=0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(drawn, tmp_path):
+    """Each reads the pictures of its own prompts; some parts have none."""
+    reward = processes_test.short(tmp_path)
+    settings = {"task.reward": reward, "dynamic.max_tries": 20, "rollout.chunks": 2}
+    settings |= {"warmup.steps": 2, "eval.batch": 4}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = runs.command(tmp_path / "two", "jsonl", SETTINGS | {"data.path": drawn} | settings)
+    words += [f"--coordinator=localhost:{port}", "--num-processes=2"]
+    started = [
+        subprocess.Popen(
+            [*words, f"--process-id={i}"],
+            cwd=runs.ROOT,
+            env=runs.one_device(),
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    changes = {name.replace(".", "__"): value for name, value in settings.items()}
+    runs.train(config(drawn, **changes), tmp_path / "one")  # two devices in this process
+    for name in ("metrics", "rollouts"):
+        one, two = (runs.lines(tmp_path / x, name) for x in ("one", "two"))
+        if name == "metrics":
+            processes_test.assert_close(one, two)
+        else:
+            names = ("kind", "step", "prompt", "images", "response")
+            assert [[row.get(x) for x in names] for row in one] == [
+                [row.get(x) for x in names] for row in two
+            ]
