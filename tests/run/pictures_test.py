@@ -17,7 +17,7 @@ from PIL import Image
 from experiments import jsonl
 from mapo_jax import errors, images, model, rollouts, tasks
 from mapo_jax.config import from_config_dict
-from mapo_jax.run import setup, trainer
+from mapo_jax.run import checks, setup, trainer
 from mapo_jax.run.console import Console
 from tests import runs, small
 from tests.run import processes_test
