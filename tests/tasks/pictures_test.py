@@ -304,6 +304,16 @@ def test_data_sets_of_the_hub(name, tmp_path):
     assert task.train.place(4) == f"{tmp_path}/data/train-00000-of-00002.parquet: row 5"
 
 
+def test_a_file_of_the_folder_data_that_changes_is_read_again(tmp_path):
+    for file in ("train", "test"):
+        save(tmp_path / "data" / f"{file}.parquet", [EASYR1])
+    options = FORMS["easyr1"][1]
+    task = tasks.make("jsonl", options, str(tmp_path), 0)
+    assert tasks.make("jsonl", options, str(tmp_path), 0) is task
+    save(tmp_path / "data" / "test.parquet", [EASYR1] * 2)
+    assert len(tasks.make("jsonl", options, str(tmp_path), 0).evals["test"]) == 2
+
+
 def test_one_file_of_rows_without_pictures(tmp_path):
     save(tmp_path / "rows.parquet", [{"question": f"{n}+1=", "answer": n + 1} for n in range(20)])
     task = jsonl.make({}, str(tmp_path / "rows.parquet"), 0)
