@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import json
 import shutil
 import socket
@@ -16,6 +17,7 @@ from PIL import Image
 
 from experiments import jsonl
 from mapo_jax import errors, images, model, rollouts, tasks
+from mapo_jax.commands import evaluate, sample
 from mapo_jax.config import from_config_dict
 from mapo_jax.run import checks, setup, trainer
 from mapo_jax.run.console import Console
@@ -214,6 +216,14 @@ def test_an_album_holds_what_was_cut(drawn):
     assert [*album._waiting] == [8]
 
 
+def test_contents_are_of_pictures_too(drawn):
+    first = prepare(drawn).contents()
+    assert prepare(drawn).contents() == first
+    shutil.copy(drawn / "drawn" / "1.png", drawn / "drawn" / "0.png")
+    second = prepare(drawn).contents()
+    assert {key for key in first if first[key] != second[key]} == {"data.path", "eval.test"}
+
+
 def test_a_picture_is_decoded_once_at_the_start(drawn, monkeypatch):
     seen = []
     read = images.read
@@ -304,6 +314,33 @@ def test_what_a_tower_cannot_be(drawn):
 def test_one_that_sees_nothing_refuses_pictures(drawn):
     with pytest.raises(errors.UserError, match="sees no pictures, and a prompt has 2"):
         prepare(drawn, policy__vision__num_layers=0)
+
+
+@pytest.mark.slow
+def test_a_policy_answers_about_files(whole, tmp_path):
+    """Those of a row are that row's, with its answer; without a place they come first."""
+    run, said = shutil.copytree(whole / "run", tmp_path / "run"), []
+    c = config(whole / "data")
+    path = [str(whole / "data" / "drawn" / f"{i}.png") for i in range(5)]
+    ask = functools.partial(sample.run, c, epath.Path(run), write=said.append)
+    ask("<image><image>0+0=", [path[0], path[0]])
+    assert "no reward" not in said[-1]
+    for files in ([path[0], path[1]], [path[1], path[0]]):  # row 0 has another second picture
+        ask("<image><image>0+0=", files)
+        assert "the task does not know this question" in said[-1]
+    ask("what?", path[:1], is_raw=True)
+    for files, line in (
+        ([], "--image: the prompt has 1 places for pictures"),
+        ([str(tmp_path)], f"--image: {tmp_path}: is a directory; give a picture's path"),
+    ):
+        with pytest.raises(errors.UserError) as caught:
+            ask("<image>?", files)
+        assert str(caught.value).startswith(line)
+    one = runs.lines(run)[-1]
+    evaluate.run(c, epath.Path(run))
+    two = json.loads((run / "evaluation.json").read_text())["metrics"]
+    for name in ("eval/test/accuracy", "eval/test/length_mean"):
+        assert one[name] == two[name]
 
 
 @pytest.mark.slow
