@@ -6,7 +6,7 @@ arrays of a field are [P, ...], its metadata says so, and what cuts a batch look
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +17,31 @@ PER_PROMPT = {"per_prompt": True}  # metadata of a field without a group axis
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Images:
+    """The pictures of prompts, cut into patches; right-padded.
+
+    merge x merge patches make a cell and follow each other. A cell becomes one embedding, which
+    stands at the place of one token of the prompt.
+    """
+
+    patches: Array  # u8[P, N, 3 * patch * patch]
+    picture: Array  # i32[P, N], number of the patch's picture in its prompt; -1 in padding
+    place: Array  # i32[P, N, 2], row and column of the patch in its picture
+    size: Array  # i32[P, N, 2], rows and columns of patches that its picture has
+    cell: Array  # i32[P, S], the cell at the place of each token; -1 for text
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Prompts:
     """Prompts, right-padded. The last token of each has its largest RoPE position."""
 
     tokens: Array  # i32[P, S]
     lengths: Array  # i32[P], tokens that exist; 0 in a padding row
-    images: Any = None  # a pytree of arrays [P, ...]; None for text alone
-    rope: Array | None = None  # i32[P, S], RoPE positions of the tokens; None means 0, 1, ...
+    images: Images | None = None  # None for text alone
+    # i32[P, S] or, with pictures, i32[P, S, 3] (time, row, column), RoPE positions of the tokens;
+    # None means 0, 1, ...
+    rope: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +103,65 @@ def pad_prompts(prompts: Sequence[Sequence[int]], length: int) -> Prompts:
     """Pads prompts of text with zeros to `length` tokens; returns NumPy arrays."""
     tokens, lengths = _pad(prompts, length)
     return Prompts(tokens, lengths)
+
+
+class Picture(NamedTuple):
+    """A picture in a prompt."""
+
+    patches: np.ndarray  # u8[rows * columns, 3 * patch * patch], cell by cell
+    rows: int  # of patches, a multiple of merge
+    columns: int
+    place: int  # index of its first token in the prompt; its cells stand there row by row
+
+
+def patch_rung(n: int) -> int:
+    """Returns the number of patches to which prompts are padded: n, rounded up.
+
+    There are four such numbers for each doubling, so that batches share their compiled programs.
+    """
+    step = max(16, (1 << max(n - 1, 1).bit_length()) // 8)
+    return -(-n // step) * step
+
+
+def with_pictures(
+    prompts: Prompts, pictures: Sequence[Sequence[Picture]], N: int, merge: int
+) -> Prompts:
+    """Adds pictures to prompts of `pad_prompts`; returns NumPy arrays.
+
+    The RoPE positions are those of M-RoPE (Qwen2-VL, arXiv 2409.12191 sec. 2.1). Text counts up on
+    all three. The cells of a picture at position c have (c, c + row, c + column). The next token
+    has c plus the longer side.
+
+    Args:
+        prompts: of text; one token stands for each cell of a picture.
+        pictures: of each prompt, in the order of their places; at least one prompt has some.
+        N: patches to which prompts are padded.
+        merge: patches of a side of a cell.
+    """
+    P, S = prompts.tokens.shape
+    features = next(p.patches.shape[1] for row in pictures for p in row)
+    patches = np.zeros((P, N, features), np.uint8)
+    picture = np.full((P, N), -1, np.int32)
+    place, size = np.zeros((2, P, N, 2), np.int32)
+    cell, rope = np.full((P, S), -1, np.int32), np.zeros((P, S, 3), np.int32)
+    for i, row in enumerate(pictures):
+        first = begins = position = 0  # patch, token and RoPE position after the picture before
+        for number, one in enumerate(row):
+            n, (rows, columns) = one.rows * one.columns, (one.rows // merge, one.columns // merge)
+            these, tokens = slice(first, first + n), slice(one.place, one.place + rows * columns)
+            patches[i, these], picture[i, these] = one.patches, number
+            size[i, these] = one.rows, one.columns
+            blocks = np.indices((rows, columns, merge, merge))  # a cell's patches are its last axes
+            place[i, these] = (blocks[:2] * merge + blocks[2:]).reshape(2, n).T
+            cell[i, tokens] = first // merge**2 + np.arange(rows * columns)
+            rope[i, begins : one.place] = position + np.arange(one.place - begins)[:, None]
+            position += one.place - begins
+            rope[i, tokens, 0] = position
+            rope[i, tokens, 1:] = position + np.indices((rows, columns)).reshape(2, -1).T
+            first, begins, position = these.stop, tokens.stop, position + max(rows, columns)
+        rope[i, begins:] = position + np.arange(S - begins)[:, None]
+    images = Images(patches, picture, place, size, cell)
+    return dataclasses.replace(prompts, images=images, rope=rope)
 
 
 def demonstrations(

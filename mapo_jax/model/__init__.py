@@ -1,4 +1,4 @@
-"""The policy as pure functions of its parameters: configuration, decoder, attention, adapters."""
+"""The policy as pure functions of its parameters: decoder, tower, attention, adapters."""
 
 from mapo_jax.model.attention import ABSENT as ABSENT
 from mapo_jax.model.attention import Segment as Segment
@@ -13,6 +13,7 @@ from mapo_jax.model.decoder import abstract_params as abstract_params
 from mapo_jax.model.decoder import apply as apply
 from mapo_jax.model.decoder import cast as cast
 from mapo_jax.model.decoder import embed as embed
+from mapo_jax.model.decoder import encode_images as encode_images
 from mapo_jax.model.decoder import encode_prompts as encode_prompts
 from mapo_jax.model.decoder import forward as forward
 from mapo_jax.model.decoder import gather_ends as gather_ends

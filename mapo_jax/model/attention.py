@@ -64,15 +64,22 @@ def written(blocks: Sequence[Segment], k: Array, v: Array, at: Array | int) -> l
 
 
 def rope_angles(
-    positions: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+    positions: Array,
+    head_dim: int,
+    theta: float,
+    scaling: RopeScaling | None = None,
+    axes: np.ndarray | None = None,
 ) -> tuple[Array, Array]:
-    """Cosine and sine f32[..., H/2] of rotary positions i32[...] (RoFormer, arXiv 2104.09864)."""
+    """Cosine and sine f32[..., H/2] of rotary positions i32[...] (RoFormer, arXiv 2104.09864).
+
+    With `axes` i32[H/2] positions are i32[..., 3], and pair j turns by number axes[j] of them.
+    """
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
         frequencies = scaling(frequencies)
-    angles = positions[..., None].astype(jnp.float32) * frequencies.reshape(
-        (1,) * positions.ndim + (-1,)
-    )
+    turned = positions[..., None] if axes is None else positions[..., axes]
+    frequencies = frequencies.reshape((1,) * (turned.ndim - 1) + (-1,))
+    angles = turned.astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 

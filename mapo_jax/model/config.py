@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -98,6 +99,22 @@ class ModelConfig:
     lora_rank: int = 0  # 0: no adapters
     lora_alpha: float = 0.0  # adapters are multiplied by alpha / rank
     lora_targets: tuple[str, ...] = ()  # some of LORA_TARGETS
+
+    @property
+    def rope_axes(self) -> np.ndarray:
+        """i32[H/2], the RoPE position that turns each pair: 0 time, 1 row, 2 column (M-RoPE).
+
+        Either the pairs of a section follow each other (Qwen2-VL), or rows and columns take every
+        third pair until their section is full (Qwen3-VL).
+        """
+        _, rows, columns = self.rope_sections
+        if not self.rope_interleaved:
+            return np.repeat(np.arange(3), self.rope_sections)
+        pair = np.arange(self.head_dim // 2)
+        is_row, is_column = pair % 3 == 1, pair % 3 == 2
+        return np.where(is_row & (pair < 3 * rows), 1, 0) + np.where(
+            is_column & (pair < 3 * columns), 2, 0
+        )
 
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")

@@ -3,7 +3,7 @@
 Flax stays in this room, behind pure functions; other rooms see parameters as nested dicts of
 arrays. The parameters of the layers are stacked, [L, ...]. Scoring scans over them; decoding takes
 them apart once, outside its loop. A pass returns its keys and values, and the response pass takes
-the keys and values of the prompt pass as its prefix.
+the keys and values of the prompt pass as its prefix. Embeddings of pictures come from vision.py.
 """
 
 import functools
@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from mapo_jax import sharding
+from mapo_jax import images, sharding
+from mapo_jax.model import vision
 from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate, written
 from mapo_jax.model.config import ModelConfig
 from mapo_jax.model.layers import Linear, Norm, init, lookup, product, rounded
 from mapo_jax.model.lora import SUFFIX, Lora, Params
 from mapo_jax.model.streams import prompt_stream
-from mapo_jax.rollouts import Prompts
+from mapo_jax.model.vision import Features
+from mapo_jax.rollouts import Picture, Prompts, with_pictures
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
@@ -34,8 +37,14 @@ class Kind(NamedTuple):
 
 
 def kinds(config: ModelConfig, rope_positions: Array) -> Any:
-    """Returns a function from a layer's entry of `config.windows`, traced or not, to its `Kind`."""
-    rope = rope_angles(rope_positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    """Returns a function from a layer's entry of `config.windows`, traced or not, to its `Kind`.
+
+    `rope_positions` are i32[P, G, T], or i32[P, G, T, 3] for M-RoPE.
+    """
+    axes = config.rope_axes if rope_positions.ndim == 4 else None
+    rope = rope_angles(
+        rope_positions, config.head_dim, config.rope_theta, config.rope_scaling, axes
+    )
     local = rope
     if config.local_rope_theta:
         local = rope_angles(rope_positions, config.head_dim, config.local_rope_theta)
@@ -84,7 +93,7 @@ class Block(nn.Module):
             return y.reshape(-1, y.shape[-1])
 
         def norm(y, name, axis="embed"):
-            return Norm(c, axis, self.dtype, name=name)(y)
+            return Norm(axis, c.norm_eps, self.dtype, c.norm_offset, name=name)(y)
 
         def linear(y, name, axes, *features, scale=1.0, bias=False):
             out = Linear(axes, features, init(scale), bias, name=name)(y)
@@ -140,7 +149,7 @@ class Ends(nn.Module):
         c = self.config
         embed = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.embedding: Any = self.param("embedding", embed, (c.vocab_size, c.embed_dim))
-        self.norm = Norm(c, "embed", self.dtype)
+        self.norm = Norm("embed", c.norm_eps, self.dtype, c.norm_offset)
         if not c.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
             self.head_kernel: Any = self.param("head", head, (c.embed_dim, c.vocab_size))
@@ -175,11 +184,18 @@ def _boxed_params(key: Array, config: ModelConfig) -> Params:
         layers,
         is_leaf=lambda x: isinstance(x, nn.Partitioned),
     )
-    return {"ends": Ends(config).init(ends_key, tokens)["params"], "layers": layers}
+    params = {"ends": Ends(config).init(ends_key, tokens)["params"], "layers": layers}
+    if config.vision is not None:
+        vision_key = jax.random.fold_in(key, 2)
+        params["vision"] = vision.boxed_params(vision_key, config.vision, config.embed_dim)
+    return params
 
 
 def init_params(key: Array, config: ModelConfig) -> Params:
-    """Makes float32 parameters {"ends": {...}, "layers": {...}}; layers are stacked on axis 0."""
+    """Makes float32 parameters {"ends": {...}, "layers": {...}}; layers are stacked on axis 0.
+
+    A policy that reads pictures has a third subtree, "vision".
+    """
     return nn.unbox(_boxed_params(key, config))
 
 
@@ -239,6 +255,7 @@ def forward(
     rope_PGT: Array,
     prefix: Segment | None = None,
     *,
+    features: Features | None = None,
     remat: bool = False,
     dtype: Any = None,
     attend: Callable = attend,
@@ -251,9 +268,10 @@ def forward(
       tokens_PGT: i32. The prompt pass has G = 1.
       positions_PGT: i32, order in the sequence, which decides who sees whom; ABSENT if there is no
         token.
-      rope_PGT: i32, RoPE positions.
+      rope_PGT: i32, RoPE positions; [P, G, T, 3] for M-RoPE.
       prefix: keys and values of all layers that the stream can see, [L, P, K, S, H] twice, with
         positions i32[P, S].
+      features: of the pictures in the stream, see `encode_images`.
       remat: recompute each layer in the backward pass.
       dtype: to compute in; None means the dtype of the parameters.
       attend: `attention.attend`, or an equal for some device, see splash.py and cudnn.py.
@@ -266,19 +284,50 @@ def forward(
     windows_L = jnp.asarray(config.windows) if config.windows else None
 
     def body(x, layer):
-        weights, kv, window = layer
+        weights, kv, window, deep = layer
         shared = None if prefix is None else Segment(kv[0], kv[1], prefix.positions)
         out: Any = block.apply(
             {"params": weights}, x, positions_PGT, kind(window), shared, attend=attend
         )
-        return sharding.constrain(out[0], ("batch", None, None, None)), out[1][0]
+        x = out[0] if deep is None else features.add(out[0], deep)
+        return sharding.constrain(x, ("batch", None, None, None)), out[1][0]
 
     x = embed(params, config, tokens_PGT, dtype)
+    x = x if features is None else features.put(x)
     x = sharding.constrain(x, ("batch", None, None, None))
     shared = None if prefix is None else (prefix.k, prefix.v)
-    return jax.lax.scan(
-        jax.checkpoint(body) if remat else body, x, (params["layers"], shared, windows_L)
+    layers, deep = (params["layers"], shared, windows_L), None
+    scan = functools.partial(jax.lax.scan, jax.checkpoint(body) if remat else body)
+    if features is None or (deep := features.deep) is None:
+        return scan(x, (*layers, None))
+    first, rest = (
+        jax.tree.map(lambda y: y[part], layers)  # noqa: B023
+        for part in (slice(len(deep)), slice(len(deep), None))
     )
+    x, early = scan(x, (*first, deep))
+    x, late = scan(x, (*rest, None))
+    return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+
+
+def encode_images(
+    params: Params, config: ModelConfig, prompts: Prompts, **options
+) -> Features | None:
+    """Runs the tower on the pictures of prompts; None if there are none.
+
+    Args:
+      params, config: as in `forward`.
+      prompts: P of them.
+      options: remat, dtype and attend, as in `forward`.
+
+    Raises:
+      ValueError: the policy has no tower.
+    """
+    if prompts.images is None:
+        return None
+    if config.vision is None:
+        raise ValueError("Prompts.images must be None: the policy has no tower for pictures")
+    D, images = config.embed_dim, prompts.images
+    return vision.encode(params["vision"], config.vision, D, images, **options)
 
 
 def encode_prompts(params: Params, config: ModelConfig, prompts: Prompts, **options) -> Segment:
@@ -288,17 +337,56 @@ def encode_prompts(params: Params, config: ModelConfig, prompts: Prompts, **opti
     no LM head is needed here, and a prompt of length 1 works.
 
     Raises:
-      ValueError: see `prompt_stream`.
+      ValueError: see `encode_images`.
     """
     stream = prompt_stream(prompts)
-    _, (k, v) = forward(params, config, *stream, **options)
+    features = encode_images(params, config, prompts, **options)
+    _, (k, v) = forward(params, config, *stream, features=features, **options)
     steps = stream.positions[:, 0]
     positions = jnp.where(steps < prompts.lengths[:, None] - 1, steps, ABSENT)
     return Segment(k[:, :, :, 0], v[:, :, :, 0], positions)
 
 
-def apply(params: Params, config: ModelConfig, tokens_BT: Array) -> Array:
-    """Logits f32[B, T, V] of a plain causal forward pass without padding."""
-    positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)[:, None]
-    hidden, _ = forward(params, config, tokens_BT[:, None], positions, positions)
+def apply(
+    params: Params,
+    config: ModelConfig,
+    tokens_BT: Array,
+    pictures: Sequence[Sequence[np.ndarray]] | None = None,
+) -> Array:
+    """Logits f32[B, T, V] of a plain causal forward pass without padding.
+
+    Args:
+      params: as `init_params` makes them.
+      config: the architecture.
+      tokens_BT: i32, with an image token for each cell of a picture.
+      pictures: for each row its pictures u8[h, w, 3], whose sides are multiples of
+        `config.vision.factor`; None for text alone.
+
+    Raises:
+      ValueError: a row has another number of image tokens than its pictures have cells.
+    """
+    prompts = Prompts(tokens_BT, jnp.full(len(tokens_BT), tokens_BT.shape[1]))
+    if pictures is not None and any(map(len, pictures)):
+        prompts = _with_pictures(prompts, config, pictures)
+    features = encode_images(params, config, prompts)
+    hidden, _ = forward(params, config, *prompt_stream(prompts), features=features)
     return head(params, config, hidden[:, 0])
+
+
+def _with_pictures(prompts, config, pictures):
+    """Cuts pictures into patches and finds their places, the runs of image tokens."""
+    c, found = config.vision, []
+    for tokens, row in zip(np.asarray(prompts.tokens), pictures, strict=True):
+        free = np.flatnonzero(tokens == config.image_token)
+        sizes = [(x.shape[0] // c.patch, x.shape[1] // c.patch) for x in row]
+        ends = np.cumsum([0, *(rows * columns // c.merge**2 for rows, columns in sizes)])
+        if len(free) != ends[-1]:
+            raise ValueError(f"{len(free)} image tokens, but pictures of {ends[-1]} cells")
+        found.append(
+            [
+                Picture(images.patches(x, c.patch, c.merge), *size, int(free[start]))
+                for x, size, start in zip(row, sizes, ends, strict=False)
+            ]
+        )
+    N = max(sum(one.rows * one.columns for one in row) for row in found)
+    return with_pictures(prompts, found, N, c.merge)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
-from mapo_jax.model.config import ModelConfig
 
 Names = tuple[str | None, ...]  # logical axes of an array
 
@@ -136,23 +135,34 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last axis (arXiv 1910.07467), computed in float32; returns `dtype`."""
+    """RMSNorm (arXiv 1910.07467) or LayerNorm over the last axis, in float32; returns `dtype`."""
 
-    config: ModelConfig
     axis: str
+    eps: float
     dtype: Any = None  # None: the dtype of the parameters
+    has_offset: bool = False  # multiplies by 1 + scale
+    is_centred: bool = False  # LayerNorm: takes the mean off, adds a bias
 
     @nn.compact
     def __call__(self, x):
-        init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
-        init = nn.with_logical_partitioning(init, (self.axis,))
-        scale: Any = self.param("scale", init, x.shape[-1:])
+        def parameter(name, init):
+            boxed = nn.with_logical_partitioning(init, (self.axis,))
+            value: Any = self.param(name, boxed, x.shape[-1:])
+            dtype = self.dtype or value.dtype
+            row = rounded(value, (self.axis,), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+            return row, dtype
+
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        factor, dtype = parameter("scale", zeros if self.has_offset else ones)
+        factor = 1 + factor if self.has_offset else factor
         wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.config.norm_eps)
-        dtype = self.dtype or scale.dtype
-        factor = rounded(scale, (self.axis,), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        factor = 1 + factor if self.config.norm_offset else factor
-        return (wide * (inverse * factor)).astype(dtype)
+        if self.is_centred:
+            wide = wide - wide.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.eps)
+        out = wide * (inverse * factor)
+        if self.is_centred:
+            out = out + parameter("bias", zeros)[0]
+        return out.astype(dtype)
 
 
 def init(scale: float) -> Callable:

@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec
 from mapo_jax import sharding
 from mapo_jax.model import config
 from mapo_jax.model.streams import Stream, prompt_stream
+from mapo_jax.model.vision import Features
 from mapo_jax.rollouts import Prompts
 
 _LANES = 128  # the last axis of a TPU's registers
@@ -63,14 +64,22 @@ def pack(prompts: Prompts, responses: Stream) -> tuple[Row, Stream]:
     Args:
         prompts: P of them.
         responses: their streams [P, G, T], made by `response_stream`.
-
-    Raises:
-        ValueError: see `prompt_stream`.
     """
     P, G, T = responses.tokens.shape
-    pairs = zip(prompt_stream(prompts), responses, strict=True)
-    packed = Stream(*(jnp.concatenate([a, b.reshape(P, 1, G * T)], 2) for a, b in pairs))
+    ours = [x.reshape(P, 1, G * T) for x in responses]
+    theirs = prompt_stream(prompts)
+    if theirs.rope.ndim == 4:
+        ours[2] = jnp.broadcast_to(ours[2][..., None], (P, 1, G * T, 3))
+    packed = Stream(*(jnp.concatenate(pair, 2) for pair in zip(theirs, ours, strict=True)))
     return Row(prompts.tokens.shape[1], G, T), packed
+
+
+def pack_features(features: Features | None, row: Row) -> Features | None:
+    """Returns the features of prompts [P, 1, S] as those of their packed rows [P, 1, N]."""
+    if features is None:
+        return None
+    fill = [(0, 0), (0, 0), (0, row.length - row.prompt)]
+    return features._replace(cell_PGT=jnp.pad(features.cell_PGT, fill, constant_values=-1))
 
 
 def unpack(x: Array, row: Row) -> Array:

@@ -2,7 +2,7 @@
 
 The order in the sequence decides who sees whom, through causality, padding, windows and the
 sampler's cache. The RoPE position decides how far queries and keys are rotated. For text both count
-tokens. The tokens of a picture may share RoPE positions or leave some out.
+tokens. The tokens of a picture have three RoPE positions, and share or leave out some.
 """
 
 from typing import NamedTuple
@@ -18,17 +18,11 @@ class Stream(NamedTuple):
 
     tokens: Array
     positions: Array  # order in the sequence
-    rope: Array  # RoPE positions
+    rope: Array  # RoPE positions; with pictures a last axis of three: time, row, column
 
 
 def prompt_stream(prompts: Prompts) -> Stream:
-    """Returns the prompts as a stream [P, 1, S].
-
-    Raises:
-        ValueError: the prompts have images, which no policy reads yet.
-    """
-    if prompts.images is not None:
-        raise ValueError("Prompts.images must be None: the policy has no tower for pictures")
+    """Returns the prompts as a stream [P, 1, S]."""
     order = jnp.broadcast_to(jnp.arange(prompts.tokens.shape[1]), prompts.tokens.shape)
     rope = order if prompts.rope is None else prompts.rope
     return Stream(prompts.tokens[:, None], order[:, None], rope[:, None])
@@ -39,7 +33,7 @@ def response_starts(prompts: Prompts) -> Stream:
 
     Both positions of token t of a response stream are the positions of this token plus t. The
     order in the sequence is length - 1 + t. The RoPE position is next - 1 + t; next is the largest
-    RoPE position of the prompt plus one. For text the two are equal.
+    RoPE position of the prompt plus one, and all three are the same. For text the two are equal.
     """
     lengths = jnp.maximum(prompts.lengths, 1)
     token = jnp.take_along_axis(prompts.tokens, lengths[:, None] - 1, 1)[:, 0]
@@ -47,7 +41,8 @@ def response_starts(prompts: Prompts) -> Stream:
     if prompts.rope is None:
         return Stream(token, order, order)
     exists = jnp.arange(prompts.tokens.shape[1])[None] < lengths[:, None]
-    return Stream(token, order, jnp.where(exists, prompts.rope, 0).max(1))
+    largest = prompts.rope.max(-1) if prompts.rope.ndim == 3 else prompts.rope
+    return Stream(token, order, jnp.where(exists, largest, 0).max(1))
 
 
 def response_stream(prompts: Prompts, tokens_PGT: Array) -> Stream:

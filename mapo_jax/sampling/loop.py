@@ -34,6 +34,7 @@ from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
 
 PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
+PREFILL_PATCHES = 16_384  # of their pictures
 _PREFILL_CHUNK = 256  # queries whose scores exist at once
 _ATTEND = {
     "plain": model.attend,
@@ -77,7 +78,7 @@ def sample(
       temperature 0 counts as 1. Top-p and top-k only restrict the draw.
 
     Raises:
-      ValueError: the shards do not divide P, or the prompts have images.
+      ValueError: the shards do not divide P, or the prompts have pictures and the policy no tower.
     """
     P = prompts.tokens.shape[0]
     if mesh is not None and P % sharding.batch_shards(mesh):
@@ -296,6 +297,8 @@ def _prefill(params, config, prompts):
     """
     P, S = prompts.tokens.shape
     most = max(PREFILL_TOKENS // S, 1)
+    if prompts.images is not None:
+        most = max(min(most, PREFILL_PATCHES // prompts.images.patches.shape[1]), 1)
     size = max(n for n in range(1, min(most, P) + 1) if P % n == 0)
     attend = functools.partial(model.attend, chunk=_PREFILL_CHUNK)
 

@@ -47,7 +47,7 @@ def score(
     """Returns log-probs of the response tokens and entropies of the distributions they came from.
 
     A log-prob is log p(token) under softmax(logits / temperature), without top-p or top-k. The
-    prompt is computed once per group. The LM head runs on response positions only, in chunks that
+    prompt, its pictures included, is computed once per group. The LM head runs on response positions only, in chunks that
     the backward pass recomputes, so no [tokens, V] array is ever alive. Gradients flow through the
     entropies only with `entropy_gradient`.
 
@@ -74,6 +74,9 @@ def score(
         tokens = _gather(tokens, places, 0)
     if settings.attention in _SPLASH:
         row, packed = splash.pack(prompts, stream)
+        plain = functools.partial(model.attend, chunk=settings.attention_chunk)
+        features = model.encode_images(params, config, prompts, attend=plain, **passes)
+        passes["features"] = splash.pack_features(features, row)
         passes["attend"] = splash.make_attend(row, prompts.lengths, **_SPLASH[settings.attention])
         hidden, _ = model.forward(params, config, *packed, **passes)
         hidden = splash.unpack(hidden, row)
