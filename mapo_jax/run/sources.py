@@ -220,12 +220,16 @@ def describe(
 
 
 def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
-    fields: dict[str, Any] = {
-        name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()
-    }
+    fields = _tuples(numbers)
     if fields["rope_scaling"]:
         fields["rope_scaling"] = model.RopeScaling(**fields["rope_scaling"])
+    if fields.get("vision"):
+        fields["vision"] = model.VisionConfig(**_tuples(fields["vision"]))
     return model.ModelConfig(**fields)
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
 
 
 def read_run(
