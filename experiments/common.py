@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -63,6 +64,20 @@ def get_config() -> ConfigDict:
     policy.tie_embeddings = True  # the LM head is the embedding
     policy.qkv_bias = False  # True in Qwen2 and Qwen2.5
     policy.qk_norm = False  # True in Qwen3
+
+    policy.vision = vision = ConfigDict()  # a tower that turns pictures into embeddings
+    vision.num_layers = 0  # 0: no tower, the policy reads text alone
+    vision.embed_dim = 64
+    vision.num_heads = 4
+    vision.mlp_dim = 192  # hidden width of the SwiGLU
+    vision.patch = 8  # pixels of a side of a patch
+    vision.merge = 2  # patches of a side that become one token of the prompt
+    vision.window = 0  # patches of a side that layers but the last see together; 0: all layers all
+
+    config.images = images = ConfigDict()  # of prompts
+    images.min_pixels = 0  # smaller pictures are enlarged; 0: as the policy's preprocessor has it
+    images.max_pixels = 0  # larger pictures are made smaller; 0: likewise
+    images.resize = "policy"  # once; or "easyr1": twice, as in the paper's code
 
     config.lora = lora = ConfigDict()  # train low-rank adapters beside frozen weights
     lora.rank = 0  # of the adapters; 0: all weights are trained
@@ -125,6 +140,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()  # AdamW, the same in warm-up and RL
     optimizer.learning_rate = 1e-6  # of RL; constant after it has risen
+    # Of the vision tower; 0 freezes it in RL. None: as the rest, and --config.KEY=NUMBER sets it.
+    optimizer.vision_learning_rate = placeholder(float)
     optimizer.schedule_steps = 0  # optimizer steps over which it rises from 0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
@@ -209,6 +226,7 @@ _DAPO_SAMPLING = {"algorithm.overlong_penalty": 0.5, "dynamic.max_tries": 20}
 
 _ADAMW = {
     "optimizer.learning_rate": 1e-6,
+    "optimizer.vision_learning_rate": None,
     "optimizer.schedule_steps": 0,
     "optimizer.b1": 0.9,
     "optimizer.b2": 0.999,

@@ -72,6 +72,10 @@ Temperature = Annotated[
 EvalTemperature = Annotated[
     float, Limit("> 0 (the greedy answer is always there)", lambda x: x > 0)
 ]
+VisionRate = Annotated[
+    float | None,
+    Limit(">= 0, or None for that of the rest", lambda rate: rate is None or rate >= 0),
+]
 Slice = Annotated[
     str, Limit("A:B with 1 <= A < B, as in 10:12, which traces steps 10 and 11", _is_slice)
 ]
@@ -102,6 +106,17 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    num_layers: Annotated[int, at_least(0, "no tower")]
+    embed_dim: Count
+    num_heads: Count
+    mlp_dim: Count
+    patch: Count
+    merge: Count
+    window: Annotated[int, at_least(0, "none")]
+
+
+@dataclasses.dataclass(frozen=True)
 class PolicyConfig:
     init: str
     revision: str
@@ -119,6 +134,14 @@ class PolicyConfig:
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+    vision: TowerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesConfig:
+    min_pixels: Annotated[int, at_least(0, "that of the policy")]
+    max_pixels: Annotated[int, at_least(0, "that of the policy")]
+    resize: Annotated[str, OneOf("policy", "easyr1")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +222,7 @@ class DynamicConfig:
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: AtLeast0
+    vision_learning_rate: VisionRate
     schedule_steps: Steps
     b1: Fraction
     b2: Fraction
@@ -269,6 +293,7 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     policy: PolicyConfig
+    images: ImagesConfig
     lora: LoraConfig
     compute: ComputeConfig
     warmup: WarmupConfig
@@ -335,12 +360,17 @@ def _build(cls: type, node: Mapping[str, Any], prefix: str, lines: list[str]) ->
             try:
                 values[name] = _typed(hint, node[name])
             except TypeError:
-                kind = "tuple of two ints" if hint == Pair else hint.__name__
+                kind = _KINDS.get(hint) or hint.__name__
                 lines.append(f"{key}={show(node[name])}: must be of type {kind}")
     return cls(**values) if values.keys() == hints.keys() else None
 
 
+_KINDS: dict[Any, str] = {Pair: "tuple of two ints", float | None: "float, or None"}
+
+
 def _typed(hint: Any, value: Any) -> Any:
+    if hint == float | None:
+        return None if value is None else _typed(float, value)
     if hint == Pair:
         if isinstance(value, tuple | list) and [type(part) for part in value] == [int, int]:
             return tuple(value)
@@ -381,60 +411,6 @@ def to_dict(config: Config) -> dict[str, Any]:
         group, name = key.split(".")
         tree[group][name] = dict(tree[group][name])
     return json.loads(json.dumps(tree))
-
-
-# Keys that may differ when a run is continued; a group stands for all of its keys.
-_MAY_DIFFER = ("steps", "eval", "log", "checkpoint", "profile", "mesh")
-_MAY_DIFFER += ("guard", "processes")
-_MAY_DIFFER += ("data.path", "tokenizer.path")  # moved, with the same content
-_MAY_DIFFER += ("task.reward_timeout", "task.reward_memory", "task.reward_workers")
-_MAY_DIFFER += ("batch.microbatch", "rollout.lanes", "rollout.width", "rollout.chunks")  # memory
-_MAY_DIFFER += (
-    "compute.remat",
-    "compute.head_chunk",
-    "compute.attention_chunk",
-    "compute.attention",
-)
-
-
-# Keys that came after the first version, with the value of runs without them, as config.json has
-# it; {} for an open mapping. So work directories of older versions can be continued.
-ADDED: dict[str, Any] = {
-    "algorithm.surrogate_options": {},
-    "algorithm.correction": "none",
-    "algorithm.correction_options": {},
-    "policy.revision": "",
-    "policy.checkpoint": "newest",
-}
-
-
-def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lists the keys that differ between a run and its continuation but must not, one line each.
-
-    Args:
-        old: the run's config.json. An older version may lack keys, which `ADDED` then gives.
-        new: `to_dict` of the configuration that is to continue it.
-    """
-    old, new = _flat(ADDED) | _flat(old), _flat(new)
-    return [
-        f"{key}={show(new.get(key, 'absent'))}: the run in this work directory was started with "
-        f"{show(old.get(key, 'absent'))}; set it back, or start a new run in another --workdir"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and key not in _MAY_DIFFER
-        and key.split(".")[0] not in _MAY_DIFFER
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
-    return flat
 
 
 def show(value: Any) -> str:

@@ -6,7 +6,7 @@ arrays of a field are [P, ...], its metadata says so, and what cuts a batch look
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -160,8 +160,8 @@ def with_pictures(
             rope[i, tokens, 1:] = position + np.indices((rows, columns)).reshape(2, -1).T
             first, begins, position = these.stop, tokens.stop, position + max(rows, columns)
         rope[i, begins:] = position + np.arange(S - begins)[:, None]
-    images = Images(patches, picture, place, size, cell)
-    return dataclasses.replace(prompts, images=images, rope=rope)
+    arrays: Any = (patches, picture, place, size, cell)
+    return Prompts(prompts.tokens, prompts.lengths, Images(*arrays), cast(Any, rope))
 
 
 def demonstrations(

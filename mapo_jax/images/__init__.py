@@ -1,5 +1,7 @@
 """stub"""
+
 import numpy as np
+
 
 def patches(picture, patch=14, merge=2):
     h, w, _ = picture.shape

@@ -289,7 +289,7 @@ def forward(
         out: Any = block.apply(
             {"params": weights}, x, positions_PGT, kind(window), shared, attend=attend
         )
-        x = out[0] if deep is None else features.add(out[0], deep)
+        x = out[0] if features is None or deep is None else features.add(out[0], deep)
         return sharding.constrain(x, ("batch", None, None, None)), out[1][0]
 
     x = embed(params, config, tokens_PGT, dtype)

@@ -187,7 +187,7 @@ def add(
         mistakes: gets what is wrong.
     """
     kind = fields["model_type"]
-    nested = entry(fields, "text_config", mistakes)
+    nested = entry(fields, "text_config", [])
     tokens = {name: fields.get(name, default) for name, default in _TOKENS.items()}
     for name, token in tokens.items():
         if type(token) is not int or not 0 <= token < text.vocab_size:
@@ -401,6 +401,7 @@ def to_fields(kind: str, config: ModelConfig, text: Mapping[str, Any]) -> dict[s
         vision |= {"num_position_embeddings": v.position_table**2}
         vision |= {"deepstack_visual_indexes": [*v.deepstack]}
     fields = dict(zip(_TOKENS, (config.image_token, *config.image_frame), strict=False))
+    fields |= {"video_token_id": 151_656}  # transformers 4.49 has no default
     fields |= {"vision_config": vision, "tie_word_embeddings": config.tie_embeddings}
     names = {"architectures": [FAMILIES[kind].architecture], "model_type": kind}
     sections = {"mrope_section": [*config.rope_sections]}

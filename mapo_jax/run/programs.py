@@ -53,11 +53,14 @@ class Programs:
                 dataclasses.replace(
                     c.optimizer,
                     learning_rate=c.warmup.learning_rate,
+                    vision_learning_rate=None,
                     schedule_steps=c.warmup.schedule_steps,
                 )
             ),
             "rl": training.make_optimizer(c.optimizer),
         }
+        is_frozen = c.optimizer.vision_learning_rate == 0
+        self._trains_vision = {"warmup": True, "rl": not is_frozen}
         self.warmup_step = training.TrainStep(
             architecture,
             training.ScoringConfig(**memory),
@@ -82,6 +85,7 @@ class Programs:
             aggregation=c.algorithm.aggregation,
             minibatch_prompts=c.batch.minibatch_prompts,
             microbatch=microbatch,
+            trains_vision=self._trains_vision["rl"],
             **common,
         )
         self.score = training.Score(architecture, settings, microbatch=microbatch, **common)
@@ -136,7 +140,7 @@ class Programs:
             model.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
-            phase: training.state_shardings(architecture, tx, mesh)
+            phase: training.state_shardings(architecture, tx, mesh, self._trains_vision[phase])
             for phase, tx in self.txs.items()
         }
 
@@ -158,19 +162,22 @@ class Programs:
 
     def fresh_state(self, phase: str, params: model.Params) -> training.TrainState:
         """Makes a state with a new optimizer, in one jit, so that every array has its sharding."""
-        init = functools.partial(training.init_state, tx=self.txs[phase])
-        return jax.jit(init, out_shardings=self.shardings[phase])(params)
+        return jax.jit(self._init(phase), out_shardings=self.shardings[phase])(params)
 
     def abstract_state(self, phase: str) -> training.TrainState:
         """Returns shapes, dtypes and shardings of a phase's state; a restore needs them."""
         trained = model.partition(model.abstract_params(self.architecture))[0]
-        init = functools.partial(training.init_state, tx=self.txs[phase])
-        shapes = jax.eval_shape(init, trained)
+        shapes = jax.eval_shape(self._init(phase), trained)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
             self.shardings[phase],
         )
+
+    def _init(self, phase: str) -> Callable[[model.Params], training.TrainState]:
+        trains_vision = self._trains_vision[phase]
+        tx = self.txs[phase]
+        return functools.partial(training.init_state, tx=tx, trains_vision=trains_vision)
 
 
 def _demonstrations(config: Config, mesh: Mesh) -> int:

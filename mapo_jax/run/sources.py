@@ -80,7 +80,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
         tokenizer = _tokenizer(config, "", now)
         numbers: dict[str, Any] = dataclasses.asdict(config.policy)
         del numbers["init"], numbers["revision"], numbers["checkpoint"]
-        architecture = model.ModelConfig(vocab_size=tokenizer.vocab_size, **numbers)
+        architecture = _from_scratch(tokenizer, numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
         template = config.tokenizer.template
@@ -106,6 +106,26 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
         tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
     )
     return Source(adapted(architecture, config.lora), tokenizer, run, folder, which)
+
+
+def _from_scratch(tokenizer: Tokenizer, numbers: dict[str, Any]) -> model.ModelConfig:
+    """The architecture of `policy.*`; a tower is of Qwen2.5-VL's kind, with an image token more."""
+    vocab_size, tower = tokenizer.vocab_size, numbers.pop("vision")
+    if not tower["num_layers"]:
+        return model.ModelConfig(vocab_size=vocab_size, **numbers)
+    last = (tower["num_layers"] - 1,) if tower["window"] else ()
+    vision = model.VisionConfig(
+        norm="rms", is_gated=True, activation="silu", full_layers=last, **tower
+    )
+    pairs = numbers["head_dim"] // 2
+    side = 3 * pairs // 8  # the shares of Qwen2-VL: 16, 24, 24 of 64 pairs
+    return model.ModelConfig(
+        vocab_size=vocab_size + 1,
+        image_token=vocab_size,
+        vision=vision,
+        rope_sections=(pairs - 2 * side, side, side),
+        **numbers,
+    )
 
 
 def _tokenizer(config: Config, folder: str, now: datetime.datetime | None = None) -> Tokenizer:
@@ -220,16 +240,17 @@ def describe(
 
 
 def _architecture(numbers: Mapping[str, Any]) -> model.ModelConfig:
-    fields = _tuples(numbers)
+    fields: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()
+    }
     if fields["rope_scaling"]:
         fields["rope_scaling"] = model.RopeScaling(**fields["rope_scaling"])
-    if fields.get("vision"):
-        fields["vision"] = model.VisionConfig(**_tuples(fields["vision"]))
+    if fields.get("vision"):  # older runs do not have the field
+        vision: dict[str, Any] = {
+            name: tuple(x) if isinstance(x, list) else x for name, x in fields["vision"].items()
+        }
+        fields["vision"] = model.VisionConfig(**vision)
     return model.ModelConfig(**fields)
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
 
 
 def read_run(

@@ -30,7 +30,7 @@ from etils import epath
 
 import mapo_jax
 from mapo_jax import errors
-from mapo_jax.config import continuation_mistakes
+from mapo_jax.run.continuation import continuation_mistakes
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 _RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")

@@ -9,16 +9,20 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clips by global norm, then applies AdamW with decoupled weight decay to every parameter.
 
     The learning rate rises linearly over `schedule_steps` steps and then stays. It depends on the
-    step, not on the length of the run.
+    step, not on the length of the run. The vision tower has a rate of its own if
+    `vision_learning_rate` is above 0; with 0 its parameters do not come here, see `TrainStep`.
     """
-    rate = optax.schedules.linear_schedule(
-        config.learning_rate / (config.schedule_steps + 1),
-        config.learning_rate,
-        config.schedule_steps,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
-        ),
-    )
+    c = config
+
+    def adamw(rate: float) -> optax.GradientTransformation:
+        steps = c.schedule_steps
+        schedule = optax.schedules.linear_schedule(rate / (steps + 1), rate, steps)
+        return optax.adamw(schedule, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay)
+
+    update = adamw(c.learning_rate)
+    if c.vision_learning_rate:
+        update = optax.partition(
+            {"vision": adamw(c.vision_learning_rate), "rest": update},
+            lambda params: {name: "vision" if name == "vision" else "rest" for name in params},
+        )
+    return optax.chain(optax.clip_by_global_norm(c.max_grad_norm), update)

@@ -47,9 +47,9 @@ def score(
     """Returns log-probs of the response tokens and entropies of the distributions they came from.
 
     A log-prob is log p(token) under softmax(logits / temperature), without top-p or top-k. The
-    prompt, its pictures included, is computed once per group. The LM head runs on response positions only, in chunks that
-    the backward pass recomputes, so no [tokens, V] array is ever alive. Gradients flow through the
-    entropies only with `entropy_gradient`.
+    prompt is computed once per group, and so are its pictures. The LM head runs on response
+    positions only, in chunks that the backward pass recomputes, so no [tokens, V] array is ever
+    alive. Gradients flow through the entropies only with `entropy_gradient`.
 
     With a piece, only the tokens that it places are computed, in its rows; the others get 0.
 

@@ -35,30 +35,45 @@ class TrainState:
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
     skipped: Array  # i32[], steps that changed nothing, see `TrainStep`
     in_a_row: Array  # i32[], skipped steps since the last step that was not skipped
-    params: model.Params  # float32, the trained parameters: all, or the adapters alone
+    params: model.Params  # float32: all parameters, or the adapters alone
     opt_state: Any
 
 
-def init_state(params: model.Params, tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: model.Params, tx: optax.GradientTransformation, trains_vision: bool = True
+) -> TrainState:
     """Makes the state with which a new phase starts from `params`."""
-    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, tx.init(params))
+    opt_state = tx.init(_moving(params, trains_vision)[0])
+    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, opt_state)
 
 
 def state_shardings(
-    config: model.ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
+    config: model.ModelConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    trains_vision: bool = True,
 ) -> TrainState:
     """Returns the state's tree of shardings; moments have the sharding of their parameters."""
     replicated: Any = sharding.replicated(mesh)
     params = sharding.shardings(mesh, model.partition(model.logical_axes(config))[0])
+    shapes = model.partition(model.abstract_params(config))[0]
+    moving, shapes = (_moving(tree, trains_vision)[0] for tree in (params, shapes))
     initable: Any = tx
     opt_state = optax.tree_utils.tree_map_params(
         initable,
         lambda _, s: s,
-        jax.eval_shape(tx.init, model.partition(model.abstract_params(config))[0]),
-        params,
+        jax.eval_shape(tx.init, shapes),
+        moving,
         transform_non_params=lambda _: replicated,
     )
     return TrainState(replicated, replicated, replicated, params, opt_state)
+
+
+def _moving(params: model.Params, trains_vision: bool) -> tuple[model.Params, model.Params]:
+    """Splits parameters of a state into those that an update changes, and a tower that stays."""
+    still = {} if trains_vision else {"vision"} & params.keys()
+    moving = {name: part for name, part in params.items() if name not in still}
+    return moving, {name: params[name] for name in still}
 
 
 class TrainStep:
@@ -86,6 +101,7 @@ class TrainStep:
         minibatch_prompts: int,
         microbatch: tuple[int, int],
         dtype: str,
+        trains_vision: bool = True,
     ):
         """Builds the step.
 
@@ -100,6 +116,8 @@ class TrainStep:
           microbatch: (p, g), prompts, and rollouts of each prompt, that are computed at a time.
           dtype: to compute in; parameters, sums of gradients and optimizer stay float32. In float16
             the loss is scaled for the backward pass.
+          trains_vision: False leaves the vision tower as it is. It then has neither a gradient nor
+            moments, and its activations are not kept.
         """
         self._mesh = mesh
         # Plans the microbatches, `(lengths_PG, T=...) -> list[Piece]`.
@@ -109,7 +127,7 @@ class TrainStep:
             size=microbatch,
             is_packed=scoring.can_pack(settings),
         )
-        shardings = state_shardings(config, tx, mesh)
+        shardings = state_shardings(config, tx, mesh, trains_vision)
         by_prompt, replicated = sharding.by_prompt(mesh), sharding.replicated(mesh)
 
         def begin(batch, index):
@@ -119,9 +137,9 @@ class TrainStep:
             weights = losses.AGGREGATIONS[aggregation](r.trained & r.valid[..., None])
             return (batch, weights), jnp.where(r.valid, r.length, 0), r.valid.any()
 
-        def loss(params, frozen, minibatch, piece, scale):
+        def loss(moving, still, frozen, minibatch, piece, scale):
             batch, weights = pieces.take(minibatch, piece, mesh)
-            whole = model.combine(params, frozen)
+            whole = model.combine({**moving, **still}, frozen)
             logps, entropies = scoring.score(whole, config, batch.rollouts, settings, dtype, piece)
             value, metrics = loss_fn(logps, entropies, batch, weights)
             return value * scale, metrics
@@ -130,7 +148,8 @@ class TrainStep:
             scale = _loss_scale(minibatch[1], dtype)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 gradient = jax.value_and_grad(loss, has_aux=True)
-                (_, metrics), gradients = gradient(params, frozen, minibatch, piece, scale)
+                parts = _moving(params, trains_vision)
+                (_, metrics), gradients = gradient(*parts, frozen, minibatch, piece, scale)
             return jax.tree.map(lambda g: g / scale, gradients), metrics
 
         def add_gradient(total, params, frozen, minibatch, piece):
@@ -140,8 +159,10 @@ class TrainStep:
         def update(state, total, is_any):
             gradients, metrics = total
             norm = optax.tree.norm(gradients)
-            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            moving, still = _moving(state.params, trains_vision)
+            updates, opt_state = tx.update(gradients, state.opt_state, moving)
+            moved: Any = optax.apply_updates(moving, updates)
+            params = {**moved, **still}
             sizes = jnp.stack([metrics.losses["loss/total"], norm, optax.tree.norm(updates)])
             taken = jnp.isfinite(sizes).all() & is_any
             params, opt_state = jax.tree.map(
@@ -154,7 +175,7 @@ class TrainStep:
             metrics.losses["policy/grad_norm"] = norm
             return TrainState(state.step + 1, skipped, in_a_row, params, opt_state), metrics
 
-        sums = (shardings.params, replicated)
+        sums = (_moving(shardings.params, trains_vision)[0], replicated)
         self.begin = jax.jit(begin, out_shardings=(by_prompt, replicated, replicated))
         self.add = jax.jit(add_gradient, donate_argnums=0, out_shardings=sums)
         self.finish = jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated))
