@@ -532,6 +532,15 @@ def test_a_preparation_that_is_not_ours_is_one_line(changes, what, written):
     assert len(found) == (2 if changes == {"max_pixels": "x"} else 1)
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_file_is_one_line(text, written):
+    folder, _ = written("qwen2_vl")
+    (folder / preparation.FILE).write_text(text)
+    (line,) = lines(folder)
+    assert line.startswith(f"{preparation.FILE}: is broken (")
+    assert line.endswith("); download it again")
+
+
 def test_files_that_only_transformers_reads_go_along(tmp_path):
     """From the folder of a policy through the work directory of a run to the exported folder."""
     source, work, out = (tmp_path / name for name in ("source", "work", "out"))
