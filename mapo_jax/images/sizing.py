@@ -16,7 +16,7 @@ _THUMBNAIL = 256  # pixels of its longer side, at most
 def target_size(
     h: int, w: int, factor: int = 28, min_pixels: int = 3136, max_pixels: int = 12845056
 ) -> tuple[int, int]:
-    """Returns (height, width): multiples of `factor`, near h and w or, if need be, their ratio.
+    """Returns (height, width): multiples of `factor` near h and w, the area within limits.
 
     Args:
         h: the picture's height in pixels.
@@ -66,7 +66,7 @@ def shrink(
         uint8[height, width, 3].
 
     Raises:
-        ValueError: as `target_size`; a pre-resized picture can pass the ratio as well.
+        ValueError: as `target_size`, of the picture or of the pre-resized one.
     """
     h, w, _ = picture.shape
     height, width = target_size(h, w, factor, min_pixels, max_pixels)

@@ -110,7 +110,8 @@ def prepare(
         task: the task of `config.task`.
         tokenizer: the policy's tokenizer.
         reader: of pictures; None if the policy sees none.
-        say: is called with a line about rows and prompts that are left out.
+        say: is called with a line about rows and prompts that are left out, and about animations
+            among all pictures that the reader has seen.
 
     Raises:
         UserError: a set cannot be made, a picture cannot be used, or all prompts of a set are too
@@ -139,6 +140,8 @@ def prepare(
             )
     if mistakes:
         raise errors.UserError(*mistakes)
+    for note in reader.notes() if reader else ():
+        say(note)
     return sets
 
 

@@ -180,17 +180,16 @@ class Album:
         if self._reader is None or not N:
             return padded
         patch, merge = self._reader.patch, self._reader.merge
-        coming = [
+        reads = [
             [] if i is None else self._waiting.pop(i, None) or self._submit(i) for i in indices
         ]
+        places = [() if i is None else self._prompts[i].pictures for i in indices]
         found = [
             [
                 rollouts.Picture(read.result(), at.height // patch, at.width // patch, at.place)
-                for at, read in zip(self._prompts[i].pictures, row, strict=True)
+                for at, read in zip(*row, strict=True)
             ]
-            if i is not None
-            else []
-            for i, row in zip(indices, coming, strict=True)
+            for row in zip(places, reads, strict=True)
         ]
         return rollouts.with_pictures(padded, found, N, patch, merge)
 

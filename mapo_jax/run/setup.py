@@ -151,8 +151,6 @@ def prepare(
         eval_sets = errors.attempt(mistakes, prepare_sets, reader, say)
         if mistakes:
             raise errors.UserError(*mistakes)
-        for note in reader.notes() if reader else ():
-            say(note)
         album = pictures.Album(reader, task, task.train, prompts)
         pairs = _demonstrations(c, task, source.tokenizer, prompts, say)
         shown = [pair.prompt for pair in pairs] if task.images else []

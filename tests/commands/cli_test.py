@@ -42,6 +42,10 @@ def mistakes(capsys, monkeypatch, *argv: str) -> list[str]:
         ("--config.steps=many", "steps=many: expected an integer, as in 8"),
         ("--config.steps=2.5", "steps=2.5: expected an integer, as in 8"),
         ("--config.algorithm.beta=x", "algorithm.beta=x: expected a number, as in 0.5 or 1e-6"),
+        (
+            "--config.optimizer.vision_learning_rate=x",
+            "optimizer.vision_learning_rate=x: expected a number, as in 0.5 or 1e-6",
+        ),
         ("--config.log.tensorboard=yes", "log.tensorboard=yes: expected True or False"),
         (
             "--config.batch.microbatch=8",
@@ -236,6 +240,13 @@ def test_an_unset_variable_is_no_directory(flag):
         with pytest.raises(errors.UserError, match=f"^{flag}: a value is missing"):
             cli.parse([*TINY, *words], "", extra=extra)
     assert cli.parse([*TINY, "--answer="], "", extra=extra).flags == {"--answer": ""}
+
+
+def test_a_flag_may_be_given_several_times():
+    argv = [*TINY, "--image=a", "--answer=1", "--image", "b c"]
+    arguments = cli.parse(argv, "", extra={"--image FILE": "", "--answer TEXT": "", "-n N": ""})
+    assert arguments.several == {"--image": ["a", "b c"], "--answer": ["1"]}
+    assert arguments.flags == {"--image": "b c", "--answer": "1"}
 
 
 def test_the_home_directory_is_found_behind_an_equals_sign(monkeypatch):

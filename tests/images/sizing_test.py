@@ -122,6 +122,19 @@ def test_the_double_resize_of_easyr1(h, w, policy, twice):
     np.testing.assert_array_equal(images.shrink(drawn, 28, low, high, "easyr1"), np.array(image))
 
 
+def test_easyr1_enlarges_again_what_cutting_the_sides_has_made_too_small():
+    drawn = picture(70, 90)
+    image = easyr1(Image.fromarray(drawn), 1000, 1000)
+    assert image.size == (36, 27)  # by way of 35 x 27
+    image = image.resize(images.target_size(27, 36)[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(images.shrink(drawn, 28, 1000, 1000, "easyr1"), np.array(image))
+
+
+def test_a_side_that_easyr1_would_cut_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"^4000 x 1 pixels: .* more than 200 times the other$"):
+        images.shrink(picture(1, 4000), 28, 16, 1000, "easyr1")
+
+
 def test_a_picture_of_the_target_size_is_left_alone():
     drawn = picture(56, 84)
     np.testing.assert_array_equal(images.shrink(drawn, 28, 3136, 10**6), drawn)

@@ -72,7 +72,7 @@ def start(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(examples, "_AT_START", characters)
             patch.setattr(examples, "_LOOKED_AT", 1)
-            patch.setattr(examples, "_encode", lambda *a: encoded.append(a[-1]) or encode(*a))
+            patch.setattr(examples, "_encode", lambda *a: encoded.append(a[3]) or encode(*a))
             config = micro(warmup__steps=2, rollout__max_new_tokens=40, eval__every=9, steps=steps)
             train(config, tmp_path / name)
         return json.loads((tmp_path / name / "contents.json").read_text()), encoded
@@ -80,6 +80,7 @@ def start(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_prompts_of_a_large_set_have_the_draws_of_all_encoded_at_the_start(start, tmp_path):
     evaluated = 3 * 16  # three sets of 16
     kept, encoded = start("whole", 1e9, 2)

@@ -98,7 +98,7 @@ def test_what_a_field_of_pictures_holds(folder):
     ):
         task = make(folder, [ROW | {"image": value}])
         assert tasks.pictures(task, task.train[0]) == found
-        assert tasks.picture_digests(task, task.train[0]) == [hashlib.sha256(PNG).hexdigest()]
+        assert places.picture_digests(task, task.train[0]) == [hashlib.sha256(PNG).hexdigest()]
     swapped = {"question": "<image2><image1>", "answer": 1, "image": [a, b]}
     task = make(folder, [swapped])
     assert tasks.pictures(task, task.train[0]) == [b, a]
@@ -302,6 +302,16 @@ def test_data_sets_of_the_hub(name, tmp_path):
         assert example["answer"] == "4"
         json.dumps(example)  # a reward in another process gets it so
     assert task.train.place(4) == f"{tmp_path}/data/train-00000-of-00002.parquet: row 5"
+
+
+def test_a_file_of_the_folder_data_that_changes_is_read_again(tmp_path):
+    for file in ("train", "test"):
+        save(tmp_path / "data" / f"{file}.parquet", [EASYR1])
+    options = FORMS["easyr1"][1]
+    task = tasks.make("jsonl", options, str(tmp_path), 0)
+    assert tasks.make("jsonl", options, str(tmp_path), 0) is task
+    save(tmp_path / "data" / "test.parquet", [EASYR1] * 2)
+    assert len(tasks.make("jsonl", options, str(tmp_path), 0).evals["test"]) == 2
 
 
 def test_one_file_of_rows_without_pictures(tmp_path):
