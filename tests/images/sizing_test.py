@@ -140,6 +140,16 @@ def test_a_picture_of_the_target_size_is_left_alone():
     np.testing.assert_array_equal(images.shrink(drawn, 28, 3136, 10**6), drawn)
 
 
+@pytest.mark.parametrize(
+    ("size", "small"), [((308, 420), (188, 256)), ((200, 100), (200, 100)), ((28, 4200), (2, 256))]
+)
+def test_a_thumbnail_is_a_small_picture(size, small):
+    drawn = np.full((*size, 3), (200, 30, 60), np.uint8)
+    shown = images.read(images.thumbnail(drawn))
+    assert shown.shape == (*small, 3)
+    assert np.abs(shown.astype(int) - drawn[0, 0]).max() <= 4  # JPEG's rounding
+
+
 @pytest.mark.parametrize(("patch", "merge"), [(14, 2), (8, 2), (4, 3), (5, 1)])
 def test_patches_are_in_the_order_of_tokens(patch, merge):
     step = patch * merge

@@ -132,6 +132,16 @@ def test_the_first_ratio_is_one_and_records_name_the_pictures(whole):
     assert {"images" in row for row in runs.lines(whole / "run", "rollouts")} == {True, False}
 
 
+def test_thumbnails_are_of_what_the_policy_sees(whole):
+    rows = runs.lines(whole / "run", "rollouts")
+    named = {one["file"]: one["source"] for row in rows for one in row.get("images", ())}
+    written = [path.relative_to(whole / "run") for path in (whole / "run/pictures").iterdir()]
+    assert {path.as_posix() for path in written} == named.keys()
+    for file, source in named.items():
+        seen = images.shrink(images.read(source), 8, 64, 256)
+        assert (whole / "run" / file).read_bytes() == images.thumbnail(seen)
+
+
 def test_a_continued_run_repeats_itself(whole, tmp_path):
     shutil.copytree(whole / "data", tmp_path / "data")
     for steps in (1, 2):
@@ -273,6 +283,7 @@ def test_a_picture_that_changes_ends_the_run_with_its_state(drawn, tmp_path, is_
         else:
             shutil.copy(drawn / "drawn" / "1.png", drawn / "drawn" / "0.png")
         run.progress.is_open = False
+        assert run.setup.album.thumbnail(0, 0) is None
         with pytest.raises(errors.UserError, match=r"0.png") as caught:
             run.go()
         assert len(caught.value.lines) == 1

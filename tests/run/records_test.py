@@ -73,6 +73,24 @@ def write_run(workdir):
     records.close()
 
 
+def test_pictures_are_written_once_and_before_their_lines(tmp_path):
+    asked = []
+
+    def thumbnail(example, k):
+        asked.append((example, k, len(lines(tmp_path, "rollouts"))))
+        return None if k else b"JPEG"
+
+    named = [{"file": "pictures/a.jpg"}, {"file": "pictures/b.jpg"}]
+    for start in range(2):
+        written = open_records(tmp_path, ("rl", start) if start else None, tensorboard=False)
+        rows = [{"kind": "train", "example": 3, "images": named[:n]} for n in (1, 0, 1, 2)]
+        written.write_rollouts("rl", start + 1, rows, thumbnail)
+        written.close()
+    assert asked == [(3, 0, 0), (3, 1, 3), (3, 1, 7)]  # example, picture, lines before it
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["a.jpg"]
+    assert (tmp_path / "pictures" / "a.jpg").read_bytes() == b"JPEG"
+
+
 @pytest.mark.parametrize(
     ("keep_until", "last"),
     [

@@ -253,7 +253,9 @@ def test_records_whose_checkpoints_are_gone_are_set_aside(tmp_path):
         line = '{"kind": "train", "phase": "rl", "step": 1}\n'
         (tmp_path / "metrics.jsonl").write_text(line)
         (tmp_path / "run.json").write_text(str(number))
+        (tmp_path / "pictures").mkdir()
         assert f"its records are in before-{number}/ now" in workdirs.set_aside(where)
         assert (tmp_path / f"before-{number}" / "metrics.jsonl").read_text() == line
         assert (tmp_path / f"before-{number}" / "run.json").read_text() == str(number)
+        assert (tmp_path / f"before-{number}" / "pictures").is_dir()
         assert not (tmp_path / "metrics.jsonl").exists()
