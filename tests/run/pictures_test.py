@@ -19,7 +19,7 @@ from experiments import jsonl
 from mapo_jax import errors, images, model, rollouts, tasks
 from mapo_jax.commands import evaluate, sample
 from mapo_jax.config import from_config_dict
-from mapo_jax.run import checks, setup, trainer
+from mapo_jax.run import checks, pictures, setup, trainer
 from mapo_jax.run.console import Console
 from tests import runs, small
 from tests.run import processes_test
@@ -46,6 +46,7 @@ SETTINGS = runs.MICRO | {
     "eval.batch": 16,
     "checkpoint.every": 1,
     "log.rollouts_every": 1,
+    "log.rollouts_prompts": 16,
     "optimizer.schedule_steps": 0,
     "algorithm.beta": 0.0,
     "algorithm.entropy": 0.1,  # a gradient that no reward is needed for
@@ -137,9 +138,19 @@ def test_thumbnails_are_of_what_the_policy_sees(whole):
     named = {one["file"]: one["source"] for row in rows for one in row.get("images", ())}
     written = [path.relative_to(whole / "run") for path in (whole / "run/pictures").iterdir()]
     assert {path.as_posix() for path in written} == named.keys()
+    assert len(named) == len(SIZES)
     for file, source in named.items():
         seen = images.shrink(images.read(source), 8, 64, 256)
         assert (whole / "run" / file).read_bytes() == images.thumbnail(seen)
+
+
+def test_a_thumbnail_is_of_the_picture_that_was_seen(drawn):
+    reader = pictures.Reader(config(drawn).images, VISION)
+    path, other = (str(drawn / "drawn" / f"{k}.png") for k in (0, 1))
+    reader.seen(path)
+    shutil.copy(other, path)
+    with pytest.raises(errors.UserError, match=r"0.png: is not the picture that it was"):
+        reader.thumbnail(path)
 
 
 def test_a_continued_run_repeats_itself(whole, tmp_path):
