@@ -1,22 +1,24 @@
 """Reads rows of Parquet files, such as those of data sets on the Hugging Face hub."""
 
+import glob
 import re
 from pathlib import Path
 from typing import Any
 
 from mapo_jax import errors, images
 
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")  # in train-00000-of-00002.parquet
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})[^.]*\.parquet$")  # ends train-00000-of-00002.parquet
 
 
 def set_name(path: Path) -> str:
     """Returns the name of the set that a file belongs to, as train."""
-    return _SHARD.split(path.stem)[0]
+    found = _SHARD.search(path.name)
+    return path.name[: found.start()] if found else path.stem
 
 
 def is_first(path: Path) -> bool:
     """Whether a file begins its set."""
-    found = _SHARD.search(path.stem)
+    found = _SHARD.search(path.name)
     return found is None or int(found[1]) == 0
 
 
@@ -58,13 +60,13 @@ def rows(
 
 
 def _shards(path: Path, mistakes: list[str]) -> list[Path]:
-    found = _SHARD.search(path.stem)
+    found = _SHARD.search(path.name)
     if not found:
         return [path]
     shards = []
     for n in range(int(found[2])):
         name = f"{set_name(path)}-{n:05}-of-{found[2]}"
-        if there := sorted(path.parent.glob(f"{name}*.parquet")):
+        if there := sorted(path.parent.glob(f"{glob.escape(name)}*.parquet")):
             shards.append(there[0])
         else:
             mistakes.append(f"{path.parent}/{name}.parquet: missing; download all of the set")

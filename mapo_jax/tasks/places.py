@@ -13,9 +13,10 @@ def parts(task: Task, example: dict) -> Prompt:
     Raises:
         ValueError: the pictures and their places do not match, see `split`.
     """
-    number = len(task.images(example)) if task.images else 0
     text = task.prompt(example)
-    return split(text, number, task.placeholder)[0] if task.images else text
+    if task.images is None:
+        return text
+    return split(text, len(task.images(example)), task.placeholder)[0]
 
 
 def pictures(task: Task, example: dict) -> list[str | bytes]:
@@ -72,7 +73,7 @@ def split(text: str, number: int, placeholder: str) -> tuple[Prompt, list[int]]:
     digits = [re.search(r"\d+", place[0]) for place in places]
     named = [int(found[0]) - 1 if found else None for found in digits]
     rest = iter(k for k in range(number) if k not in named)
-    order = [next(rest, number) if k is None else k for k in named]
+    order = [next(rest, number) if k is None else k for k in named]  # number: none is left
     if sorted(order) != list(range(number)):
         shown = ", ".join(place[0] for place in places[:8]) + ", ..." * (len(places) > 8)
         raise ValueError(
@@ -80,10 +81,10 @@ def split(text: str, number: int, placeholder: str) -> tuple[Prompt, list[int]]:
             f"pictures: {number}; give each picture one place, such as <image>, or set the "
             "placeholder to '', which puts all before the text"
         )
-    parts: list[str | None] = []
+    pieces: list[str | None] = []
     end = 0
     for place in places:
-        parts += [text[end : place.start()], None]
+        pieces += [text[end : place.start()], None]
         end = place.end()
-    parts.append(text[end:])
-    return ([part for part in parts if part != ""] if number else text), order
+    pieces.append(text[end:])
+    return ([piece for piece in pieces if piece != ""] if number else text), order

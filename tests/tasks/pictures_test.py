@@ -357,3 +357,5 @@ def test_the_name_of_a_set():
     paths = [Path(f"{name}.parquet") for name in ("train", *shards)]
     assert [parquet.set_name(path) for path in paths] == ["train"] * 4
     assert [parquet.is_first(path) for path in paths] == [True, True, True, False]
+    lines = Path("train-00001-of-00002.jsonl")
+    assert (parquet.set_name(lines), parquet.is_first(lines)) == (lines.stem, True)
