@@ -87,7 +87,7 @@ class Patches(nn.Module):
         x = (patches_PNF.astype(jnp.float32) - _CENTRE).astype(self.dtype or kernel.dtype)
         kernel_FD = kernel_CFD.reshape(-1, c.embed_dim)
         out = product(x, kernel_FD, (None, "embed"), 1, jnp.float32)
-        return out + sharding.constrain(bias, ("embed",), sharding.GATHERED)
+        return out + sharding.constrain(bias, ("embed",), sharding.GATHERED)[None, None]
 
 
 class Block(nn.Module):

@@ -80,7 +80,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
         tokenizer = _tokenizer(config, "", now)
         numbers: dict[str, Any] = dataclasses.asdict(config.policy)
         del numbers["init"], numbers["revision"], numbers["checkpoint"]
-        architecture = _from_scratch(tokenizer, numbers)
+        architecture = from_scratch(tokenizer.vocab_size, numbers)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
         template = config.tokenizer.template
@@ -108,9 +108,9 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
     return Source(adapted(architecture, config.lora), tokenizer, run, folder, which)
 
 
-def _from_scratch(tokenizer: Tokenizer, numbers: dict[str, Any]) -> model.ModelConfig:
+def from_scratch(vocab_size: int, numbers: dict[str, Any]) -> model.ModelConfig:
     """The architecture of `policy.*`; a tower is of Qwen2.5-VL's kind, with an image token more."""
-    vocab_size, tower = tokenizer.vocab_size, numbers.pop("vision")
+    tower = numbers.pop("vision")
     if not tower["num_layers"]:
         return model.ModelConfig(vocab_size=vocab_size, **numbers)
     last = (tower["num_layers"] - 1,) if tower["window"] else ()
