@@ -226,6 +226,7 @@ _DAPO_SAMPLING = {"algorithm.overlong_penalty": 0.5, "dynamic.max_tries": 20}
 
 _ADAMW = {
     "optimizer.learning_rate": 1e-6,
+    "optimizer.vision_learning_rate": None,
     "optimizer.schedule_steps": 0,
     "optimizer.b1": 0.9,
     "optimizer.b2": 0.999,

@@ -311,7 +311,7 @@ def test_every_method_is_a_valid_configuration(name):
             *([tree.optimizer] if "_paper" in name else []),
         ):
             for key, value in group.items():
-                other = {str: "other", float: 0.125, int: 7, bool: True}
+                other = {str: "other", float: 0.125, int: 7, bool: True, type(None): 0.125}
                 group[key] = other[type(value)] if type(value) in other else ConfigDict({"x": 1})
         if "_paper" in name:
             tree.rollout.temperature, tree.rollout.top_p, tree.rollout.top_k = 0.5, 0.5, 9

@@ -159,6 +159,8 @@ def _convert(text: str, default: Any) -> Any:
     """Reads `text` as the type of `default`; a ValueError names the expected type."""
     if isinstance(default, str):
         return text
+    if default is None:  # a number that may be left out
+        return None if text == "None" else _convert(text, 0.0)
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError("expected True or False")

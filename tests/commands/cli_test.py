@@ -42,6 +42,10 @@ def mistakes(capsys, monkeypatch, *argv: str) -> list[str]:
         ("--config.steps=many", "steps=many: expected an integer, as in 8"),
         ("--config.steps=2.5", "steps=2.5: expected an integer, as in 8"),
         ("--config.algorithm.beta=x", "algorithm.beta=x: expected a number, as in 0.5 or 1e-6"),
+        (
+            "--config.optimizer.vision_learning_rate=x",
+            "optimizer.vision_learning_rate=x: expected a number, as in 0.5 or 1e-6",
+        ),
         ("--config.log.tensorboard=yes", "log.tensorboard=yes: expected True or False"),
         (
             "--config.batch.microbatch=8",

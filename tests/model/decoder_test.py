@@ -53,9 +53,14 @@ apply = jax.jit(model.apply, static_argnums=1)
 init_params = jax.jit(model.init_params, static_argnums=1)
 
 
-def decoder(params, c, tokens, rope=None):
-    """Logits [T, V] of one row, in float64 NumPy: the papers' formulas, one head at a time."""
+def decoder(params, c, tokens, rope=None, shown=None, deep=()):
+    """Logits [T, V] of one row, in float64 NumPy: the papers' formulas, one head at a time.
+
+    Pictures give each token three RoPE positions [T, 3], embeddings {index: [D]} that are shown in
+    place of tokens, and the same for the first layers, after which they are added.
+    """
     rope = np.arange(len(tokens)) if rope is None else rope
+    turned = rope[:, None] if rope.ndim == 1 else rope[:, mrope_axes(c)]
     params = jax.tree.map(lambda x: np.asarray(x, float), params)
 
     def norm(x, scale):
@@ -81,7 +86,7 @@ def decoder(params, c, tokens, rope=None):
         speeds = theta ** (-np.arange(half) / half)
         if c.rope_scaling and not is_local:
             speeds = np.array([slow(speed) for speed in speeds])
-        angle = rope[:, None] * speeds
+        angle = turned * speeds
         z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
         return np.concatenate([z.real, z.imag], -1)
 
@@ -99,6 +104,8 @@ def decoder(params, c, tokens, rope=None):
 
     ends = params["ends"]
     x = ends["embedding"][tokens] * (c.embed_dim**0.5 if c.scale_embeddings else 1)
+    for index, embedding in (shown or {}).items():
+        x[index] = embedding
     for i in range(c.num_layers):
         window = c.windows[i] if c.windows else 0
         w = jax.tree.map(lambda a: a[i], params["layers"])  # noqa: B023
@@ -118,8 +125,22 @@ def decoder(params, c, tokens, rope=None):
         h = norm(x, w["mlp_norm"])
         out = (gated(h @ w["gate"]["kernel"]) * (h @ w["up"]["kernel"])) @ w["down"]["kernel"]
         x = x + (norm(out, w["mlp_post_norm"]) if c.post_norms else out)
+        for index, embedding in (deep[i] if i < len(deep) else {}).items():
+            x[index] += embedding
     logits = norm(x, ends["norm"]) @ (ends["embedding"].T if c.tie_embeddings else ends["head"])
     return capped(logits, c.logits_softcap)
+
+
+def mrope_axes(c):
+    """The position of each pair: in blocks, or t h w t h w ... while there are some left."""
+    if not c.rope_interleaved:
+        return [axis for axis, n in enumerate(c.rope_sections) for _ in range(n)]
+    left, axes = list(c.rope_sections), []
+    for pair in range(c.head_dim // 2):
+        axis = pair % 3 if left[pair % 3] else 0
+        left[axis] -= 1
+        axes.append(axis)
+    return axes
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)

@@ -617,7 +617,7 @@ def test_what_float16_cannot_hold_is_skipped():
 
 # ---- the step ----
 
-ADAM = make_optimizer(OptimizerConfig(1e-2, 2, 0.9, 0.99, 1e-8, 0.01, 1.0))
+ADAM = make_optimizer(OptimizerConfig(1e-2, None, 2, 0.9, 0.99, 1e-8, 0.01, 1.0))
 
 
 def test_compiles_once_donates_keeps_layouts_and_learns():
