@@ -8,13 +8,14 @@ refused by name. It writes the first style, which both versions and vLLM read.
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapo_jax import errors
 from mapo_jax.model import ModelConfig, RopeScaling
+from mapo_jax.pretrained import vision
+from mapo_jax.pretrained.fields import entry, positive
 
 
 class Family(NamedTuple):
@@ -77,6 +78,7 @@ _GEMMA3_TEXT = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
 }
+_NAMES = ", ".join((*FAMILIES, *vision.FAMILIES))
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -102,23 +104,43 @@ def read(folder: Path, where: str) -> ModelConfig:
             f"{where}: config.json is broken ({error}); download the folder again"
         ) from None
     mistakes: list[str] = []
-    config = from_fields(fields, mistakes)
-    if config is None or mistakes:
-        raise errors.UserError(*(f"{where}: config.json: {mistake}" for mistake in mistakes))
+    pictures: list[str] = []
+    preparation = None
+    if str(fields.get("model_type")) in vision.FAMILIES:
+        preparation = vision.read_preparation(folder, pictures)
+    config = from_fields(fields, mistakes, preparation)
+    lines = [f"config.json: {mistake}" for mistake in mistakes] + pictures
+    if config is None or lines:
+        raise errors.UserError(*(f"{where}: {line}" for line in lines))
     return config
 
 
-def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig | None:
-    """Returns the architecture of config.json, if any; adds what is wrong to `mistakes`."""
+def from_fields(
+    fields: Mapping[str, Any],
+    mistakes: list[str],
+    preparation: vision.Preparation | None = None,
+) -> ModelConfig | None:
+    """Returns the architecture of config.json, if any; adds what is wrong to `mistakes`.
+
+    Args:
+        fields: of config.json.
+        mistakes: a line for each.
+        preparation: `vision.read_preparation`, for a policy that sees pictures.
+    """
+    if str(fields.get("model_type")) in vision.FAMILIES:
+        text = from_fields(vision.text_fields(fields, mistakes), mistakes)
+        return text and vision.add(text, fields, preparation, mistakes)
     if fields.get("model_type") == "gemma3" and isinstance(fields.get("text_config"), dict):
         fields = _GEMMA3_TEXT | fields["text_config"] | {"model_type": "gemma3_text"}
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         found = fields.get("architectures")
         architecture = found[0] if isinstance(found, list) and found else "none"
+        needs = vision.RELATIVES.get(str(kind))
         mistakes.append(
-            f"model_type={kind} ({architecture}): this architecture is not supported; those that "
-            f"are: {', '.join(FAMILIES)}"
+            f"model_type={kind} ({architecture}): this architecture is not supported"
+            + (f", it would take {needs}" if needs else "")
+            + f"; those that are: {_NAMES}"
         )
         return None
     family, gemma = FAMILIES[kind], kind.startswith("gemma")
@@ -132,7 +154,7 @@ def from_fields(fields: Mapping[str, Any], mistakes: list[str]) -> ModelConfig |
 
     def number(name: str, kind: type, default: Any = None) -> Any:
         value = of(name)
-        return _positive(name, default if value is None else value, kind, mistakes)
+        return positive(name, default if value is None else value, kind, mistakes)
 
     def optional(name: str, kind: type) -> Any:
         return number(name, kind) if of(name) else kind(0)
@@ -201,19 +223,6 @@ _GEMMA_ONLY = {"attn_logit_softcapping": 0, "final_logit_softcapping": 0}
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 
 
-def _positive(name: str, value: Any, kind: type, mistakes: list[str]) -> Any:
-    """Returns a number of config.json as an int or a float; 1 and a mistake if it is none."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 < value < math.inf and kind(value) == value:
-        return kind(value)
-    found = "is missing" if value is None else f"is {value}"
-    mistakes.append(f"{name} {found}; must be a positive {_KINDS[kind]}")
-    return kind(1)
-
-
-_KINDS = {int: "integer", float: "number"}
-
-
 def _windows(kind: str, of: Any, size: int, layers: int, mistakes: list[str]) -> tuple[int, ...]:
     """Returns the window of each layer, `size` or 0 if it has none."""
     types = of("layer_types")
@@ -223,13 +232,13 @@ def _windows(kind: str, of: Any, size: int, layers: int, mistakes: list[str]) ->
         if kind in ("qwen2", "qwen3"):
             first = of("max_window_layers")
             first = 28 if first is None else first
-            first = 0 if first == 0 else _positive("max_window_layers", first, int, mistakes)
+            first = 0 if first == 0 else positive("max_window_layers", first, int, mistakes)
             is_sliding = [i >= first for i in range(layers)]
         elif kind == "gemma2":
             is_sliding = [i % 2 == 0 for i in range(layers)]
         elif kind == "gemma3_text":
             every = of("_sliding_window_pattern") or of("sliding_window_pattern")
-            every = _positive("sliding_window_pattern", every, int, mistakes)
+            every = positive("sliding_window_pattern", every, int, mistakes)
             is_sliding = [(i + 1) % every != 0 for i in range(layers)]
         else:
             is_sliding = [kind == "mistral"] * layers
@@ -252,14 +261,14 @@ def _rotations(
     As in transformers, rope_scaling replaces rope_parameters; where those have a part for each kind
     of layer, it is added to the part of full attention.
     """
-    given, second = (_entry(fields, name, mistakes) for name in ("rope_parameters", "rope_scaling"))
+    given, second = (entry(fields, name, mistakes) for name in ("rope_parameters", "rope_scaling"))
     if _FULL in given:
-        inside = _entry(given, _SLIDING, mistakes)
+        inside = entry(given, _SLIDING, mistakes)
         if inside.get("rope_theta"):
-            local = _positive("rope_theta", inside["rope_theta"], float, mistakes)
+            local = positive("rope_theta", inside["rope_theta"], float, mistakes)
         if _scaling(inside, mistakes) is not None:
             mistakes.append("rope_parameters: scaling in layers with a window is not supported")
-        given = {**_entry(given, _FULL, mistakes), **second}
+        given = {**entry(given, _FULL, mistakes), **second}
     elif second:
         if not second.get("rope_theta") and given.get("rope_theta") not in (None, theta):
             mistakes.append(
@@ -269,17 +278,8 @@ def _rotations(
             )
         given = second
     if given.get("rope_theta"):
-        theta = _positive("rope_theta", given["rope_theta"], float, mistakes)
+        theta = positive("rope_theta", given["rope_theta"], float, mistakes)
     return (theta, _scaling(given, mistakes)), local
-
-
-def _entry(fields: Mapping[str, Any], name: str, mistakes: list[str]) -> Mapping[str, Any]:
-    """Returns an object of config.json; {} if it is absent."""
-    value = fields.get(name)
-    if isinstance(value, dict) or value is None:
-        return value or {}
-    mistakes.append(f"{name}={value} must be an object")
-    return {}
 
 
 def _scaling(given: Mapping[str, Any], mistakes: list[str]) -> RopeScaling | None:
@@ -309,7 +309,7 @@ def _scaling(given: Mapping[str, Any], mistakes: list[str]) -> RopeScaling | Non
     if missing:
         mistakes.append(f"rope_scaling of type {kind} needs {', '.join(missing)}")
         return None
-    factor, *rest = (_positive(name, given[name], float, mistakes) for name in names[kind])
+    factor, *rest = (positive(name, given[name], float, mistakes) for name in names[kind])
     if not rest:
         return RopeScaling(factor)
     return RopeScaling(factor, rest[0], rest[1], int(rest[2]))
@@ -318,10 +318,15 @@ def _scaling(given: Mapping[str, Any], mistakes: list[str]) -> RopeScaling | Non
 def to_fields(config: ModelConfig) -> dict[str, Any] | None:
     """Returns config.json of the first family that computes the same; None if none does."""
     config = dataclasses.replace(config, max_positions=config.max_positions or _POSITIONS)
-    for kind in FAMILIES:
-        fields = _fields(kind, config)
+    for kind in FAMILIES if config.vision is None else vision.FAMILIES:
         mistakes: list[str] = []
-        if from_fields(fields, mistakes) == config and not mistakes:
+        if config.vision is None:
+            fields, preparation = _fields(kind, config), None
+        else:
+            text = _fields(vision.FAMILIES[kind].text, config)
+            fields = vision.to_fields(kind, config, text)
+            preparation = vision.preparation(config.vision)
+        if from_fields(fields, mistakes, preparation) == config and not mistakes:
             return fields
     return None
 
@@ -395,7 +400,7 @@ def _scaling_fields(scaling: RopeScaling | None) -> dict[str, Any] | None:
 def write(
     folder: Path, config: ModelConfig, dtype: str, eos_ids: Sequence[int], where: str
 ) -> None:
-    """Writes config.json.
+    """Writes config.json, and preprocessor_config.json for a policy that sees pictures.
 
     Raises:
         UserError: no family computes the architecture of `config`.
@@ -403,11 +408,15 @@ def write(
     fields = to_fields(config)
     if fields is None:
         raise errors.UserError(
-            f"{where}: none of {', '.join(FAMILIES)} has this architecture ({config}), so "
+            f"{where}: none of {_NAMES} has this architecture ({config}), so "
             "transformers could not load it; change policy.*"
         )
     fields["torch_dtype"] = dtype
     if eos_ids:
         fields["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
-    path = folder / "config.json"
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    files = {"config.json": fields}
+    if config.vision is not None:
+        prepared = vision.processor_fields(fields["model_type"], config.vision)
+        files[vision.PREPROCESSOR] = prepared
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

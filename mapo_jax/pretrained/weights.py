@@ -19,6 +19,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, sharding
+from mapo_jax.pretrained import vision
 
 _DTYPES = ("F32", "BF16", "F16", "F64")
 _SHARD_BYTES = 5 * 10**9  # approximate size of a file
@@ -35,6 +36,7 @@ class _Array(NamedTuple):
     shape: tuple[int, ...]  # ours; the first axis is the layers if it is stacked
     inputs: int  # number of input axes, layers aside; 0: not transposed
     is_stacked: bool
+    window: tuple[int, ...] = ()  # axes of a convolution's window, which are one of ours
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -42,7 +44,10 @@ class _Array(NamedTuple):
         axes = self.shape[1:] if self.is_stacked else self.shape
         if not self.inputs:
             return (math.prod(axes),) if self.is_stacked else axes
-        return math.prod(axes[self.inputs :]), math.prod(axes[: self.inputs])
+        outs, ins = axes[self.inputs :], axes[: self.inputs]
+        if self.window:
+            return *outs, *ins[:-1], *self.window
+        return math.prod(outs), math.prod(ins)
 
 
 def _arrays(config: model.ModelConfig) -> model.Params:
@@ -78,11 +83,33 @@ def _arrays(config: model.ModelConfig) -> model.Params:
         inputs = 0 if kind != "kernel" else 2 if name == "o" else 1
         return _Array(names, x.shape, inputs, True)
 
-    return {"ends": ends, "layers": jax.tree_util.tree_map_with_path(layered, shapes["layers"])}
+    arrays = {"ends": ends, "layers": jax.tree_util.tree_map_with_path(layered, shapes["layers"])}
+    if config.vision is not None:
+        arrays["vision"] = _tower(config, shapes["vision"])
+    return arrays
+
+
+def _tower(config: model.ModelConfig, shapes: model.Params) -> model.Params:
+    names, c = vision.tensor_names(config), config.vision
+    assert c is not None
+
+    def one(path, x):
+        keys = [key.key for key in path]
+        kind = keys.pop() if keys[-1] in ("kernel", "bias", "scale") else ""
+        name = names[".".join(keys)] + (".bias" if kind == "bias" else ".weight")
+        is_stacked, inputs, window = keys[0] in ("layers", "deepstack"), 0, ()
+        if kind == "kernel":
+            inputs = {"o": 2, "patches": 3}.get(keys[-1], 1)
+        if inputs == 3:
+            window = (c.patch, c.patch)
+        layers = range(x.shape[0] if is_stacked else 1)
+        return _Array(tuple(map(name.format, layers)), x.shape, inputs, is_stacked, window)
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 class _Folder:
-    """The tensors of a folder, by the names that they have in a plain decoder."""
+    """The tensors of a folder, by the names that they have in a plain decoder and its tower."""
 
     def __init__(self, path: Path, where: str):
         self.where = where
@@ -139,13 +166,10 @@ def files(path: Path, where: str) -> list[str]:
 
 
 def _plain(name: str) -> str | None:
-    """Returns a tensor's name in a plain decoder; None if a decoder does not use it."""
+    """Returns a tensor's name in a plain decoder or its tower; None if neither uses it."""
     if "vision_tower" in name or "multi_modal_projector" in name or "rotary_emb" in name:
         return None
-    for prefix in ("language_model.model.", "model.language_model."):  # Gemma 3 with pictures
-        if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
-    return name.removeprefix("language_model.")
+    return vision.plain(name.removeprefix("language_model."))  # Gemma 3 with pictures
 
 
 def read(
@@ -233,18 +257,20 @@ def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) 
     out = np.empty(tuple(map(len, bounds)), jnp.dtype(dtype))
     for i, layer in enumerate(layers):
         tensor = folder.slice(array.names[layer])
-        if array.inputs:
-            ins, outs = (
-                _rows(axes[: array.inputs], sizes[: array.inputs]),
-                _rows(axes[array.inputs :], sizes[array.inputs :]),
-            )
-            piece = tensor[outs, ins].T
+        place = out[i] if array.is_stacked else out
+        if n := array.inputs:
+            ins, outs = _Rows.of(axes[:n], sizes[:n]), _Rows.of(axes[n:], sizes[n:])
+            if array.window:
+                piece = tensor[outs.rows].reshape(-1, math.prod(sizes[:n]))[:, ins.rows].T
+            else:
+                piece = tensor[outs.rows, ins.rows].T
+            piece = piece.reshape(ins.shape + outs.shape)[ins.part + outs.part]
         elif len(array.tensor_shape) == 1:
-            piece = tensor[_rows(axes, sizes)]
+            outs = _Rows.of(axes, sizes)
+            piece = tensor[outs.rows].reshape(outs.shape)[outs.part]
         else:
             piece = tensor[tuple(slice(r.start, r.stop) for r in axes)]
-        place = out[i] if array.is_stacked else out
-        place[...] = piece.reshape([len(r) for r in axes])
+        place[...] = piece
         if not np.isfinite(place).all():
             raise errors.UserError(
                 f"{folder.where}: the tensor {array.names[layer]} holds NaN or an infinity in "
@@ -253,11 +279,22 @@ def _read(folder: _Folder, array: _Array, index: tuple[slice, ...], dtype: str) 
     return out
 
 
-def _rows(axes: list[range], sizes: tuple[int, ...]) -> slice:
-    """Returns a part's rows. The axes are one axis in the tensor; only the first is split."""
-    assert all(len(r) == n for r, n in zip(axes[1:], sizes[1:], strict=True)), axes
-    inner = math.prod(sizes[1:])
-    return slice(axes[0].start * inner, axes[0].stop * inner)
+class _Rows(NamedTuple):
+    """The rows of a tensor that hold a part of some of our axes, which are one axis there."""
+
+    rows: slice
+    shape: tuple[int, ...]  # of the rows, as our axes
+    part: tuple[slice, ...]  # the part in that shape: less if another axis than the first is split
+
+    @classmethod
+    def of(cls, axes: list[range], sizes: tuple[int, ...]) -> "_Rows":
+        first, *others = axes
+        inner = math.prod(sizes[1:])
+        return cls(
+            slice(first.start * inner, first.stop * inner),
+            (len(first), *sizes[1:]),
+            (slice(None), *(slice(r.start, r.stop) for r in others)),
+        )
 
 
 def dtype(params: model.Params) -> str:
@@ -311,4 +348,5 @@ def tensors(config: model.ModelConfig, params: model.Params) -> Iterator[tuple[s
             piece = x[i] if array.is_stacked else x
             if array.inputs:
                 piece = piece.reshape(math.prod(piece.shape[: array.inputs]), -1).T
-            yield name, np.ascontiguousarray(piece.reshape(array.tensor_shape))
+            piece = np.ascontiguousarray(piece.reshape(array.tensor_shape))
+            yield vision.stored(config, name), piece

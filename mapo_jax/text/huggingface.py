@@ -104,6 +104,7 @@ KEPT_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "video_preprocessor_config.json",  # not read here; transformers wants it beside the others
 )
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
