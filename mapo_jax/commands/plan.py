@@ -116,6 +116,7 @@ def memory(
     reads beside the state. "cache" and "prefix" are the sampler's keys and values of responses and
     of prompts, "layers" its second copy of the layers' weights, which are stacked in the first, and
     "prefill" the temporaries of the prompts that it encodes at once, which are counted roughly.
+    "activations" are those of a microbatch in an update with compute.remat, also counted roughly.
     """
     c = config
     axes = model.logical_axes(architecture)
@@ -161,13 +162,45 @@ def memory(
     N = rollouts.patch_rung(n) if n else 0
     # A prompt's token has its keys and values twice, stacked and by layers, beside the activations.
     at_once = 2 * key_and_value + (3 * a.mlp_dim // tensor + a.embed_dim) * width + 8 * a.embed_dim
-    parts["prefill"] = sampling.prefill_size(prompts, S, N) * S * at_once
+    parts["prefill"] = sampling.prefill_size(prompts, S, N) * max(
+        S * at_once, N * _patch_at_once(a, tensor, width)
+    )
+    parts["activations"] = _activations(c, a, N, mesh, width) if c.compute.remat else 0
     batch = aot.abstract_batch(c, architecture, mesh)
     parts["batch"] = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(batch)
     )
     return parts
+
+
+def _patch_at_once(a, tensor, width):
+    """Bytes of a patch in one layer of the tower in sampling: roughly, all that exists at once."""
+    if (v := a.vision) is None:
+        return 0
+    streams = 3 * v.embed_dim * 4  # the residual stream, before and after, and its norm
+    products = (3 * v.embed_dim + 3 * v.mlp_dim) // tensor * width
+    scores = sampling.PREFILL_CHUNK * v.num_heads // tensor * (4 + width)
+    return streams + products + scores
+
+
+def _activations(c, a, N, mesh, width):
+    """Bytes of a microbatch's activations at the peak of an update with compute.remat, roughly.
+
+    These are the float32 inputs of all layers, which are kept, and either the LM head with its
+    gradient, in float32, and logits, or one layer in its backward pass.
+    """
+    shards, tensor, (_, _, S, T) = sharding.batch_shards(mesh), mesh.shape["tensor"], aot.sizes(c)
+    p, g = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
+    p //= shards
+    tokens = p * (S + g * T)
+    kept = a.num_layers * tokens * a.embed_dim
+    if a.vision and not a.lora_rank and c.optimizer.vision_learning_rate != 0:
+        kept += a.vision.num_layers * p * N * a.vision.embed_dim
+    logits = min(c.compute.head_chunk or p * g * T, p * g * T)
+    head = (2 * a.embed_dim + 3 * logits) * a.vocab_size // tensor * 4
+    layer = tokens * (6 * a.mlp_dim // tensor * width + 6 * a.embed_dim * 4)
+    return 4 * kept + max(head, layer)
 
 
 def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
@@ -244,6 +277,7 @@ _NAMES = {
     "prefix": "sampler's cache, prompts",
     "prefill": "prompts that are encoded at once",
     "batch": "rollout batch",
+    "activations": "activations of a microbatch",
 }
 
 
@@ -282,7 +316,9 @@ def _print_memory(screen, title, architecture, parts, chip) -> None:
     lasting = sum(parts[name] for name in _LASTING)
     sampled = lasting + sum(parts[name] for name in _SAMPLING)
     table.add_row("while sampling", _memory(sampled))
-    table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
+    updated = lasting + parts["gradients"] + parts["activations"]
+    without = "" if parts["activations"] else ", without activations"
+    table.add_row(f"while updating{without}", _memory(updated))
     if chip:
         table.add_row("a device has", _memory(chip.memory))
     screen.print(table)

@@ -35,7 +35,7 @@ from mapo_jax.sampling.draw import draw
 
 PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
 PREFILL_PATCHES = 16_384  # of their pictures
-_PREFILL_CHUNK = 256  # queries whose scores exist at once
+PREFILL_CHUNK = 256  # queries whose scores exist at once
 _ATTEND = {
     "plain": model.attend,
     "triton": decoding.attend,
@@ -309,7 +309,7 @@ def _prefill(params, config, prompts):
     """
     P, S = prompts.tokens.shape
     size = prefill_size(P, S, 0 if prompts.images is None else prompts.images.patches.shape[1])
-    attend = functools.partial(model.attend, chunk=_PREFILL_CHUNK)
+    attend = functools.partial(model.attend, chunk=PREFILL_CHUNK)
 
     def encode(some):
         found = model.encode_prompts(params, config, some, attend=attend)

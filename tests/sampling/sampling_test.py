@@ -210,7 +210,7 @@ def test_the_blocks_of_the_cache():
 def test_prompts_are_encoded_some_at_a_time(monkeypatch):
     expected = limited()
     monkeypatch.setattr(loop, "PREFILL_TOKENS", 2 * prompts.tokens.shape[1])
-    monkeypatch.setattr(loop, "_PREFILL_CHUNK", 2)
+    monkeypatch.setattr(loop, "PREFILL_CHUNK", 2)
     loop.program.clear_cache()
     assert_same(sample(max_new_tokens_PG=LIMITS), expected)
     loop.program.clear_cache()
