@@ -13,27 +13,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 BASE = ("errors", "loading", "config", "masked", "rollouts", "sharding", "workers")
-HOST = ("text", "answers", "rewards", "tasks")  # each may import the ones before it
+HOST = ("text", "images", "answers", "rewards", "tasks")  # each may import the ones before it
 BELOW_RUN = (*BASE, "model", "advantages", *HOST, "sampling", "training", "pretrained")
 MAY_IMPORT = {
     **{name: {"errors"} for name in BASE},
-    "model": {*BASE},
+    "model": {*BASE, "images"},
     "advantages": {*BASE},
     **{room: {"errors", "loading", "workers", *HOST[:i]} for i, room in enumerate(HOST)},
     "sampling": {*BASE, "model"},
     "training": {*BASE, "model", "advantages"},
-    "pretrained": {*BASE, "model", "text"},
+    "pretrained": {*BASE, "model", "text", "images"},
     "run": {*BELOW_RUN},
     "report": {"errors"},
     "commands": {*BELOW_RUN, "run", "report"},
     "launch": {"commands"},
     "experiments": set(),
 }
-AT_HOME = {  # a package, and the only place that imports it
-    "flax": "mapo_jax/model/",
-    "optax": "mapo_jax/training/",
-    "orbax": "mapo_jax/run/checkpoints.py",
-    "matplotlib": "mapo_jax/report/",
+AT_HOME = {  # a package, and the only places that import it
+    "flax": ("mapo_jax/model/",),
+    "optax": ("mapo_jax/training/",),
+    "orbax": ("mapo_jax/run/checkpoints.py",),
+    "matplotlib": ("mapo_jax/report/",),
+    "PIL": ("mapo_jax/images/", "mapo_jax/report/"),
 }
 MOST_LINES = 450
 

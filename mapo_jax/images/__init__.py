@@ -1,10 +1,9 @@
-"""stub"""
+"""Turns picture files into patches: `read` decodes, `shrink` resizes, `patches` cuts. No JAX."""
 
-import numpy as np
-
-
-def patches(picture, patch=14, merge=2):
-    h, w, _ = picture.shape
-    rows, columns = h // patch, w // patch
-    x = picture.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    return x.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, -1)
+from mapo_jax.images.reading import MAX_PIXELS as MAX_PIXELS
+from mapo_jax.images.reading import digest as digest
+from mapo_jax.images.reading import is_animated as is_animated
+from mapo_jax.images.reading import read as read
+from mapo_jax.images.sizing import patches as patches
+from mapo_jax.images.sizing import shrink as shrink
+from mapo_jax.images.sizing import target_size as target_size

@@ -1,8 +1,9 @@
 """Reads and writes pretrained policies as Hugging Face folders.
 
 A run does so before its first batch and after its last. `configs` turns config.json into a
-ModelConfig and back, `weights` reads and writes safetensors, `gguf` makes a folder of a GGUF file,
-and `known` holds the configs of well-known policies.
+ModelConfig and back, with `vision` and `preparation` for policies that see pictures; `weights`
+reads and writes safetensors, `gguf` makes a folder of a GGUF file, and `known` holds the configs of
+well-known policies.
 """
 
 import shutil

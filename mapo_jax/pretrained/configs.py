@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mapo_jax import errors
 from mapo_jax.model import ModelConfig, RopeScaling
-from mapo_jax.pretrained import vision
+from mapo_jax.pretrained import preparation, vision
 from mapo_jax.pretrained.fields import entry, positive
 
 
@@ -105,10 +105,10 @@ def read(folder: Path, where: str) -> ModelConfig:
         ) from None
     mistakes: list[str] = []
     pictures: list[str] = []
-    preparation = None
+    prepared = None
     if str(fields.get("model_type")) in vision.FAMILIES:
-        preparation = vision.read_preparation(folder, pictures)
-    config = from_fields(fields, mistakes, preparation)
+        prepared = preparation.read(folder, pictures)
+    config = from_fields(fields, mistakes, prepared)
     lines = [f"config.json: {mistake}" for mistake in mistakes] + pictures
     if config is None or lines:
         raise errors.UserError(*(f"{where}: {line}" for line in lines))
@@ -118,18 +118,18 @@ def read(folder: Path, where: str) -> ModelConfig:
 def from_fields(
     fields: Mapping[str, Any],
     mistakes: list[str],
-    preparation: vision.Preparation | None = None,
+    prepared: preparation.Preparation | None = None,
 ) -> ModelConfig | None:
     """Returns the architecture of config.json, if any; adds what is wrong to `mistakes`.
 
     Args:
         fields: of config.json.
         mistakes: a line for each.
-        preparation: `vision.read_preparation`, for a policy that sees pictures.
+        prepared: of `preparation.read`, for a policy that sees pictures.
     """
     if str(fields.get("model_type")) in vision.FAMILIES:
         text = from_fields(vision.text_fields(fields, mistakes), mistakes)
-        return text and vision.add(text, fields, preparation, mistakes)
+        return text and vision.add(text, fields, prepared, mistakes)
     if fields.get("model_type") == "gemma3" and isinstance(fields.get("text_config"), dict):
         fields = _GEMMA3_TEXT | fields["text_config"] | {"model_type": "gemma3_text"}
     kind = fields.get("model_type")
@@ -321,12 +321,12 @@ def to_fields(config: ModelConfig) -> dict[str, Any] | None:
     for kind in FAMILIES if config.vision is None else vision.FAMILIES:
         mistakes: list[str] = []
         if config.vision is None:
-            fields, preparation = _fields(kind, config), None
+            fields, prepared = _fields(kind, config), None
         else:
             text = _fields(vision.FAMILIES[kind].text, config)
             fields = vision.to_fields(kind, config, text)
-            preparation = vision.preparation(config.vision)
-        if from_fields(fields, mistakes, preparation) == config and not mistakes:
+            prepared = preparation.of(config.vision)
+        if from_fields(fields, mistakes, prepared) == config and not mistakes:
             return fields
     return None
 
@@ -416,7 +416,7 @@ def write(
         fields["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
     files = {"config.json": fields}
     if config.vision is not None:
-        prepared = vision.processor_fields(fields["model_type"], config.vision)
-        files[vision.PREPROCESSOR] = prepared
+        processor = vision.FAMILIES[fields["model_type"]].processor
+        files[preparation.FILE] = preparation.to_fields(processor, config.vision)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -54,13 +54,12 @@ def _config(numbers: tuple, **fields) -> ModelConfig:
     )
 
 
-def _tower(kind: str, width: int, mlp: int, layers: int, patch: int, **fields) -> dict[str, Any]:
+def _tower(kind: str, width: int, mlp: int, layers: int, **fields: Any) -> dict[str, Any]:
     tower = VisionConfig(
         embed_dim=width,
         mlp_dim=mlp,
         num_layers=layers,
         num_heads=16,
-        patch=patch,
         merge=2,
         **FAMILIES[kind].flags | fields,
     )
@@ -73,12 +72,22 @@ def _tower(kind: str, width: int, mlp: int, layers: int, patch: int, **fields) -
     }
 
 
-_WINDOWED = {"window": 8, "full_layers": (7, 15, 23, 31), "activation": "silu"}
 _TOWERS = {
-    "2": _tower("qwen2_vl", 1280, 5120, 32, 14, activation="quick_gelu"),
-    "2.5": _tower("qwen2_5_vl", 1280, 3420, 32, 14, **_WINDOWED),
+    "2": _tower("qwen2_vl", 1280, 5120, 32, patch=14, activation="quick_gelu"),
+    "2.5": _tower(
+        "qwen2_5_vl",
+        1280,
+        3420,
+        32,
+        patch=14,
+        window=8,
+        full_layers=(7, 15, 23, 31),
+        activation="silu",
+    ),
 } | {
-    f"3-{size}": _tower("qwen3_vl", *numbers, 16, deepstack=deep, position_table=48)
+    f"3-{size}": _tower(
+        "qwen3_vl", *numbers, patch=16, deepstack=deep, position_table=48, activation="gelu_tanh"
+    )
     for size, (*numbers, deep) in _QWEN3_TOWER.items()
 }
 

@@ -1,4 +1,4 @@
-"""Reads and writes the part of config.json that concerns pictures, and preprocessor_config.json.
+"""Reads and writes the part of config.json that concerns pictures, in all its forms.
 
 The decoder of Qwen2-VL and Qwen2.5-VL is that of `qwen2`, the decoder of Qwen3-VL that of `qwen3`.
 Their fields stand in `text_config`, or at the top beside `vision_config`, as transformers wrote
@@ -7,14 +7,14 @@ Qwen2.5-VL-7B states almost none of its tower.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapo_jax.model import ModelConfig, VisionConfig
+from mapo_jax.pretrained import preparation
 from mapo_jax.pretrained.fields import entry, positive
+from mapo_jax.pretrained.preparation import CLIP, Preparation
 
 
 class Family(NamedTuple):
@@ -29,21 +29,6 @@ class Family(NamedTuple):
     sections: list[int]  # of M-RoPE, if absent
 
 
-class Preparation(NamedTuple):
-    """Fields of VisionConfig that preprocessor_config.json decides."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    min_pixels: int
-    max_pixels: int
-    patch: int | None  # None: it does not say
-    merge: int | None
-
-
-_CLIP = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "deviation": (0.26862954, 0.26130258, 0.27577711),
-}
 _BLOCKS = [16, 24, 24]
 _TEXT = {
     "rms_norm_eps": 1e-5,
@@ -68,7 +53,7 @@ FAMILIES = {
         "qwen2",
         _TEXT,
         _VISION | {"embed_dim": 1280, "mlp_ratio": 4, "hidden_act": "quick_gelu"},
-        _CLIP,
+        CLIP,
         _BLOCKS,
     ),
     "qwen2_5_vl": Family(
@@ -84,7 +69,7 @@ FAMILIES = {
             "window_size": 112,
             "fullatt_block_indexes": [7, 15, 23, 31],
         },
-        _CLIP | {"norm": "rms", "is_gated": True},
+        CLIP | {"norm": "rms", "is_gated": True},
         _BLOCKS,
     ),
     "qwen3_vl": Family(
@@ -125,21 +110,9 @@ RELATIVES = {
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 _TOKENS = {"image_token_id": 151_655, "vision_start_token_id": 151_652}
 _TOKENS |= {"vision_end_token_id": 151_653}
-_NESTED = "processor_config.json"
-PREPROCESSOR = "preprocessor_config.json"
-# Fields of it, with the value at which pictures are prepared as here.
-_STEPS = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_convert_rgb": True,
-    "resample": 3,  # bicubic
-    "temporal_patch_size": 2,
-}
 _WINDOWS = ("sliding_window", "layer_types", "use_sliding_window", "max_window_layers")
 _PREFIXES = {"visual.": "model.visual.", "model.": "model.language_model."}
 _MROPE = ("mrope_section", "mrope_interleaved")
-_SCALE = 1 / 255
 _THETA = 10_000.0  # of the tower's RoPE
 
 
@@ -152,7 +125,9 @@ def text_fields(fields: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any
     # Versions write it at the top, in text_config or in both, true in one of them.
     tied = [x.get("tie_word_embeddings") for x in (fields, nested)]
     text["tie_word_embeddings"] = next((x for x in tied if x not in (None, False)), False)
-    text["quantization_config"] = fields.get("quantization_config")
+    text["quantization_config"] = text.get("quantization_config") or fields.get(
+        "quantization_config"
+    )
     thetas = [text.get("rope_theta")]
     for name in ("rope_parameters", "rope_scaling"):
         rope = dict(entry(text, name, mistakes))
@@ -175,7 +150,7 @@ def text_fields(fields: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any
 def add(
     text: ModelConfig,
     fields: Mapping[str, Any],
-    preparation: Preparation | None,
+    prepared: Preparation | None,
     mistakes: list[str],
 ) -> ModelConfig:
     """Adds to a decoder its tower and M-RoPE.
@@ -183,7 +158,7 @@ def add(
     Args:
         text: of `text_fields`.
         fields: config.json.
-        preparation: of `read_preparation`.
+        prepared: of `preparation.read`.
         mistakes: gets what is wrong.
     """
     kind = fields["model_type"]
@@ -199,7 +174,7 @@ def add(
     image, start, end = tokens.values()
     return dataclasses.replace(
         text,
-        vision=_tower(kind, fields, preparation, text, mistakes),
+        vision=_tower(kind, fields, prepared, text, mistakes),
         image_token=image,
         image_frame=(start, end),
         rope_sections=_sections(kind, nested or fields, text.head_dim, mistakes),
@@ -225,7 +200,7 @@ def _sections(kind: str, fields: Mapping[str, Any], head_dim: int, mistakes: lis
 def _tower(
     kind: str,
     fields: Mapping[str, Any],
-    preparation: Preparation | None,
+    prepared: Preparation | None,
     text: ModelConfig,
     mistakes: list[str],
 ) -> VisionConfig:
@@ -290,79 +265,16 @@ def _tower(
         if len(deep) > text.num_layers:
             wrong.append("deepstack_visual_indexes are more than the decoder's layers")
         numbers |= {"position_table": math.isqrt(rows), "deepstack": deep}
-    prepared = preparation._asdict() if preparation else {}
+    given = prepared._asdict() if prepared else {}
     for name, theirs in (("patch", "patch_size"), ("merge", "merge_size")):
-        if prepared.get(name) not in (None, numbers[name]):
+        if given.get(name) not in (None, numbers[name]):
             wrong.append(
-                f"{theirs} is {numbers[name]} here and {prepared[name]} in {PREPROCESSOR}; put "
+                f"{theirs} is {numbers[name]} here and {given[name]} in {preparation.FILE}; put "
                 "back the file that belongs here"
             )
-    numbers = family.flags | prepared | numbers
+    numbers = family.flags | given | numbers
     mistakes += [f"vision_config: {line}" for line in wrong]
     return VisionConfig(**numbers)
-
-
-def read_preparation(folder: Path, mistakes: list[str]) -> Preparation | None:
-    """Reads how a folder's policy wants pictures; None if no file says so.
-
-    An absent field has the default of transformers' class, the same one for all families.
-    """
-    found, mine = _processor(folder, mistakes), len(mistakes)
-    if found is None:
-        return None
-    given = {name: value for name, value in found.items() if value is not None}
-    size = entry(given, "size", mistakes)
-
-    def pixels(name: str, edge: str, default: int) -> int:
-        found = [x.get(key) for x, key in ((given, name), (size, edge), (size, name))]
-        value = next((x for x in found if x is not None), default)
-        return positive(name, value, int, mistakes)
-
-    def colours(name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        value = given.get(name, default)
-        value = [value] * 3 if isinstance(value, int | float) else value
-        if not isinstance(value, list | tuple) or len(value) != 3:
-            mistakes.append(f"{name}={value} must be three numbers")
-            return default
-        # A mean may be 0.
-        return tuple(x and positive(name, x, float, mistakes) for x in value)
-
-    def cells(name: str) -> int | None:
-        return positive(name, given[name], int, mistakes) if name in given else None
-
-    for name, ours in _STEPS.items():
-        if given.get(name, ours) != ours:
-            mistakes.append(f"{name}={given[name]} is not supported; {ours} is")
-    scale = given.get("rescale_factor", _SCALE)
-    if not isinstance(scale, int | float) or not math.isclose(scale, _SCALE, rel_tol=1e-6):
-        mistakes.append(f"rescale_factor={scale} is not supported; 1/255 is")
-    low = pixels("min_pixels", "shortest_edge", 56 * 56)
-    high = pixels("max_pixels", "longest_edge", 28 * 28 * 1280)
-    if low > high:
-        mistakes.append(f"min_pixels={low} is above max_pixels={high}")
-    mean = colours("image_mean", _CLIP["mean"])
-    deviation = colours("image_std", _CLIP["deviation"])
-    if not all(deviation):
-        mistakes.append("image_std has a 0; colours are divided by it")
-    mistakes[mine:] = [f"{PREPROCESSOR}: {line}" for line in mistakes[mine:]]
-    return Preparation(mean, deviation, low, high, cells("patch_size"), cells("merge_size"))
-
-
-def _processor(folder: Path, mistakes: list[str]) -> Mapping[str, Any] | None:
-    """Reads preprocessor_config.json; its fields stand in another file in transformers 5."""
-    for name in (_NESTED, PREPROCESSOR):
-        try:
-            fields = json.loads((folder / name).read_bytes())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            mistakes.append(f"{name} is broken ({error}); download it again")
-            return None
-        if name == _NESTED and isinstance(fields, dict):
-            fields = fields.get("image_processor")
-        if isinstance(fields, dict):
-            return fields
-    return None
 
 
 def to_fields(kind: str, config: ModelConfig, text: Mapping[str, Any]) -> dict[str, Any]:
@@ -463,24 +375,3 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
         names[f"merger.{ours}"] = merger + theirs
         names[f"deepstack.{ours}"] = "visual.deepstack_merger_list.{}." + theirs
     return names
-
-
-def preparation(vision: VisionConfig) -> Preparation:
-    """Returns the part of a tower's numbers that `processor_fields` writes."""
-    return Preparation(*(getattr(vision, name) for name in Preparation._fields))
-
-
-def processor_fields(kind: str, vision: VisionConfig) -> dict[str, Any]:
-    """Returns preprocessor_config.json, with the size as each version of transformers reads it."""
-    return _STEPS | {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": FAMILIES[kind].processor,
-        "image_mean": [*vision.mean],
-        "image_std": [*vision.deviation],
-        "rescale_factor": _SCALE,
-        "min_pixels": vision.min_pixels,
-        "max_pixels": vision.max_pixels,
-        "size": {"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels},
-        "patch_size": vision.patch,
-        "merge_size": vision.merge,
-    }

@@ -197,8 +197,8 @@ def choose_attention(
     """Chooses `ScoringConfig.attention`, which is `compute.attention` unless that is "auto".
 
     With "auto" it is splash on TPUs, if splash can compute the policy's attention. On GPUs it is
-    cuDNN's kernel, if every process finds that it equals the plain path in a microbatch of the run.
-    In all other cases it is "plain".
+    cuDNN's kernel, if every process finds that it equals the plain path in a microbatch of the run,
+    and in the vision tower, if there is one. In all other cases it is "plain".
 
     Returns:
         The choice, and a note for the user: why it is not cuDNN's kernel on a GPU; else "".
@@ -209,11 +209,31 @@ def choose_attention(
     if platform == "tpu" and splash.is_supported(architecture):
         return "splash", ""
     if platform == "gpu":
-        shape = (*microbatch, *lengths)
-        refusal = cudnn.refusal(architecture, shape, compute.dtype, compute.attention_chunk)
-        refusals = [text for text in processes.everyones(refusal) if text]
+        checked = {(*microbatch, *lengths): architecture}
+        if architecture.vision is not None:
+            shape = (microbatch[0], 1, 1, _CHECKED_PATCHES)
+            checked[shape] = _tower_heads(architecture, architecture.vision)
+        found = [
+            cudnn.refusal(heads, shape, compute.dtype, compute.attention_chunk)
+            for shape, heads in checked.items()
+        ]
+        refusals = [text for text in processes.everyones(max(found)) if text]
         return ("plain", f"not cuDNN's: {refusals[0]}") if refusals else ("cudnn", "")
     return "plain", ""
+
+
+_CHECKED_PATCHES = 1024  # of a prompt
+
+
+def _tower_heads(architecture: model.ModelConfig, vision: model.VisionConfig) -> model.ModelConfig:
+    """The policy with the heads of its tower, whose attention has no soft caps."""
+    return dataclasses.replace(
+        architecture,
+        num_heads=vision.num_heads,
+        num_kv_heads=vision.num_heads,
+        head_dim=vision.embed_dim // vision.num_heads,
+        attention_softcap=0.0,
+    )
 
 
 def choose_decoding(

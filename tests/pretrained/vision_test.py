@@ -11,10 +11,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers as huggingface
+from etils import epath
 
 from mapo_jax import errors, model, pretrained, sharding
-from mapo_jax.pretrained import configs, vision
+from mapo_jax.pretrained import configs, preparation, vision
 from mapo_jax.pretrained.known import KNOWN
+from mapo_jax.run import sources
+from mapo_jax.text import load_tokenizer
 from tests import small
 from tests.pretrained.pretrained_test import ODD, equal, rewrite
 
@@ -454,7 +458,7 @@ def test_known_policies_have_the_numbers_of_their_folders():
 )
 def test_the_size_of_pictures_under_each_of_its_names(size, written):
     folder, _ = written("qwen2_vl")
-    write(folder, size, vision.PREPROCESSOR)
+    write(folder, size, preparation.FILE)
     found = pretrained.read_config(folder).vision
     assert (found.min_pixels, found.max_pixels) == (100, 900)
     assert found.mean == (0.48145466, 0.4578275, 0.40821073)  # of the class: the file has none
@@ -474,7 +478,7 @@ def test_transformers_5_keeps_it_in_another_file(written):
 @each_family
 def test_without_it_pictures_are_prepared_as_for_the_hub_s_policies(kind, written):
     folder, _ = written(kind)
-    (folder / vision.PREPROCESSOR).unlink()
+    (folder / preparation.FILE).unlink()
     found = pretrained.read_config(folder).vision
     if kind == "qwen3_vl":
         assert (found.min_pixels, found.max_pixels) == (65_536, 16_777_216)
@@ -486,7 +490,7 @@ def test_without_it_pictures_are_prepared_as_for_the_hub_s_policies(kind, writte
 
 def test_it_is_written_for_every_version_of_transformers(written):
     folder, _ = written("qwen2_5_vl")
-    assert json.loads((folder / vision.PREPROCESSOR).read_text()) == {
+    assert json.loads((folder / preparation.FILE).read_text()) == {
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
@@ -521,11 +525,45 @@ def test_it_is_written_for_every_version_of_transformers(written):
 )
 def test_a_preparation_that_is_not_ours_is_one_line(changes, what, written):
     folder, _ = written("qwen2_vl")
-    fields = json.loads((folder / vision.PREPROCESSOR).read_text())
-    write(folder, fields | changes, vision.PREPROCESSOR)
+    fields = json.loads((folder / preparation.FILE).read_text())
+    write(folder, fields | changes, preparation.FILE)
     found = lines(folder)
-    assert found[0] == f"{vision.PREPROCESSOR}: {what}"
+    assert found[0] == f"{preparation.FILE}: {what}"
     assert len(found) == (2 if changes == {"max_pixels": "x"} else 1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_file_is_one_line(text, written):
+    folder, _ = written("qwen2_vl")
+    (folder / preparation.FILE).write_text(text)
+    (line,) = lines(folder)
+    assert line.startswith(f"{preparation.FILE}: is broken (")
+    assert line.endswith("); download it again")
+
+
+def test_files_that_only_transformers_reads_go_along(tmp_path):
+    """From the folder of a policy through the work directory of a run to the exported folder."""
+    source, work, out = (tmp_path / name for name in ("source", "work", "out"))
+    source.mkdir()
+    words = {"a": 0, "<|im_end|>": 1, "<|image_pad|>": 2}
+    made = huggingface.Tokenizer(huggingface.models.WordLevel(words, unk_token="a"))
+    made.add_special_tokens(["<|im_end|>", "<|image_pad|>"])
+    made.save(str(source / "tokenizer.json"))
+    files = {
+        "tokenizer_config.json": {"eos_token": "<|im_end|>"},
+        "chat_template.json": {"chat_template": "{{ messages[0].content }}"},
+        "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor"},
+    }
+    for name, content in files.items():
+        write(source, content, name)
+    config = POLICIES["qwen3_vl"]
+    sources.save_description(epath.Path(work), config, load_tokenizer(str(source)))
+    read, tokenizer = sources.describe(epath.Path(work), "--workdir=x", "")
+    assert read == config
+    pretrained.save_tensors(out, read, [], "float32", tokenizer)
+    for name, content in files.items():
+        assert json.loads((out / name).read_text()) == content
+    assert (out / preparation.FILE).is_file()
 
 
 # ---- what is refused ----
@@ -629,7 +667,7 @@ def test_a_tower_that_cannot_be_computed_is_one_line(kind, changes, what, writte
 @each_family
 def test_no_field_of_another_type_is_a_traceback(kind, written, tmp_path):
     folder, fields = written(kind)
-    prepared = json.loads((folder / vision.PREPROCESSOR).read_text())
+    prepared = json.loads((folder / preparation.FILE).read_text())
     text = fields.get("text_config", fields)
     names = [*vision.FAMILIES[kind].vision_defaults, "rope_parameters"]
     tops = [*vision._TOKENS, "text_config", "vision_config", "tie_word_embeddings"]
@@ -646,11 +684,11 @@ def test_no_field_of_another_type_is_a_traceback(kind, written, tmp_path):
             assert config is not None or mistakes
             assert mistakes or hash(config)
         for name in prepared:
-            write(tmp_path, prepared | {name: odd}, vision.PREPROCESSOR)
-            vision.read_preparation(tmp_path, [])
+            write(tmp_path, prepared | {name: odd}, preparation.FILE)
+            preparation.read(tmp_path, [])
     for odd in ("[]", "{", '"x"', "null"):
-        (tmp_path / vision.PREPROCESSOR).write_text(odd)
-        vision.read_preparation(tmp_path, [])
+        (tmp_path / preparation.FILE).write_text(odd)
+        preparation.read(tmp_path, [])
 
 
 def test_a_tower_that_no_family_has_is_refused(tmp_path):

@@ -63,6 +63,17 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
         lora_rank=2,
         lora_alpha=4.0,
         lora_targets=("q", "down"),
+        vision=model.VisionConfig(
+            num_layers=2,
+            embed_dim=16,
+            num_heads=2,
+            mlp_dim=24,
+            patch=2,
+            merge=2,
+            full_layers=(1,),
+            mean=(0.1, 0.2, 0.3),
+        ),
+        image_frame=(1, 2),
     )
     tokenizer = load_tokenizer(TOKENIZER)
     sources.save_description(epath.Path(tmp_path), config, tokenizer)

@@ -507,7 +507,8 @@ def call(monkeypatch, name, words):
         return exits.main(getattr(launchers, name))
 
 
-@pytest.mark.parametrize("opens", [True, *small.slow([False])])
+@pytest.mark.slow
+@pytest.mark.parametrize("opens", [True, False])
 def test_a_template_may_open_the_thought(tmp_path, monkeypatch, capsys, opens):
     """Its responses only close it, and succeed. Where it opens none, the same ones do not."""
     row = json.dumps({"question": "3+4", "answer": "7"}) + "\n"
@@ -546,6 +547,7 @@ def test_a_template_may_open_the_thought(tmp_path, monkeypatch, capsys, opens):
         assert {row["parts"]["accuracy"] for row in rows} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_another_day_as_if_it_were_the_same(tmp_path, monkeypatch):
     """Its template prints the date."""
     (tmp_path / "dated.jinja").write_text("{{ strftime_now('%Y') }}+{{ messages[0].content }}")
