@@ -77,8 +77,9 @@ def abstract_batch(c: Config, architecture: model.ModelConfig, mesh: Any) -> Bat
 
     logps = array((P, G, T), jnp.float32)
     prompts = Prompts(array((P, S), jnp.int32), array((P,), jnp.int32))
-    if n := picture_patches(c, architecture):
-        v, N = architecture.vision, patch_rung(n)
+    v, n = architecture.vision, picture_patches(c, architecture)
+    if v is not None and n:
+        N = patch_rung(n)
         images = Images(
             patches=array((P, N, 3 * v.patch**2), jnp.uint8),
             picture=array((P, N), jnp.int32),

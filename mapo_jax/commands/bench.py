@@ -88,18 +88,19 @@ def validate(config: Config, device_count: int) -> list[str]:
         value = getattr(config.bench, name)
         if value > limit:
             lines.append(f"bench.{name}={value}: must be at most {key}, {limit}")
-    sides = config.bench.picture_sides
-    shown = f"bench.picture_sides={sides}"
-    if any(sides) and not policy.vision:
+    vision, (least, most) = policy.vision, config.bench.picture_sides
+    shown = f"bench.picture_sides={config.bench.picture_sides}"
+    if most and vision is None:
         lines.append(f"{shown}: the policy has no tower; set policy.vision.num_layers, or (0, 0)")
-    elif any(sides):
-        factor, most = policy.vision.factor, prompt_tokens(config)
-        if sides[0] < factor or any(side % factor for side in sides):
-            lines.append(f"{shown}: must be multiples of {factor}, the pixels of a token")
-        elif (sides[1] // factor) ** 2 >= most:
+    elif most and vision is not None:
+        cells = (most // vision.factor) ** 2
+        if not least or any(side % vision.factor for side in (least, most)):
+            lines.append(f"{shown}: must be multiples of {vision.factor}, the pixels of a token")
+        elif cells >= prompt_tokens(config):
             lines.append(
-                f"{shown}: a picture has up to {(sides[1] // factor) ** 2} tokens, and a prompt of "
-                f"{most} must have one more; lower it, or raise data.max_prompt_tokens"
+                f"{shown}: a picture has up to {cells} tokens, and a prompt of "
+                f"{prompt_tokens(config)} must have one more; lower it, or raise "
+                "data.max_prompt_tokens"
             )
     return lines
 

@@ -135,7 +135,7 @@ def memory(
         "parameters": _bytes(state.params, layout.params),
         "optimizer": _bytes(state, layout) - _bytes(state.params, layout.params),
         "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
-        "gradients": _bytes(*moving),
+        "gradients": _bytes(moving[0], moving[1]),
         "reference": _bytes(state.params, layout.params, width) if c.algorithm.beta else 0,
     }
     for name, tree, names in (
@@ -397,16 +397,19 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     }
     lines = []
     for name, program in found.items():
+        knobs = _KNOBS[name]
+        if architecture.vision and name != "update":
+            knobs += ", lower images.max_pixels"
         if isinstance(program, str):
             lines.append(
-                f"{name}: does not fit ({program[:200]}); lower {_KNOBS[name]}, or take more chips"
+                f"{name}: does not fit ({program[:200]}); lower {knobs}, or take more chips"
             )
             continue
         need = program.peak + others[name]
         if need > chip.memory:
             lines.append(
                 f"{name}: does not fit (needs {_memory(need)}, a device has "
-                f"{_memory(chip.memory)}); lower {_KNOBS[name]}, or take more chips"
+                f"{_memory(chip.memory)}); lower {knobs}, or take more chips"
             )
         table.add_row(
             name,
