@@ -78,10 +78,11 @@ def test_what_trains_is_a_valid_command(clone, tmp_path, monkeypatch, script):
     assert arguments.workdir.parent.name == "runs"
 
 
-def test_the_page_has_its_four_parts():
+def test_the_page_has_its_five_parts():
     assert [kind for kind, _ in BLOCKS] == [
         *("python", "bash"),
         *("python", "bash", "python", "bash"),
         *("python", "bash"),
+        *("python", "bash", "bash"),
         *("python", "bash", "bash"),
     ]

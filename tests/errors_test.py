@@ -94,6 +94,8 @@ def names(logps, old_logps, advantages, mask):
     "rows.jsonl": '{"question": "q", "answer": "1"}\n{"question": "q"}\n\n["q"]\n',
     "few.jsonl": '{"question": "q", "answer": "1"}\n',
     "some.jsonl": '{"question": "q", "answer": "1"}\n{"question": "r", "answer": "2"}\n',
+    "seen.jsonl": '{"question": "<image>?", "answer": "1", "image": "aGk="}\n' * 2
+    + '{"question": "<image>!", "answer": "1", "image": "aGk="}\n',
     "rows/train.jsonl": '{"question": "2+2=", "answer": "4"}\n',
     "plain.txt": "no tokenizer",
     "foreign/metrics.jsonl": "records of something else",
@@ -112,7 +114,7 @@ JSONL = f"--config=experiments/jsonl.py:tiny {TOKENIZER}"
 SHARDS = "the 8 batch shards (mesh.data=8 x mesh.fsdp=1)"
 WAYS = (
     "give a directory with train.jsonl and another file of evaluation rows, such as test.jsonl, or"
-    " one .jsonl file"
+    " one .jsonl file; .parquet files do as well"
 )
 FUNCTIONS = (
     "good, one_argument, no_dict, no_parts, text, above, number, odd_parts, other_parts, parses, "
@@ -338,6 +340,12 @@ CASES = {
     f"{JSONL} --config.data.path={{files}}/some.jsonl --config.task.options.held_out=2": [
         "warmup.steps=20: task.name=jsonl has no demonstrations to warm up on; set it to 0, or "
         "give task.options.demonstration"
+    ],
+    f"{JSONL} --config.data.path={{files}}/seen.jsonl --config.task.options.images=image "
+    "--config.task.options.demonstration={answer} --config.task.options.held_out=2 "
+    "--config.data.too_long=truncate": [
+        "data.too_long=truncate: would cut the pictures of jsonl's prompts; set it to drop",
+        "task.name=jsonl: has pictures, and the policy sees none; give a vision policy",
     ],
     f"{JSONL} --config.data.path={{files}}/few.jsonl --config.task.options.held_out=1": [
         "task.options.held_out=1: must be 2 or more"

@@ -115,11 +115,16 @@ def _headers(
             "set": name,
             "number": number,  # draws depend on it
             **_settings(config),
-            "digests": {**common, "prompts": digests.of_json({"prompts": one.prompts})},
+            "digests": {**common, "prompts": _digest(one)},
         }
         for number, (name, one) in enumerate(sets.items())
     }
     return json.loads(json.dumps(headers))  # as it is read again
+
+
+def _digest(problems: evaluation.EvalSet) -> str:
+    pictures = {"pictures": problems.pictures} if problems.pictures else {}
+    return digests.of_json({"prompts": problems.prompts, **pictures})
 
 
 _Key = tuple[str, int, int]  # mode, problem, sample

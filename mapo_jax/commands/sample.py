@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mapo_jax import errors, rewards, sampling, sharding
+from mapo_jax import errors, rewards, sampling, sharding, tasks
 from mapo_jax.config import Config
 from mapo_jax.rollouts import pad_prompts
 from mapo_jax.run import evaluation, programs, sources
@@ -62,7 +62,8 @@ def run(
             f" are more than the policy's {limit}; shorten one of them"
         )
     known = itertools.chain(task.train, *task.evals.values())
-    example = next((x for x in known if x["question"] == prompt), None)
+    asking = (x for x in known if x["question"] == prompt)
+    example = next((x for x in asking if tasks.identity(task, x) == prompt), None)
     if answer is not None:
         example = {**question, "answer": answer}
 

@@ -47,10 +47,11 @@ def validate(
     lines += _lora_mistakes(config)
     broken = {line.partition("=")[0] for line in lines}
     found: list[str] = []
-    resources = [] if architecture else _resource_mistakes(config)
-    if not architecture and needs_policy:
-        source = _attempt(found, sources.find, config)
+    resources: list[str] = []
+    if not architecture:
+        source = _attempt(found, sources.find, config) if needs_policy else None
         architecture = source.architecture if source else None
+        resources = _resource_mistakes(config, architecture)
     numbers: Any = architecture
     if not numbers and needs_policy and not config.policy.init:  # else it brings its own
         numbers = config.policy
@@ -255,8 +256,13 @@ def _mesh_mistakes(
     return lines
 
 
-def _resource_mistakes(config: Config) -> list[str]:
-    """The mistakes in the task, functions and files that the configuration names."""
+def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
+    """The mistakes in the task, functions and files that the configuration names.
+
+    Args:
+        config: the configuration.
+        architecture: of the policy; None if it could not be found.
+    """
     lines: list[str] = []
     attempt = functools.partial(_attempt, lines)
     options = dict(config.task.options)
@@ -267,14 +273,22 @@ def _resource_mistakes(config: Config) -> list[str]:
             "demonstrations to warm up on; set it to 0"
             + (", or give task.options.demonstration" if config.task.name == "jsonl" else "")
         )
-
+    if task:
+        attempt(tasks.check_too_long, task, config.data.too_long)
+    if task and task.images and architecture and not architecture.vision:
+        lines.append(
+            f"task.name={config.task.name}: has pictures, and the policy sees none; give a vision "
+            "policy"
+        )
     if task and not task.train:
         lines.append(
             f"task.name={config.task.name}: has no rows to train on; evaluate on it with eval.sets="
             f"{config.task.name}=PATH"
         )
         task = None
-    attempt(evaluation.further_tasks, config.eval.sets, config.seed)
+    further = attempt(evaluation.further_tasks, config.eval.sets, config.seed) or {}
+    for one in further.values():
+        attempt(tasks.check_too_long, one, config.data.too_long)
 
     reward = task.reward if task else None
     if config.task.reward:

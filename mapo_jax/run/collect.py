@@ -153,7 +153,7 @@ def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
     )
     responses = evaluation.decode(setup.tokenizer, tokens, length)
     rows = [setup.task.train[i] for i in example_P]
-    thoughts = [setup.tokenizer.open_thought(setup.task.prompt(row)) for row in rows]
+    thoughts = [setup.tokenizer.open_thought(tasks.parts(setup.task, row)) for row in rows]
     examples = [row for row in rows for _ in range(group)]
     ended = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
     texts = [thoughts[i // group] + text for i, text in enumerate(responses)]

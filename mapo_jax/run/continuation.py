@@ -43,16 +43,19 @@ ADDED: dict[str, Any] = {
     "images.resize": "policy",
     "optimizer.vision_learning_rate": None,
 }
+# Options that came after the first version of their task, with the value of runs without them.
+ADDED_OPTIONS = {"task.options.images": "", "task.options.placeholder": r"<image\d*>"}
 
 
 def continuation_mistakes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lists the keys that differ between a run and its continuation but must not, one line each.
 
     Args:
-        old: the run's config.json. An older version may lack keys, which `ADDED` then gives.
+        old: the run's config.json. An older version may lack keys, which `ADDED` and
+            `ADDED_OPTIONS` then give.
         new: `to_dict` of the configuration that is to continue it.
     """
-    old, new = _flat(ADDED) | _flat(old), _flat(new)
+    old, new = _flat(ADDED) | ADDED_OPTIONS | _flat(old), ADDED_OPTIONS | _flat(new)
     return [
         f"{key}={show(new.get(key, 'absent'))}: the run in this work directory was started with "
         f"{show(old.get(key, 'absent'))}; set it back, or start a new run in another --workdir"

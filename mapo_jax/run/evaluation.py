@@ -39,6 +39,7 @@ class EvalSet:
     reward: rewards.RewardFunction | None = None  # None means the reward of the run
     is_in_domain: bool = True  # belongs to the trained task
     thoughts: Sequence[str] = ()  # for each prompt, see `tasks.Prompt`; () means none is open
+    pictures: Sequence[Sequence[str]] = ()  # their digests; () means the task has none
 
 
 class Store(Protocol):
@@ -124,6 +125,9 @@ def prepare(
                 None if is_in_domain else one.reward,
                 is_in_domain,
                 [prompt.thought for prompt in kept],
+                [tasks.picture_digests(one, examples[prompt.example]) for prompt in kept]
+                if one.images
+                else (),
             )
     return sets
 

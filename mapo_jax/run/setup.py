@@ -70,8 +70,14 @@ class Setup:
         if isinstance(self.prompts, tasks.OnDemand):
             rows = tasks.digest(self.task.train)
         else:
-            rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
-        sets = {name: [one.prompts, one.examples] for name, one in self.eval_sets.items()}
+            rows = []
+            for prompt in self.prompts:
+                example = self.task.train[prompt.example]
+                rows.append((prompt.tokens, example, *tasks.picture_digests(self.task, example)))
+        sets = {
+            name: [one.prompts, one.examples, *([one.pictures] if one.pictures else [])]
+            for name, one in self.eval_sets.items()
+        }
         files = sources.tokenizer_files(self.tokenizer)
         return contents.of(self.config, self.architecture, files, rows, sets, frozen)
 

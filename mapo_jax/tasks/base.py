@@ -28,6 +28,9 @@ class Task:
     reward: RewardFunction
     demonstration: Callable[[dict], str] | None  # a response to learn from in the warm-up
     notes: tuple[str, ...] = ()  # facts about the data for the user, such as rows left out
+    # The pictures of an example, each as `images.read` takes it; None: the task has none.
+    images: Callable[[dict], Sequence[str | bytes]] | None = None
+    placeholder: str = r"<image\d*>"  # see `places.split`
 
 
 def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from mapo_jax import errors
-from mapo_jax.tasks import files
+from mapo_jax.tasks import files, places
 from mapo_jax.tasks.base import Task
 from mapo_jax.text import Tokenizer
 
@@ -23,12 +23,26 @@ _AT_START = 16_000_000  # characters: to encode prompts of so many takes 2 to 10
 _LOOKED_AT = 1000  # rows of a larger set that are looked at before the run begins
 
 
+# Returns (height, width, number of image tokens) of each picture of an example, in the order of
+# `places.pictures`. Raises a ValueError or a UserError for one that cannot be used.
+Look = Callable[[dict], Sequence[tuple[int, int, int]]]
+
+
+class Picture(NamedTuple):
+    """A picture in a prompt."""
+
+    place: int  # index of its first image token in the prompt's tokens
+    height: int  # pixels that the policy sees
+    width: int
+
+
 class Prompt(NamedTuple):
     """The prompt of one example, as the policy sees it."""
 
     example: int  # index in its data set
     tokens: list[int]
     thought: str = ""  # its end, from the <think> on that begins the answer
+    pictures: tuple[Picture, ...] = ()
 
 
 def indices(n_examples: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -76,7 +90,12 @@ class OnDemand(Sequence, Generic[T]):
 
 
 def is_large(task: Task) -> bool:
-    """Whether a task's training prompts are too many to encode them all at the start."""
+    """Whether a task's training prompts are too many to encode them all at the start.
+
+    Those with pictures never are, as every picture is looked at before the run begins.
+    """
+    if task.images:
+        return False
     n, rows = len(task.train), spread(len(task.train))
     return n * sum(len(task.prompt(task.train[i])) for i in rows) > _AT_START * len(rows)
 
@@ -84,6 +103,15 @@ def is_large(task: Task) -> bool:
 def spread(size: int) -> list[int]:
     """Returns the numbers of some rows, evenly spread over a set; of all, if it is small."""
     return np.linspace(0, size - 1, min(size, _LOOKED_AT)).astype(int).tolist()
+
+
+def check_too_long(task: Task, too_long: str) -> None:
+    """Raises a UserError if prompts would be truncated that have pictures."""
+    if task.images and too_long == "truncate":
+        raise errors.UserError(
+            f"data.too_long=truncate: would cut the pictures of {task.name}'s prompts; set it to "
+            "drop"
+        )
 
 
 def encode_prompts(
@@ -95,6 +123,7 @@ def encode_prompts(
     too_long: str = "drop",
     say: Callable[[str], None] = print,
     at_most: int | None = None,
+    look: Look | None = None,
 ) -> list[Prompt]:
     """Encodes the prompts of the examples of the set `name`.
 
@@ -105,22 +134,34 @@ def encode_prompts(
         name: the name of the set, for messages.
         max_prompt_tokens: the length of the longest prompt that is kept whole.
         too_long: "drop" leaves out longer prompts, "truncate" keeps their last tokens, which hold
-            the instruction and the beginning of the answer.
+            the instruction and the beginning of the answer; see `check_too_long`.
         say: prints a line with the number of prompts that are too long.
         at_most: looks at no more rows when it has so many prompts; None for all.
+        look: needed if the task has pictures.
 
     Raises:
-        UserError: no prompt is left.
+        UserError: no prompt is left, or a picture cannot be used.
     """
+    check_too_long(task, too_long)
     kept: list[Prompt] = []
     lengths: list[int] = []
+    mistakes: list[str] = []
     for i, example in enumerate(examples):
         if len(kept) == at_most:
             break
-        prompt = _encode(task, tokenizer, example, i)
+        try:
+            sizes = look(example) if look and task.images else ()
+        except (ValueError, errors.UserError) as error:
+            where = (
+                examples.place(i) if isinstance(examples, files.Rows) else f"{name}: row {i + 1}"
+            )
+            mistakes.append(f"{where}: {error}")
+            continue
+        prompt = _encode(task, tokenizer, example, i, sizes)
         lengths.append(len(prompt.tokens))
         if (fitting := _fit(prompt, max_prompt_tokens, too_long)) is not None:
             kept.append(fitting)
+    files.check(name, mistakes)
     number = sum(length > max_prompt_tokens for length in lengths)
     if not kept:
         raise _none_fits(task, name, max_prompt_tokens, f"all {len(lengths)}", lengths)
@@ -163,9 +204,26 @@ def prompts_on_demand(
     )
 
 
-def _encode(task: Task, tokenizer: Tokenizer, example: dict, i: int) -> Prompt:
-    text = task.prompt(example)
-    return Prompt(i, tokenizer.encode_prompt(text), tokenizer.open_thought(text))
+def _encode(
+    task: Task,
+    tokenizer: Tokenizer,
+    example: dict,
+    i: int,
+    sizes: Sequence[tuple[int, int, int]] = (),
+) -> Prompt:
+    prompt = places.parts(task, example)
+    ids, thought = tokenizer.encode_prompt(prompt), tokenizer.open_thought(prompt)
+    if isinstance(prompt, str):
+        return Prompt(i, ids, thought)
+    tokens: list[int] = []
+    pictures, rest = [], iter(sizes)
+    for token in ids:
+        copies = 1
+        if token == tokenizer.image_id:
+            height, width, copies = next(rest)
+            pictures.append(Picture(len(tokens), height, width))
+        tokens += [token] * copies
+    return Prompt(i, tokens, thought, tuple(pictures))
 
 
 def _fit(prompt: Prompt, limit: int, too_long: str) -> Prompt | None:
@@ -227,7 +285,7 @@ def encode_demonstration(task: Task, tokenizer: Tokenizer, example: dict) -> lis
     if task.demonstration is None:
         raise errors.UserError(f"warmup.steps: {task.name} has no demonstrations; set it to 0")
     text = task.demonstration(example)
-    thought = tokenizer.open_thought(task.prompt(example))
+    thought = tokenizer.open_thought(places.parts(task, example))
     if "</think>" in thought:
         text = text.rpartition("</think>")[2]
     elif thought:

@@ -1,4 +1,4 @@
-"""Reads rows from JSON lines and JSON lists, and finds every mistake in them.
+"""Reads rows from JSON lines, JSON lists and Parquet files, and finds every mistake in them.
 
 `read` appends lines such as `FILE:LINE: not JSON` to a list; `check` raises them all.
 """
@@ -7,6 +7,7 @@ import array
 import codecs
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors
+from mapo_jax.tasks import parquet
 
 _MAX_LINES = 10  # at most this many mistakes are named
 
@@ -31,18 +33,20 @@ class Rows(Sequence[dict]):
         questions: np.ndarray,
         fields: frozenset[str],
         make: Callable[[dict], dict],
+        where: str,
     ):
         """Takes what `read` has found.
 
         Args:
             content: of the file.
             spans: i64[n, 2], where each row begins and ends.
-            questions: u64[n], hashes of the examples' questions.
+            questions: u64[n], hashes of the examples' questions, see `read`.
             fields: the names that rows have.
             make: makes an example of a row.
+            where: what stands before a row's line or number in a message.
         """
         self.questions, self.fields = questions, fields
-        self._content, self._spans, self._make = content, spans, make
+        self._content, self._spans, self._make, self._where = content, spans, make, where
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -55,10 +59,15 @@ class Rows(Sequence[dict]):
         """Yields the bytes of each row."""
         return (self._content[start:end] for start, end in self._spans.tolist())
 
+    def place(self, i: int) -> str:
+        """Returns where a row stands, for a message, as in FILE:LINE."""
+        before = self._content.count(b"\n", 0, self._spans[i, 0])
+        return f"{self._where}{before + 1}"
+
     def take(self, chosen: np.ndarray) -> "Rows":
         """Returns the rows with the numbers `chosen`."""
         spans, questions = self._spans[chosen], self.questions[chosen]
-        return Rows(self._content, spans, questions, self.fields, self._make)
+        return Rows(self._content, spans, questions, self.fields, self._make, self._where)
 
 
 def read(
@@ -66,20 +75,29 @@ def read(
     make: Callable[[dict], dict],
     mistakes: list[str],
     unfit: list[str] | None = None,
+    identity: Callable[[dict], str] = operator.itemgetter("question"),
+    store: dict[str, bytes] | None = None,
 ) -> Rows:
     """Reads a file; a byte-order mark, CRLF and empty lines at its end are fine.
 
     Args:
-        path: of the file.
+        path: of the file, JSON lines, a JSON list or a Parquet file, see `parquet.rows`.
         make: makes an example of a row, the same whenever it is called.
         mistakes: gets a line for each row that cannot be read.
         unfit: gets a line for each row that `make` raises a ValueError for; None for `mistakes`,
             after those of this file.
+        identity: what tells an example from others; `Rows.questions` has the hash. May raise as
+            `make` does, or a UserError.
+        store: gets the bytes in rows of a Parquet file, by the digests that replace them.
     """
-    content, places = _content(path, mistakes), []
-    if path.suffix == ".json" and content:
-        rows = _list(path, content, mistakes)
-        places = [place for place, _ in rows]
+    if path.suffix == ".parquet":
+        content, rows = b"", parquet.rows(path, mistakes, {} if store is None else store)
+    else:
+        content = _content(path, mistakes)
+        rows = _list(path, content, mistakes) if path.suffix == ".json" and content else []
+    where, places = f"{path}:", [place for place, _ in rows]
+    if path.suffix in (".json", ".parquet"):
+        where = f"{path}: row "
         content = b"\n".join(json.dumps(row).encode() for _, row in rows)
     spans, questions, fields = array.array("q"), array.array("Q"), set()
     refused: list[str] = []
@@ -89,16 +107,15 @@ def read(
             row = _object(content[start:end])
             fields.update(row)
             said = refused
-            example = make(row)
-        except ValueError as error:
-            said.append(f"{places[n] if places else f'{path}:{n + 1}'}: {error}")
+            text = identity(make(row)).encode(errors="surrogatepass")
+        except (ValueError, errors.UserError) as error:
+            said.append(f"{places[n] if places else f'{where}{n + 1}'}: {error}")
             continue
-        text = example["question"].encode(errors="surrogatepass")
         questions.frombytes(hashlib.blake2b(text, digest_size=8).digest())
         spans.extend((start, end))
     (mistakes if unfit is None else unfit).extend(refused)
     made = np.frombuffer(spans, np.int64).reshape(-1, 2)
-    return Rows(content, made, np.frombuffer(questions, np.uint64), frozenset(fields), make)
+    return Rows(content, made, np.frombuffer(questions, np.uint64), frozenset(fields), make, where)
 
 
 def _content(path: Path, mistakes: list[str]) -> bytes:
@@ -137,7 +154,7 @@ _FORMS = (  # how files begin that hold no JSON, and what helps
     (b"PK\x03\x04", "is a zip archive; unpack it"),
     (codecs.BOM_UTF16_LE, "is UTF-16; save it as UTF-8"),
     (codecs.BOM_UTF16_BE, "is UTF-16; save it as UTF-8"),
-    (b"PAR1", "is a Parquet file; convert it to JSON lines, one object a line"),
+    (b"PAR1", "is a Parquet file; give it a name that ends in .parquet"),
 )
 
 
@@ -203,10 +220,15 @@ def _checked(row: object) -> dict:
 
 
 def stamps(data_path: str) -> list[tuple[str, int, int, int]]:
-    """Returns what changes with a file, or with one of a directory: sizes, times and inodes."""
+    """Returns what changes with a file, or with one of a directory: sizes, times and inodes.
+
+    Of the directories in it, that is so for `data`.
+    """
     path = Path(data_path).absolute()
     try:
-        found = sorted(path.iterdir()) if data_path and path.is_dir() else [path]
+        found = [path]
+        if data_path and path.is_dir():
+            found = sorted([*path.iterdir(), *(path / "data").glob("*")])
         stats = [(str(file), file.stat()) for file in found if data_path and file.is_file()]
     except OSError:  # whoever reads there says so
         return []
@@ -239,10 +261,10 @@ def find(data_path: str, name: str, files: Sequence[str]) -> Path:
     )
 
 
-def check(data_path: object, mistakes: Sequence[str]) -> None:
+def check(where: str, mistakes: Sequence[str]) -> None:
     """Raises a UserError with the first mistakes and the number of the rest, if there are any."""
     rest = len(mistakes) - _MAX_LINES
-    more = [f"data.path={data_path}: and {rest} more malformed rows"] if rest > 0 else []
+    more = [f"{where}: and {rest} more malformed rows"] if rest > 0 else []
     if mistakes:
         raise errors.UserError(*mistakes[:_MAX_LINES], *more)
 

@@ -52,7 +52,7 @@ def _from_files(directory: Path) -> tuple[files.Rows, files.Rows]:
         )
     mistakes: list[str] = []
     train, test = (files.read(path, _parse_row, mistakes) for path in paths)
-    files.check(directory, mistakes)
+    files.check(f"data.path={directory}", mistakes)
     return train, test
 
 

@@ -1,17 +1,26 @@
-"""Your own data without code: a template makes prompts of rows of JSON lines.
+"""Your own data without code: a template makes prompts of rows of JSON lines or Parquet files.
 
-`data.path` is a directory or a file. A directory holds `train.jsonl` and one or more other
-`*.jsonl` files; each of these is an evaluation set with the name of its file. In a single file,
-every 10th prompt (`held_out`), with all rows that have it, goes to the evaluation set `test` and is
-not trained on.
+`data.path` is a directory or a file. A directory holds the training set, `train`, and one or more
+other sets, which are for evaluation. A set is a file NAME.jsonl or NAME.parquet, or several,
+NAME-00000-of-00002.parquet and so on. They may stand in the directory's folder `data`, as in data
+sets of the Hugging Face hub. In a single file, every 10th prompt (`held_out`), with all rows that
+have it, goes to the evaluation set `test` and is not trained on.
 
 In a template, `{field}` stands for a row's field and may appear more than once. All other text,
 also `\\boxed{}`, stays as it is, and nothing is evaluated. A field with text is inserted as it is;
-numbers, true and false are inserted as JSON writes them; null, lists and objects are mistakes.
+numbers, true and false are inserted as JSON writes them. Of a conversation, which is a list of
+messages, the system's text, if there is one, and the user's are inserted with an empty line between
+them. null, other lists and objects are mistakes.
+
+The field that `images` names holds the pictures of a row: null, one or a list of them. A picture is
+a path, relative to the data's file, the bytes of a file in base64, or an object with one of them,
+{"bytes": ..., "path": ...}, as the hub writes it.
 """
 
+import dataclasses
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import files
+from mapo_jax.tasks import files, parquet, places
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -28,12 +37,14 @@ DEFAULTS = {
     "answer": "answer",  # the field with the right answer
     "demonstration": "",  # template of a response for the warm-up; "" for none
     "held_out": 10,  # in a single file, every n-th prompt is for evaluation
+    "images": "",  # the field with the pictures; "" for text alone
+    "placeholder": Task.placeholder,  # of a picture in the prompt, see `places.split`
 }
 
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
 _WAYS = (
     "give a directory with train.jsonl and another file of evaluation rows, such as test.jsonl, or "
-    "one .jsonl file"
+    "one .jsonl file; .parquet files do as well"
 )
 
 
@@ -42,32 +53,39 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     chosen = merge_options(options, DEFAULTS)
     if chosen["held_out"] < 2:
         raise errors.UserError(f"task.options.held_out={chosen['held_out']}: must be 2 or more")
+    _check_placeholder(chosen["placeholder"])
     if not data_path:
         raise errors.UserError(f"data.path='': missing; {_WAYS}")
-    mistakes: list[str] = []
-    unfit: list[str] = []
+    paths, mistakes, unfit = _paths(Path(data_path)), [], []
     sets: dict[str, files.Rows] = {}
-    for path in _paths(Path(data_path)):
+    store: dict[str, bytes] = {}
+    task = Task(
+        name="jsonl",
+        train=[],
+        evals={},
+        prompt=prompt,
+        reward=rewards.accuracy_and_format,
+        demonstration=demonstration if chosen["demonstration"] else None,
+        placeholder=chosen["placeholder"],
+    )
+    if chosen["images"]:
+        find = functools.partial(_images, chosen["images"], paths[0].parent, store)
+        task = dataclasses.replace(task, images=find)
+    identity = functools.partial(places.identity, task)
+    for path in paths:
         example = functools.partial(_example, chosen, not sets)  # the first file is trained on
-        sets[path.stem] = files.read(path, example, mistakes, unfit)
+        name = parquet.set_name(path)
+        sets[name] = files.read(path, example, mistakes, unfit, identity, store)
     if misnamed := _misnamed_fields(chosen, sets):
-        files.check(data_path, [*misnamed, *mistakes])
-    files.check(data_path, [*mistakes, *unfit])
+        files.check(f"data.path={data_path}", [*misnamed, *mistakes])
+    files.check(f"data.path={data_path}", [*mistakes, *unfit])
     train, notes = sets.pop(next(iter(sets))), []
     if not sets:
         train, sets["test"] = _hold_out(train, chosen["held_out"], data_path)
     for name, examples in sets.items():
         if seen := int(np.isin(examples.questions, train.questions).sum()):
             notes.append(f"{name}: {seen} of {len(examples)} prompts are trained on as well")
-    return Task(
-        name="jsonl",
-        train=train,
-        evals=sets,
-        prompt=prompt,
-        reward=rewards.accuracy_and_format,
-        demonstration=demonstration if chosen["demonstration"] else None,
-        notes=tuple(notes),
-    )
+    return dataclasses.replace(task, train=train, evals=sets, notes=tuple(notes))
 
 
 def prompt(example: dict) -> str:
@@ -80,22 +98,51 @@ def demonstration(example: dict) -> str:
     return example["demonstration"]
 
 
+def _check_placeholder(placeholder: str) -> None:
+    try:
+        matches_nothing = placeholder and re.search(placeholder, "")
+    except re.error as error:
+        raise errors.UserError(
+            f"task.options.placeholder={placeholder}: no regular expression ({error}); mend it"
+        ) from None
+    if matches_nothing:
+        raise errors.UserError(
+            f"task.options.placeholder={placeholder}: matches where there is no text; give a "
+            f"regular expression such as {Task.placeholder}"
+        )
+
+
 def _paths(path: Path) -> list[Path]:
-    """Returns the training file, then the evaluation files, `test` first; or the single file."""
+    """Returns the training file, then the evaluation files, `test` first; or the single file.
+
+    Of a set in shards it is the first one.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise errors.UserError(f"data.path={path}: no such file or directory; {_WAYS}")
-    evals = [p for p in path.glob("*.jsonl") if p.stem != "train" and not p.stem.startswith(".")]
-    evals.sort(key=lambda p: (p.stem != "test", p.stem))
-    missing = []
-    if not (path / "train.jsonl").is_file():
+    found: dict[str, list[Path]] = {}
+    for file in _files(path) or _files(path / "data"):
+        found.setdefault(parquet.set_name(file), []).append(file)
+    missing = [
+        f"data.path={path}: {' and '.join(file.name for file in several)} are one set; keep one"
+        for several in found.values()
+        if len(several) > 1
+    ]
+    if "train" not in found:
         missing.append(f"data.path={path}: no train.jsonl there; {_WAYS}{files.there(path)}")
-    if not evals:
+    if not found.keys() - {"train"}:
         missing.append(f"data.path={path}: no evaluation set there; {_WAYS}{files.there(path)}")
     if missing:
         raise errors.UserError(*missing)
-    return [path / "train.jsonl", *evals]
+    names = sorted(found, key=lambda name: (name != "train", name != "test", name))
+    return [found[name][0] for name in names]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns the files of a folder that hold sets, of shards the first."""
+    found = [*folder.glob("*.jsonl"), *folder.glob("*.parquet")]
+    return sorted(p for p in found if not p.name.startswith(".") and parquet.is_first(p))
 
 
 def _misnamed_fields(chosen: Mapping[str, Any], sets: Mapping[str, files.Rows]) -> list[str]:
@@ -107,8 +154,10 @@ def _misnamed_fields(chosen: Mapping[str, Any], sets: Mapping[str, files.Rows]) 
         for field in _fields(chosen[option])
     ]
     mistakes = []
-    for option, field in [*named, ("answer", chosen["answer"])]:
-        if known and field not in known:
+    named.append(("answer", chosen["answer"]))
+    named += [("images", chosen["images"])] if chosen["images"] else []
+    for option, field in named:
+        if known and not {field, field.partition(".")[0]} & {*known}:
             hint = errors.did_you_mean(field, known, f"fields: {', '.join(known)}")
             mistakes.append(
                 f"task.options.{option}={chosen[option]!r}: no row has a field {field}{hint}"
@@ -144,17 +193,84 @@ def _fill(template: str, row: dict) -> str:
 
 
 def _text(row: dict, field: str) -> str:
-    if field not in row:
+    try:
+        value = _value(row, field)
+    except KeyError:
         raise ValueError(
             f"no field {field}, which task.options names; the row has {', '.join(row) or 'none'}"
-        )
-    value = row[field]
+        ) from None
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return _conversation(field, value)
     if isinstance(value, str):
         return value
     if isinstance(value, int | float):
         return json.dumps(value)
     kind = {type(None): "null", list: "a list", dict: "an object"}[type(value)]
     raise ValueError(f"the field {field} is {kind}; must be text or a number")
+
+
+def _value(row: dict, field: str) -> Any:
+    """Returns the value of a field; that of `a.b` may stand in the object `a`.
+
+    Raises:
+        KeyError: the row has no such field.
+    """
+    if field in row:
+        return row[field]
+    value: Any = row
+    for name in field.split("."):
+        if not isinstance(value, dict):
+            raise KeyError(name)
+        value = value[name]
+    return value
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and {"role", "content"} <= value.keys()
+
+
+def _conversation(field: str, messages: list[dict]) -> str:
+    """Returns the text of a system's message, if there is one, and of the user's."""
+    roles = [message["role"] for message in messages]
+    texts = [message["content"] for message in messages]
+    if roles not in (["user"], ["system", "user"]) or not all(isinstance(x, str) for x in texts):
+        raise ValueError(
+            f"the field {field} is a conversation of {', '.join(map(str, roles))}; must be text of "
+            "a user alone, or of system and user"
+        )
+    return "\n\n".join(texts)
+
+
+def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> list[str | bytes]:
+    """Returns the pictures of a row.
+
+    Args:
+        field: of the row.
+        root: where paths begin.
+        store: the bytes of pictures by their digests, which stand for them in rows of Parquet.
+        row: the field may be missing, as in a row without pictures.
+
+    Raises:
+        ValueError: the field holds something else.
+    """
+    try:
+        value = _value(row, field)
+    except KeyError:
+        value = None
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    pictures: list[str | bytes] = []
+    for one in found:
+        if isinstance(one, dict):
+            one = one.get("bytes") or one.get("path")
+        if not isinstance(one, str) or not one:
+            raise ValueError(
+                f"the field {field} holds no picture; must be a path, base64 text, an object with "
+                "bytes or path, or a list of them"
+            )
+        path = os.path.join(root, one)
+        is_path = "." in one or os.path.exists(path)  # base64 has no dots
+        pictures.append(store[one] if one in store else path if is_path else one)
+    return pictures
 
 
 def _hold_out(rows: files.Rows, every: int, data_path: str) -> tuple[files.Rows, files.Rows]:

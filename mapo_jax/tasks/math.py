@@ -31,7 +31,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         sets[part] = rows.take(np.flatnonzero([bool(example["answer"]) for example in rows]))
         if left_out := len(rows) - len(sets[part]):
             notes.append(f"{path}: {left_out} of {len(rows)} rows have no answer and are left out")
-    files.check(data_path, mistakes)
+    files.check(f"data.path={data_path}", mistakes)
     if mistakes := [f"{data_path}: no {part} row has an answer" for part in sets if not sets[part]]:
         raise errors.UserError(*mistakes)
     return Task(

@@ -33,7 +33,7 @@ def _make(
     merge_options(options, {})
     mistakes: list[str] = []
     examples = list(files.read(files.find(data_path, name, names), example, mistakes))
-    files.check(data_path, mistakes)
+    files.check(f"data.path={data_path}", mistakes)
     return Task(
         name=name,
         train=[],

@@ -7,7 +7,7 @@ them is evaluated.
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -18,7 +18,41 @@ import jinja2.sandbox
 
 from mapo_jax import errors
 
-Message = Mapping[str, str]  # role: system, user or assistant; content
+Prompt = str | Sequence[str | None]  # with pictures its texts, and None in each picture's place
+Message = Mapping[str, Any]  # role: system, user or assistant; content: text, or a list of parts
+
+
+def content(prompt: Prompt) -> str | list[dict[str, str]]:
+    """Returns the content of a message: text as it is, with pictures a list of parts.
+
+    A part is {"type": "text", "text": ...} or {"type": "image"}, as templates expect it.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return [
+        {"type": "image"} if part is None else {"type": "text", "text": part} for part in prompt
+    ]
+
+
+def texts(messages: Iterable[Message]) -> list[str]:
+    """Returns the texts of messages in order."""
+    parts: list[Any] = []
+    for message in messages:
+        said = message["content"]
+        parts += [{"text": said}] if isinstance(said, str) else said
+    return [part["text"] for part in parts if "text" in part]
+
+
+def with_texts(messages: Iterable[Message], others: Iterable[str]) -> list[Message]:
+    """Returns the messages with other texts in the places of theirs."""
+    rest = iter(others)
+
+    def replaced(said: Any) -> Any:
+        if isinstance(said, str):
+            return next(rest)
+        return [{**part, "text": next(rest)} if "text" in part else part for part in said]
+
+    return [{**message, "content": replaced(message["content"])} for message in messages]
 
 
 class Template:

@@ -72,11 +72,6 @@ class HuggingFaceTokenizer(ChatTokenizer):
         starts = [k for k in range(len(whole)) if whole[k : k + len(plain)] == plain]
         self._bos = whole[: starts[0]] if starts else []
 
-    def encode_prompt(self, text: str) -> list[int]:
-        if self.template is not None:
-            return self.encode_chat([{"role": "user", "content": text}])
-        return self._bos + _ids(self._prompts, encodable(text))
-
     def encode(self, text: str) -> list[int]:
         return _ids(self._responses, encodable(text))
 
@@ -89,6 +84,9 @@ class HuggingFaceTokenizer(ChatTokenizer):
 
     def _specials(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if i in self._special]
+
+    def _encode_first(self, text: str) -> list[int]:
+        return _ids(self._prompts, encodable(text))
 
     def _encode_template(self, text: str, is_first: bool) -> list[int]:
         tokenizer = self._prompts if is_first else self._responses

@@ -24,11 +24,21 @@ class Tokenizer(Protocol):
     template: chat.Template | None  # writes a prompt as a user's turn; None: plain text
     has_template: bool  # its files hold a chat template, used or not
     pad_id: int  # any token will do, as padding is masked everywhere
+    picture_ids: tuple[int, ...]  # of a picture in plain text; () if the policy sees none
 
-    def encode_prompt(self, text: str) -> list[int]:
+    @property
+    def image_id(self) -> int:
+        """The image token, in the middle of `picture_ids`."""
+        ...
+
+    def encode_prompt(self, prompt: chat.Prompt) -> list[int]:
         """Encodes a prompt: a user's turn if there is a chat template, else plain text.
 
-        Plain text begins with the beginning-of-sequence token, if there is one.
+        Plain text begins with the beginning-of-sequence token, if there is one. Each picture has
+        one image token.
+
+        Raises:
+            UserError: the policy or its chat template has no image tokens for the pictures.
         """
         ...
 
@@ -36,7 +46,7 @@ class Tokenizer(Protocol):
         """Encodes a conversation by the chat template, up to the beginning of the answer."""
         ...
 
-    def open_thought(self, text: str) -> str:
+    def open_thought(self, prompt: chat.Prompt) -> str:
         """The end of a prompt, from the `<think>` on that begins the answer; "" for none.
 
         Templates of policies that always think end so, and the response has to close the thought.
@@ -80,15 +90,41 @@ class ChatTokenizer:
 
     template: chat.Template | None
     has_template = False
+    picture_ids: tuple[int, ...] = ()
+    _bos: Sequence[int]  # begins plain text
 
-    def open_thought(self, text: str) -> str:
-        asked = prompt = text
+    @property
+    def image_id(self) -> int:
+        return self.picture_ids[len(self.picture_ids) // 2]
+
+    def encode_prompt(self, prompt: chat.Prompt) -> list[int]:
+        number = 0 if isinstance(prompt, str) else sum(part is None for part in prompt)
+        if number and not self.picture_ids:
+            raise errors.UserError(
+                f"policy.init: sees no pictures, and a prompt has {number}; give a vision policy"
+            )
         if self.template is not None:
-            messages = [{"role": "user", "content": text}]
-            prompt = self.template.render(messages)
+            ids = self.encode_chat([{"role": "user", "content": chat.content(prompt)}])
+        else:
+            ids = list(self._bos)
+            for k, part in enumerate([prompt] if isinstance(prompt, str) else prompt):
+                encode = self.encode if k else self._encode_first
+                ids += self.picture_ids if part is None else encode(part)
+        if number and (found := ids.count(self.image_id)) != number:
+            raise errors.UserError(
+                f"tokenizer.template: a prompt with {number} pictures gets {found} image tokens; "
+                "give the tokenizer and the chat template of a vision policy"
+            )
+        return ids
+
+    def open_thought(self, prompt: chat.Prompt) -> str:
+        asked = text = prompt if isinstance(prompt, str) else "".join(filter(None, prompt))
+        if self.template is not None:
+            messages = [{"role": "user", "content": chat.content(prompt)}]
+            text = self.template.render(messages)
             asked = self.template.render(messages, begins_answer=False)
-        before, tag, after = prompt.rpartition("<think>")
-        if prompt == asked:  # nothing says where the answer begins
+        before, tag, after = text.rpartition("<think>")
+        if text == asked:  # nothing says where the answer begins
             begins = not after.strip()
         else:
             begins = not asked.startswith(before + tag)
@@ -97,29 +133,27 @@ class ChatTokenizer:
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
         if self.template is None:
             raise errors.UserError("tokenizer.template='': names no chat template; give chat")
-        clean = [{**message, "content": encodable(message["content"])} for message in messages]
-        ids = self._encode_template(self.template.render(clean), is_first=True)
+        said = [encodable(text) for text in chat.texts(messages)]
+        rendered = self.template.render(chat.with_texts(messages, said))
+        ids = self._encode_template(rendered, is_first=True)
         # A conversation that says nothing shows which special tokens are the template's own.
-        neutral = self.template.render([{**message, "content": "x"} for message in clean])
+        neutral = self.template.render(chat.with_texts(messages, ["x"] * len(said)))
         if self._specials(ids) == self._specials(self._encode_template(neutral, is_first=True)):
             return ids
-        return self._encode_in_pieces(clean)
+        return self._encode_in_pieces(messages, said)
 
-    def _encode_in_pieces(self, messages: Sequence[chat.Message]) -> list[int]:
-        """Encodes the template's text with special tokens and the messages' text without."""
+    def _encode_in_pieces(self, messages: Sequence[chat.Message], said: list[str]) -> list[int]:
+        """Encodes the template's text with special tokens and the messages' texts without."""
         assert self.template is not None
-        contents = [message["content"] for message in messages]
-        marks = [f"\ue000{i}\ue001" for i in range(len(contents))]
-        while any(mark in content for mark in marks for content in contents):
+        marks = [f"\ue000{i}\ue001" for i in range(len(said))]
+        while any(mark in text for mark in marks for text in said):
             marks = [f"\ue000{mark}" for mark in marks]
-        rest = self.template.render(
-            [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        )
+        rest = self.template.render(chat.with_texts(messages, marks))
         ids: list[int] = []
-        for mark, content in zip(marks, contents, strict=True):
+        for mark, text in zip(marks, said, strict=True):
             before, found, rest = rest.partition(mark)
             ids += self._encode_template(before, is_first=not ids)
-            ids += self.encode(content) if found else []
+            ids += self.encode(text) if found else []
         return ids + self._encode_template(rest, is_first=not ids)
 
     def _specials(self, ids: Sequence[int]) -> list[int]:
@@ -127,6 +161,10 @@ class ChatTokenizer:
 
     def _encode_template(self, text: str, is_first: bool) -> list[int]:
         """Encodes the template's text; a special token's name in it becomes that token."""
+        raise NotImplementedError
+
+    def _encode_first(self, text: str) -> list[int]:
+        """Encodes plain text that nothing precedes."""
         raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:

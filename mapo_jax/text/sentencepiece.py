@@ -37,11 +37,6 @@ class SentencePieceTokenizer(ChatTokenizer):
             if self._prompts.is_control(i)
         }
 
-    def encode_prompt(self, text: str) -> list[int]:
-        if self.template is not None:
-            return self.encode_chat([{"role": "user", "content": text}])
-        return self._bos + self._prompts.encode(encodable(text))
-
     def encode(self, text: str) -> list[int]:
         return self._responses.encode(encodable(text))
 
@@ -65,6 +60,9 @@ class SentencePieceTokenizer(ChatTokenizer):
 
     def _specials(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if self._prompts.is_control(i)]
+
+    def _encode_first(self, text: str) -> list[int]:
+        return self._prompts.encode(encodable(text))
 
     def _encode_template(self, text: str, is_first: bool) -> list[int]:
         ids: list[int] = []

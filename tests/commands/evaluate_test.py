@@ -216,8 +216,10 @@ def test_a_header_is_of_contents(tmp_path):
         headers(dataclasses.replace(CONFIG, seed=7))["a"],
         headers(sets={"b": one, "a": one})["a"],
         headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
+        headers(sets={"a": dataclasses.replace(one, pictures=[["x"]])})["a"],
+        headers(sets={"a": dataclasses.replace(one, pictures=[["y"]])})["a"],
     ]
-    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 7
+    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 9
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def test_it_equals_transformers(name):
 
     def loss(params):
         """The mean over rows of the mean over their tokens."""
-        exists = jnp.arange(47) < made.lengths[:, None] - 1
+        exists = jnp.arange(47)[None] < made.lengths[:, None] - 1
         return -(jnp.where(exists, logps(params)[1], 0).sum(1) / (made.lengths - 1)).mean()
 
     for (tokens, _, prefix), logits, found in zip(rows, *logps(params), strict=True):

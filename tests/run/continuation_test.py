@@ -6,9 +6,10 @@ import operator
 
 import pytest
 
-from experiments import arithmetic
+from experiments import arithmetic, jsonl
 from mapo_jax.config import OPEN, from_config_dict, to_dict
-from mapo_jax.run.continuation import ADDED, _flat, continuation_mistakes
+from mapo_jax.run.continuation import ADDED, ADDED_OPTIONS, _flat, continuation_mistakes
+from mapo_jax.tasks.jsonl import DEFAULTS
 from tests.runs import ROOT
 
 
@@ -87,3 +88,15 @@ def test_another_value_than_older_runs_had_is_refused(monkeypatch):
         "algorithm.surrogate_options.scale=2.0: the run in this work directory was started with "
         f"absent; {back}",
     ]
+
+
+def test_a_run_from_before_an_option_can_be_continued():
+    tree = to_dict(from_config_dict(jsonl.get_config("tiny")))
+    old = json.loads(json.dumps(tree))
+    for key, value in ADDED_OPTIONS.items():
+        assert DEFAULTS[key.removeprefix("task.options.")] == value
+        del old["task"]["options"][key.removeprefix("task.options.")]
+    assert continuation_mistakes(old, tree) == continuation_mistakes(tree, old) == []
+    tree["task"]["options"]["images"] = "image"
+    (line,) = continuation_mistakes(old, tree)
+    assert line.startswith("task.options.images=image: the run in this work directory was started ")

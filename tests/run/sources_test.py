@@ -55,6 +55,18 @@ def one_device():
     return sharding.make_mesh(devices=jax.devices()[:1])
 
 
+def test_the_tokenizer_knows_the_tokens_of_a_picture(tmp_path):
+    config = runs.micro(policy__vision__num_layers=1)
+    found = sources.find(config)
+    image = found.architecture.image_token
+    assert found.tokenizer.encode_prompt([None, "1"])[-2:] == [image, *found.tokenizer.encode("1")]
+    framed = dataclasses.replace(found.architecture, image_frame=(3, 4))
+    sources.save_description(epath.Path(tmp_path), framed, found.tokenizer)
+    _, tokenizer = sources.describe(epath.Path(tmp_path), "x", "")
+    assert tokenizer.picture_ids == (3, image, 4)
+    assert sources.find(runs.micro()).tokenizer.picture_ids == ()
+
+
 def test_a_description_is_read_as_it_was_written(tmp_path):
     config = small.replace(
         small.CONFIG,

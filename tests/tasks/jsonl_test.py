@@ -243,7 +243,7 @@ def test_a_field_that_stands_twice_is_a_mistake(tmp_path):
         ("a.jsonl", gzip.compress(b"{}", mtime=0), "is compressed (gzip); unpack it"),
         ("a.json", gzip.compress(b"[]", mtime=0), "is compressed (gzip); unpack it"),
         ("a.jsonl", '{"question": "q"}'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        ("a.parquet", b"PAR1\x15\x04", "is a Parquet file; convert it to JSON lines"),
+        ("a.jsonl", b"PAR1\x15\x04", "is a Parquet file; give it a name that ends in .parquet"),
         ("a.jsonl", b"PK\x03\x04x", "is a zip archive; unpack it"),
         ("a.csv", b"question,answer\n1+1,2\n", "is a table; convert it to JSON lines"),
         ("a.jsonl", b'{"question": "a"}\r{"question": "b"}\r', "end in CR alone; convert them"),
