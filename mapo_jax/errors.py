@@ -1,7 +1,8 @@
 """Exceptions that launchers turn into lines and an exit code, and a hint for such lines."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -29,6 +30,15 @@ class RunStopped(Exception):
 
 class StartAgain(Exception):
     """A process cannot go on, but the run can if all processes start again: exit code 134."""
+
+
+def attempt(lines: list[str], make: Callable, *args: Any, **options: Any) -> Any:
+    """Returns the result of `make`; on a UserError None, with its lines added to `lines`."""
+    try:
+        return make(*args, **options)
+    except UserError as error:
+        lines.extend(error.lines)
+        return None
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -124,7 +124,7 @@ def patch_rung(n: int) -> int:
 
 
 def with_pictures(
-    prompts: Prompts, pictures: Sequence[Sequence[Picture]], N: int, merge: int
+    prompts: Prompts, pictures: Sequence[Sequence[Picture]], N: int, patch: int, merge: int
 ) -> Prompts:
     """Adds pictures to prompts of `pad_prompts`; returns NumPy arrays.
 
@@ -134,13 +134,13 @@ def with_pictures(
 
     Args:
         prompts: of text; one token stands for each cell of a picture.
-        pictures: of each prompt, in the order of their places; at least one prompt has some.
+        pictures: of each prompt, in the order of their places.
         N: patches to which prompts are padded.
+        patch: pixels of a side of a patch.
         merge: patches of a side of a cell.
     """
     P, S = prompts.tokens.shape
-    features = next(p.patches.shape[1] for row in pictures for p in row)
-    patches = np.zeros((P, N, features), np.uint8)
+    patches = np.zeros((P, N, 3 * patch**2), np.uint8)
     picture = np.full((P, N), -1, np.int32)
     place, size = np.zeros((2, P, N, 2), np.int32)
     cell, rope = np.full((P, S), -1, np.int32), np.zeros((P, S, 3), np.int32)

@@ -95,7 +95,7 @@ def pad(found, config, S, N=None):
     if not any(cut):
         return made
     N = N or patch_rung(max(sum(len(x.patches) for x in row) for row in cut))
-    return with_pictures(made, cut, N, c.merge)
+    return with_pictures(made, cut, N, c.patch, c.merge)
 
 
 def rollouts(G=4, T=6, seed=0, **options):

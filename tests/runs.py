@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -154,17 +155,19 @@ def without(rows: list[dict], *names: str) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in names} for row in rows]
 
 
-def command(workdir: Path) -> list[str]:
-    settings = [
+def command(
+    workdir: Path, experiment: str = "arithmetic", settings: Mapping[str, Any] = MICRO
+) -> list[str]:
+    words = [
         f"--config.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for key, value in MICRO.items()
+        for key, value in settings.items()
     ]
     return [
         sys.executable,
         "launch/run.py",
-        "--config=experiments/arithmetic.py:tiny",
+        f"--config=experiments/{experiment}.py:tiny",
         f"--workdir={workdir}",
-        *settings,
+        *words,
     ]
 
 

@@ -69,9 +69,7 @@ def architecture(config: Config) -> model.ModelConfig:
     """Returns the architecture of the measured policy; see `plan.find_architecture` for names."""
     if config.policy.init:
         return plan.find_architecture(config)
-    numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-    del numbers["init"], numbers["revision"], numbers["checkpoint"]
-    return sources.from_scratch(config.bench.vocab_size, numbers)
+    return sources.from_scratch(config.policy, config.bench.vocab_size)
 
 
 def validate(config: Config, device_count: int) -> list[str]:
@@ -145,14 +143,12 @@ def make_prompts(config: Config, policy: model.ModelConfig) -> Prompts:
     sides = draw_patches(config, policy)
     if policy.vision is None or not sides.any():
         return prompts
-    features = 3 * policy.vision.patch**2
+    patch, merge, N = policy.vision.patch, policy.vision.merge, patch_rung(int(sides.max()) ** 2)
     pictures = [
-        [Picture(rng.integers(256, size=(n * n, features), dtype=np.uint8), n, n, place=0)]
+        [Picture(rng.integers(256, size=(n * n, 3 * patch**2), dtype=np.uint8), n, n, place=0)]
         for n in sides.tolist()
     ]
-    return with_pictures(
-        prompts, pictures, patch_rung(max(n * n for n in sides.tolist())), policy.vision.merge
-    )
+    return with_pictures(prompts, pictures, N, patch, merge)
 
 
 @dataclasses.dataclass(frozen=True)

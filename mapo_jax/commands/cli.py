@@ -41,7 +41,8 @@ class Arguments:
     config: Any  # the result of `read`
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
-    flags: dict[str, str]  # the launcher's own; "" for a switch
+    flags: dict[str, str]  # the launcher's own; "" for a switch; the last of several
+    several: dict[str, list[str]]  # all values of each of them, in order
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +86,8 @@ def parse(
     known = ("--config", "--workdir", *values, *(join.BY_HAND if several else ()))
     switches = tuple(name for name in own if name not in values)
     switches += ("--distributed",) if several else ()
-    flags, settings = _split(argv, known, switches, lines)
+    every, settings = _split(argv, known, switches, lines)
+    flags = {name: values[-1] for name, values in every.items()}
     meet = join.joining(flags, lines)
     path, _, presets = flags.get("--config", "").partition(":")
     wants_help = "--help" in argv or "-h" in argv
@@ -134,7 +136,9 @@ def parse(
     else:
         _stop_if_any([*lines, *check(config, jax.device_count())])
     overrides = tuple(f"{key}={text}" for key, text in dict(settings).items())  # the last counts
-    return Arguments(config, workdir, overrides, {k: v for k, v in flags.items() if k in own})
+    every = {name: values for name, values in every.items() if name in own}
+    flags = {name: flags[name] for name in every}
+    return Arguments(config, workdir, overrides, flags, every)
 
 
 _TEXTS = ("--prompt", "--answer")  # flags whose value may be anything
@@ -176,16 +180,16 @@ def fraction(flags: Mapping[str, str], name: str, default: float) -> float:
 
 def _split(
     argv: list[str], known: tuple[str, ...], switches: tuple[str, ...], lines: list[str]
-) -> tuple[dict[str, str], list[tuple[str, str]]]:
+) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """Splits the command line into the launcher's flags and the settings of config keys."""
-    flags: dict[str, str] = {}
+    flags: dict[str, list[str]] = {}
     settings = []
     words = [word for word in argv if word not in ("--help", "-h")]
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if word in switches:
-            flags[word] = ""
+            flags[word] = [""]
             continue
         if name not in known and not name.startswith("--config."):
             hint = errors.did_you_mean(name, (*known, *switches, "--help"))
@@ -203,10 +207,10 @@ def _split(
         if name.startswith("--config."):
             settings.append((name.removeprefix("--config."), value))
         elif value or name in ("--config", *_TEXTS):
-            flags[name] = value
+            flags.setdefault(name, []).append(value)
         else:  # an unset variable of the shell
             lines.append(_missing(name))
-    workdir = flags.get("--workdir", "")
+    workdir = flags.get("--workdir", [""])[-1]
     if "://" in workdir and not workdir.startswith("gs://"):
         lines.append(f"--workdir={workdir}: must be a local directory or gs://BUCKET/...")
     return flags, settings

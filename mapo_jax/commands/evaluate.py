@@ -21,7 +21,7 @@ from etils import epath
 
 from mapo_jax import errors, rewards
 from mapo_jax.config import Config
-from mapo_jax.run import digests, evaluation, programs, records, sources, workdirs
+from mapo_jax.run import digests, evaluation, pictures, programs, records, sources, workdirs
 
 
 def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str = "newest") -> None:
@@ -43,7 +43,8 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
     task, reward = sources.make_task(c)
     found = sources.open(c, workdir, params, checkpoint=checkpoint)
     rewards.log_to(Path(workdir) / "rewards.log")
-    sets = evaluation.prepare(c, task, found.tokenizer, screen.print)
+    reader = pictures.reader(c.images, found.architecture.vision)
+    sets = evaluation.prepare(c, task, found.tokenizer, reader, screen.print)
     lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
     attention, _ = programs.choose_decoding(c.compute, found.architecture, found.mesh, lengths)
     headers = _headers(c, found, sets)
@@ -115,16 +116,16 @@ def _headers(
             "set": name,
             "number": number,  # draws depend on it
             **_settings(config),
-            "digests": {**common, "prompts": _digest(one)},
+            "digests": {**common, "prompts": _of_prompts(one)},
         }
         for number, (name, one) in enumerate(sets.items())
     }
     return json.loads(json.dumps(headers))  # as it is read again
 
 
-def _digest(problems: evaluation.EvalSet) -> str:
-    pictures = {"pictures": problems.pictures} if problems.pictures else {}
-    return digests.of_json({"prompts": problems.prompts, **pictures})
+def _of_prompts(problems: evaluation.EvalSet) -> str:
+    found = problems.album.digests()
+    return digests.of_json({"prompts": problems.prompts} | ({"pictures": found} if found else {}))
 
 
 _Key = tuple[str, int, int]  # mode, problem, sample

@@ -58,6 +58,7 @@ def sample(argv: list[str]) -> None:
     """
     extra = {
         "--prompt TEXT": "a question of the task",
+        "--image FILE": "a picture for it; may be given several times",
         "-n N": "completions (default: 1)",
         "--params PATH": _PARAMS,
         "--checkpoint WHICH": _CHECKPOINT,
@@ -76,6 +77,7 @@ def sample(argv: list[str]) -> None:
         arguments.config,
         arguments.workdir,
         prompt,
+        arguments.several.get("--image", ()),
         params=flags.get("--params", ""),
         checkpoint=flags.get("--checkpoint", "newest"),
         n=n,

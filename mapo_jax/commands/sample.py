@@ -1,7 +1,12 @@
 """Answers a prompt, prints the text as it comes, then its reward, for launch/sample.py."""
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
+import operator
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -11,14 +16,15 @@ from etils import epath
 from mapo_jax import errors, rewards, sampling, sharding, tasks
 from mapo_jax.config import Config
 from mapo_jax.rollouts import pad_prompts
-from mapo_jax.run import evaluation, programs, sources
-from mapo_jax.text import Stream
+from mapo_jax.run import evaluation, pictures, programs, sources
+from mapo_jax.text import Stream, Tokenizer
 
 
 def run(
     config: Config,
     workdir: epath.Path,
     prompt: str,
+    files: Sequence[str] = (),
     *,
     params: str = "",
     checkpoint: str = "newest",
@@ -33,6 +39,7 @@ def run(
         config: its task, tokenizer and rollout sections count.
         workdir: directory of the run that is sampled.
         prompt: a question of the task.
+        files: its pictures. They stand in the places that the prompt has for them, or before it.
         params: a Hugging Face folder, a hub id or another work directory, in place of workdir.
         checkpoint: of the run: newest, best or a number of checkpoints/.
         n: number of completions; a single one is written as it comes.
@@ -41,7 +48,8 @@ def run(
         write: takes pieces of the output.
 
     Raises:
-        UserError: there is no such policy, or the prompt is empty or too long for it.
+        UserError: there is no such policy, the prompt is empty or too long for it, or it cannot
+            read the pictures.
     """
     c = config
     if not prompt:
@@ -53,8 +61,10 @@ def run(
     question = {"question": prompt}
     if is_raw:
         found.tokenizer.template = None
-    asked = prompt if is_raw else task.prompt(question)
-    ids, thought = found.tokenizer.encode_prompt(asked), found.tokenizer.open_thought(asked)
+        task = dataclasses.replace(task, prompt=operator.itemgetter("question"))
+    reader = pictures.reader(c.images, found.architecture.vision)
+    asking, asked = _ask(task, found.tokenizer, reader, question, files)
+    ids = asked.tokens
     limit = found.architecture.max_positions
     if limit and len(ids) + c.rollout.max_new_tokens > limit:
         raise errors.UserError(
@@ -62,8 +72,8 @@ def run(
             f" are more than the policy's {limit}; shorten one of them"
         )
     known = itertools.chain(task.train, *task.evals.values())
-    asking = (x for x in known if x["question"] == prompt)
-    example = next((x for x in asking if tasks.identity(task, x) == prompt), None)
+    alike, same = (x for x in known if x["question"] == prompt), tasks.identity(asking, question)
+    example = next((x for x in alike if tasks.identity(task, x) == same), None)
     if answer is not None:
         example = {**question, "answer": answer}
 
@@ -79,7 +89,8 @@ def run(
         attention=attention,
         on_token=(lambda token: write(stream.push(int(token[0, 0])))) if n == 1 else None,
     )
-    prompts = pad_prompts([ids], len(ids))
+    album = pictures.Album(reader, asking, [question], [asked])
+    prompts = album.add(pad_prompts([ids], len(ids)), [0], album.rung())
     key = jax.random.key(c.seed)
     rollouts = sampling.sample(found.params, found.architecture, prompts, key, settings)
     rollouts = jax.device_get(jax.block_until_ready(rollouts))
@@ -87,7 +98,31 @@ def run(
     texts = evaluation.decode(found.tokenizer, rollouts.tokens, rollouts.length)
     for i, text in enumerate(texts):
         write(stream.end() if n == 1 else f"--- {i + 1} of {n}\n{text}")
-        write("\n" + _verdict(reward, thought + text, example, rollouts, i) + "\n")
+        write("\n" + _verdict(reward, asked.thought + text, example, rollouts, i) + "\n")
+
+
+def _ask(
+    task: tasks.Task,
+    tokenizer: Tokenizer,
+    reader: pictures.Reader | None,
+    question: dict,
+    files: Sequence[str],
+) -> tuple[tasks.Task, tasks.Prompt]:
+    """Returns the task with these files for its pictures, and the encoded question."""
+    if files and reader is None:
+        raise errors.UserError("--image: the policy sees no pictures; give a vision policy")
+    sizes: Sequence[tuple[int, int, int]] = ()
+    if reader and (files or task.images):
+        has_places = task.placeholder and re.search(task.placeholder, task.prompt(question))
+        places = task.placeholder if has_places else ""  # else before the text
+        task = dataclasses.replace(task, images=lambda _: list(files), placeholder=places)
+        try:
+            sizes = reader.sizes(task, question)
+        except (ValueError, errors.UserError) as error:
+            raise errors.UserError(f"--image: {error}") from None
+    encode = functools.partial(tasks.encode_prompts, task, tokenizer, [question], "--prompt")
+    (asked,) = encode(sys.maxsize, look=lambda _: sizes)
+    return task, asked
 
 
 def _verdict(reward, text, example, rollouts, i: int) -> str:

@@ -389,4 +389,4 @@ def _with_pictures(prompts, config, pictures):
             ]
         )
     N = max(sum(one.rows * one.columns for one in row) for row in found)
-    return with_pictures(prompts, found, N, c.merge)
+    return with_pictures(prompts, found, N, c.patch, c.merge)

@@ -15,7 +15,7 @@ import jax
 
 from mapo_jax import advantages, errors, loading, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config, limit_mistakes, show
-from mapo_jax.run import evaluation, sources
+from mapo_jax.run import evaluation, pictures, sources
 
 
 def validate(
@@ -49,13 +49,15 @@ def validate(
     found: list[str] = []
     resources: list[str] = []
     if not architecture:
-        source = _attempt(found, sources.find, config) if needs_policy else None
+        source = errors.attempt(found, sources.find, config) if needs_policy else None
         architecture = source.architecture if source else None
         resources = _resource_mistakes(config, architecture)
     numbers: Any = architecture
     if not numbers and needs_policy and not config.policy.init:  # else it brings its own
         numbers = config.policy
     lines += _combination_mistakes(config, numbers, device_count, broken) + resources
+    if architecture and architecture.vision:
+        lines += _vision_mistakes(config, architecture, broken)
     if needs_policy:
         platform = jax.devices()[0].platform if platform is None else platform
         lines += _kernel_mistakes(config, architecture, platform)
@@ -76,15 +78,6 @@ def _registries() -> dict[str, tuple[str, ...]]:
         "algorithm.aggregation": tuple(training.AGGREGATIONS),
         "algorithm.kl": tuple(training.KLS),
     }
-
-
-def _attempt(lines: list[str], make: Callable, *args: Any) -> Any:
-    """Returns the result of `make`; on a UserError None, with its lines added to `lines`."""
-    try:
-        return make(*args)
-    except errors.UserError as error:
-        lines.extend(error.lines)
-        return None
 
 
 def _lora_mistakes(config: Config) -> list[str]:
@@ -203,6 +196,41 @@ def _combination_mistakes(
     return lines
 
 
+def _vision_mistakes(
+    config: Config, architecture: model.ModelConfig, broken: set[str]
+) -> list[str]:
+    """The mistakes between the numbers of a tower, and in the sizes of pictures."""
+    vision: Any = architecture.vision
+    if broken & {f"policy.vision.{name}" for name in ("embed_dim", "num_heads", "patch", "merge")}:
+        return []
+    lines = []
+    why = f"policy.vision.embed_dim={vision.embed_dim}"
+    lines += _divisor("policy.vision.num_heads", vision.num_heads, vision.embed_dim, why)
+    head_dim = vision.embed_dim // vision.num_heads
+    if not lines and head_dim % 4:
+        lines.append(
+            f"policy.vision.num_heads={vision.num_heads}: must leave each head a multiple of 4 "
+            f"numbers, as rows and columns turn pairs of them, but {why} / {vision.num_heads} is "
+            f"{head_dim}"
+        )
+    if architecture.head_dim < 6:
+        lines.append(
+            f"policy.head_dim={architecture.head_dim}: must be at least 6 with a tower, as time, "
+            "row and column each turn a pair"
+        )
+    low, high = pictures.limits(config.images, vision)
+    if low > high:
+        lines.append(
+            f"images.min_pixels={low}: must be at most images.max_pixels={high}; the policy's own "
+            f"are {vision.min_pixels} and {vision.max_pixels}"
+        )
+    if high < vision.factor**2:
+        lines.append(
+            f"images.max_pixels={high}: must be at least {vision.factor**2}, the pixels of a token"
+        )
+    return lines
+
+
 def _mesh_mistakes(
     config: Config, numbers: Any, device_count: int, ok: Callable[..., bool]
 ) -> list[str]:
@@ -219,13 +247,15 @@ def _mesh_mistakes(
             "set one of them to -1 for the rest"
         ]
     lines = []
-    splits = {"num_heads": "tensor", "num_kv_heads": "tensor", "mlp_dim": "tensor"}
-    for name, axis in (splits | {"embed_dim": "fsdp"}).items():
-        if numbers and ok(f"policy.{name}"):
-            value, parts = getattr(numbers, name), {"tensor": tensor, "fsdp": fsdp}[axis]
-            among = math.gcd(value, device_count)
-            why = f"policy.{name}={value}"
-            lines += _divisor(f"mesh.{axis}", parts, value, why, among=among)
+    tower = numbers.vision if numbers and numbers.vision and numbers.vision.num_layers else None
+    axes = {"num_heads": "tensor", "num_kv_heads": "tensor", "mlp_dim": "tensor"}
+    for name, axis in (axes | {"embed_dim": "fsdp"}).items():
+        for group, of in (("policy", numbers), ("policy.vision", tower)):
+            if hasattr(of, name) and ok(f"{group}.{name}"):
+                value, parts = getattr(of, name), {"tensor": tensor, "fsdp": fsdp}[axis]
+                among = math.gcd(value, device_count)
+                why = f"{group}.{name}={value}"
+                lines += _divisor(f"mesh.{axis}", parts, value, why, among=among)
     if hasattr(numbers, "vocab_size"):  # else there is no tokenizer, which has been said
         why = f"the vocabulary of the policy, {numbers.vocab_size} tokens"
         among = math.gcd(numbers.vocab_size, device_count)
@@ -264,7 +294,7 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
         architecture: of the policy; None if it could not be found.
     """
     lines: list[str] = []
-    attempt = functools.partial(_attempt, lines)
+    attempt = functools.partial(errors.attempt, lines)
     options = dict(config.task.options)
     task = attempt(tasks.make, config.task.name, options, config.data.path, config.seed)
     if task and not task.demonstration and config.warmup.steps:
@@ -275,11 +305,6 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
         )
     if task:
         attempt(tasks.check_too_long, task, config.data.too_long)
-    if task and task.images and architecture and not architecture.vision:
-        lines.append(
-            f"task.name={config.task.name}: has pictures, and the policy sees none; give a vision "
-            "policy"
-        )
     if task and not task.train:
         lines.append(
             f"task.name={config.task.name}: has no rows to train on; evaluate on it with eval.sets="
@@ -289,6 +314,15 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
     further = attempt(evaluation.further_tasks, config.eval.sets, config.seed) or {}
     for one in further.values():
         attempt(tasks.check_too_long, one, config.data.too_long)
+    named = {f"task.name={config.task.name}": task} | {
+        f"eval.sets={k}": x for k, x in further.items()
+    }
+    lines += [
+        f"{name}: has pictures, and the policy sees none; give a vision policy in policy.init, or "
+        "policy.vision.num_layers for a tower from scratch"
+        for name, one in named.items()
+        if one and one.images and architecture and not architecture.vision
+    ]
 
     reward = task.reward if task else None
     if config.task.reward:

@@ -5,6 +5,7 @@ sampling it also drops groups that teach nothing and samples more prompts. Each 
 judges its own prompts.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from mapo_jax import errors, model, rewards, sampling, sharding, tasks
-from mapo_jax.rollouts import Experience, Rollouts, pad_prompts
+from mapo_jax.rollouts import Experience, Prompts, Rollouts, pad_prompts
 from mapo_jax.run import evaluation, processes, records
 from mapo_jax.run.setup import Setup
 
@@ -86,14 +87,19 @@ def roll_out(
     chosen = tasks.indices(len(setup.prompts), c.seed, start + attempt * P, P)
     own = sharding.own_rows(setup.mesh, P // c.rollout.chunks)
     pieces, positions_of = [], [first + own for first in range(0, P, P // c.rollout.chunks)]
-    with processes.together():  # a prompt that is encoded only now may be a mistake
+    wanted_of = [  # None: left empty
+        [chosen[i] if not only or i in only else None for i in positions]
+        for positions in positions_of
+    ]
+    following = tasks.indices(len(setup.prompts), c.seed, start + (attempt + 1) * P, P)
+    goes_on = not only and (step < c.steps or c.dynamic.max_tries)
+    mine = following[np.concatenate(positions_of)] if goes_on else ()
+    setup.album.ahead([*itertools.chain(*wanted_of), *mine])
+    N = setup.patches(chosen)
+    with processes.together():  # a prompt that is encoded or read only now may be a mistake
         drawn = [[setup.prompts[i] for i in chosen[positions]] for positions in positions_of]
-    for positions, rows in zip(positions_of, drawn, strict=True):
-        wanted = [
-            row.tokens if not only or i in only else ()
-            for i, row in zip(positions, rows, strict=True)
-        ]
-        padded = pad_prompts(wanted, setup.prompt_tokens)
+        padded_of = [_pad(setup, *chunk, N) for chunk in zip(drawn, wanted_of, strict=True)]
+    for positions, rows, padded in zip(positions_of, drawn, padded_of, strict=True):
         numbers = (
             np.asarray([row.example for row in rows], np.int32),
             (attempt * P + positions).astype(np.int32),
@@ -145,6 +151,15 @@ def roll_out(
     }
 
 
+def _pad(
+    setup: Setup, rows: Sequence[tasks.Prompt], wanted: Sequence[int | None], N: int
+) -> Prompts:
+    """Pads prompts, with their pictures; those that are not wanted are left empty."""
+    pairs = zip(wanted, rows, strict=True)
+    tokens = [() if i is None else row.tokens for i, row in pairs]
+    return setup.album.add(pad_prompts(tokens, setup.prompt_tokens), wanted, N)
+
+
 def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
     """Judges this process's responses."""
     c, group = setup.config, rollouts.tokens.shape[1]
@@ -186,6 +201,7 @@ def groups(
     r, found = e.rollouts, []
     for p in range(len(positions)):
         example = setup.task.train[r.example[p]]
+        images = setup.album.described(r.example[p])
         responses = evaluation.decode(setup.tokenizer, r.tokens[p : p + 1], r.length[p : p + 1])
         found.append(
             [
@@ -194,6 +210,7 @@ def groups(
                         "kind": kind,
                         "example": r.example[p],
                         "prompt": setup.task.prompt(example),
+                        **({"images": images} if images else {}),
                         "rollout": g,
                         "response": response,
                         "reward": e.rewards[p, g],

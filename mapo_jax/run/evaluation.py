@@ -9,6 +9,8 @@ reads.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from jax.sharding import Mesh
 from mapo_jax import answers, errors, model, rewards, sampling, sharding, tasks
 from mapo_jax.config import Config
 from mapo_jax.rollouts import pad_prompts, padded_length
-from mapo_jax.run import processes, statistics
+from mapo_jax.run import pictures, processes, statistics
 from mapo_jax.run.statistics import mean_interval, wilson_interval
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer
@@ -39,7 +41,7 @@ class EvalSet:
     reward: rewards.RewardFunction | None = None  # None means the reward of the run
     is_in_domain: bool = True  # belongs to the trained task
     thoughts: Sequence[str] = ()  # for each prompt, see `tasks.Prompt`; () means none is open
-    pictures: Sequence[Sequence[str]] = ()  # their digests; () means the task has none
+    album: pictures.Album = dataclasses.field(default_factory=pictures.Album)  # of the prompts
 
 
 class Store(Protocol):
@@ -95,7 +97,11 @@ def further_tasks(sets: str, seed: int) -> dict[str, Task]:
 
 
 def prepare(
-    config: Config, task: Task, tokenizer: Tokenizer, say: Callable[[str], None]
+    config: Config,
+    task: Task,
+    tokenizer: Tokenizer,
+    reader: pictures.Reader | None,
+    say: Callable[[str], None],
 ) -> dict[str, EvalSet]:
     """Makes the evaluation sets of a configuration, from its task and from `eval.sets`.
 
@@ -103,32 +109,39 @@ def prepare(
         config: only its data, eval and seed matter.
         task: the task of `config.task`.
         tokenizer: the policy's tokenizer.
-        say: is called with a line about rows and prompts that are left out.
+        reader: of pictures; None if the policy sees none.
+        say: is called with a line about rows and prompts that are left out, and about animations
+            among all pictures that the reader has seen.
 
     Raises:
-        UserError: a set cannot be made, or all of its prompts are too long.
+        UserError: a set cannot be made, a picture cannot be used, or all prompts of a set are too
+            long.
     """
     sources = [(task, True)]
     sources += [(one, False) for one in further_tasks(config.eval.sets, config.seed).values()]
     sets: dict[str, EvalSet] = {}
+    mistakes: list[str] = []
     for one, is_in_domain in sources:
         for note in () if is_in_domain else one.notes:
             say(note)
         for name, examples in one.evals.items():
             name = f"{one.name}_{name}" if name in sets else name
             limits = config.data.max_prompt_tokens, config.data.too_long
-            at_most = config.eval.problems
-            kept = tasks.encode_prompts(one, tokenizer, examples, name, *limits, say, at_most)
+            encode = functools.partial(tasks.encode_prompts, one, tokenizer, examples, name)
+            look = reader.look(one, examples) if reader else None
+            kept = errors.attempt(mistakes, encode, *limits, say, config.eval.problems, look) or []
             sets[name] = EvalSet(
                 [examples[prompt.example] for prompt in kept],
                 [prompt.tokens for prompt in kept],
                 None if is_in_domain else one.reward,
                 is_in_domain,
                 [prompt.thought for prompt in kept],
-                [tasks.picture_digests(one, examples[prompt.example]) for prompt in kept]
-                if one.images
-                else (),
+                pictures.Album(reader, one, examples, kept),
             )
+    if mistakes:
+        raise errors.UserError(*mistakes)
+    for note in reader.notes() if reader else ():
+        say(note)
     return sets
 
 
@@ -209,15 +222,19 @@ def evaluate(
                 attention=attention,
             )
             there, n = store.rows(name, mode), len(problems.prompts)
-            todo = [i for i in range(n) if i not in there]
+            # In the order of their patches, so that a large picture pads few others.
+            todo = sorted((i for i in range(n) if i not in there), key=problems.album.count)
             kept = [row for i in range(n) for row in there.get(i, ())]
             rows = _judge(problems, reward, kept)
             found = _table(rows)
             sampler = _Sampler(params, config, tokenizer, settings, key, mesh, S)
-            for indices in (todo[i : i + batch] for i in range(0, len(todo), batch)):
-                own = sharding.own_rows(mesh, batch)
-                mine = [indices[i] if i < len(indices) else None for i in own]
-                responses = sampler.answer(problems, mine, number, mode)
+            own = sharding.own_rows(mesh, batch)
+            calls = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+            mine = [[call[i] if i < len(call) else None for i in own] for call in calls]
+            for k, indices in enumerate(calls):
+                problems.album.ahead(itertools.chain(*mine[k : k + 2]))
+                N = problems.album.rung(indices)
+                responses = sampler.answer(problems, mine[k], number, mode, N)
                 store.add(name, mode, responses)
                 rows += (judged := _judge(problems, reward, responses))
                 local = np.zeros((len(own), len(_names(size))), np.float32)  # padding stays 0
@@ -250,12 +267,18 @@ class _Sampler:
         mine: Sequence[int | None],
         number: int,
         mode: str,
+        N: int,
     ) -> list[Row]:
-        """Returns the responses to this process's problems; None is padding, which comes last."""
+        """Returns the responses to this process's problems; None is padding, which comes last.
+
+        N: of `Album.rung`.
+        """
         rows = [() if i is None else problems.prompts[i] for i in mine]
         # A draw depends on its problem and not on the call that answers it.
         index = np.asarray([len(problems.prompts) if i is None else i for i in mine], np.int32)
-        padded = pad_prompts(rows, self._prompt_tokens)
+        with processes.together():
+            padded = pad_prompts(rows, self._prompt_tokens)
+            padded = problems.album.add(padded, mine, N)
         prompts, index_P = sharding.put((padded, index), self._mesh)
         rollouts = sampling.sample(
             self._params,

@@ -7,7 +7,7 @@ the newest checkpoint.
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from mapo_jax import errors, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config
 from mapo_jax.rollouts import padded_length
-from mapo_jax.run import contents, evaluation, processes, sources
+from mapo_jax.run import contents, evaluation, pictures, processes, sources
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.programs import Programs
 from mapo_jax.text import Tokenizer
@@ -43,7 +43,9 @@ class Setup:
     reward: rewards.RewardFunction
     source: sources.Source
     prompts: Sequence[tasks.Prompt]
+    album: pictures.Album  # of `prompts`
     demonstrations: Sequence[Demonstration]  # of the warm-up; empty where there is none
+    demonstrated: pictures.Album  # of `demonstrations`
     eval_sets: Mapping[str, evaluation.EvalSet]
     mesh: Mesh
     programs: Programs
@@ -55,6 +57,17 @@ class Setup:
         if isinstance(self.prompts, tasks.OnDemand):
             return limit  # nobody knows how long they are
         return padded_length(max(len(prompt.tokens) for prompt in self.prompts), limit)
+
+    def patches(self, chosen: Iterable[int]) -> int:
+        """Returns N, to which a batch of training prompts is padded; 0 if it has no pictures.
+
+        Batches from which dynamic sampling chooses are padded to the same.
+        """
+        return self._most_patches if self.config.dynamic.max_tries else self.album.rung(chosen)
+
+    @functools.cached_property
+    def _most_patches(self) -> int:
+        return self.album.rung(range(len(self.prompts)))
 
     @property
     def architecture(self) -> model.ModelConfig:
@@ -70,12 +83,10 @@ class Setup:
         if isinstance(self.prompts, tasks.OnDemand):
             rows = tasks.digest(self.task.train)
         else:
-            rows = []
-            for prompt in self.prompts:
-                example = self.task.train[prompt.example]
-                rows.append((prompt.tokens, example, *tasks.picture_digests(self.task, example)))
+            rows = [(prompt.tokens, self.task.train[prompt.example]) for prompt in self.prompts]
+        rows = [rows, seen] if (seen := self.album.digests()) else rows
         sets = {
-            name: [one.prompts, one.examples, *([one.pictures] if one.pictures else [])]
+            name: [one.prompts, one.examples, *filter(None, [one.album.digests()])]
             for name, one in self.eval_sets.items()
         }
         files = sources.tokenizer_files(self.tokenizer)
@@ -125,18 +136,43 @@ def prepare(
         source = sources.find(c, began)
         for note in task.notes:
             say(note)
+        reader = pictures.reader(c.images, source.architecture.vision)
+        mistakes: list[str] = []
         limits = c.data.max_prompt_tokens, c.data.too_long
         prompts: Sequence[tasks.Prompt]
         if tasks.is_large(task) if on_demand is None else on_demand:
             prompts = tasks.prompts_on_demand(task, source.tokenizer, *limits, say)
         else:
             encode = functools.partial(tasks.encode_prompts, task, source.tokenizer)
-            prompts = encode(task.train, "train", *limits, say)
-        eval_sets = evaluation.prepare(c, task, source.tokenizer, say)
-        demonstrations = _demonstrations(c, task, source.tokenizer, prompts, say)
+            look = reader.look(task, task.train) if reader else None
+            found = errors.attempt(mistakes, encode, task.train, "train", *limits, say, look=look)
+            prompts = found or []
+            if mistakes and not task.images:  # else all pictures that are broken are told together
+                raise errors.UserError(*mistakes)
+        prepare_sets = functools.partial(evaluation.prepare, c, task, source.tokenizer)
+        eval_sets = errors.attempt(mistakes, prepare_sets, reader, say)
+        if mistakes:
+            raise errors.UserError(*mistakes)
+        album = pictures.Album(reader, task, task.train, prompts)
+        pairs = _demonstrations(c, task, source.tokenizer, prompts, say)
+        shown = [pair.prompt for pair in pairs] if task.images else []
+        demonstrated = pictures.Album(reader, task, task.train, shown)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
-    return Setup(c, began, task, reward, source, prompts, demonstrations, eval_sets, mesh, programs)
+    return Setup(
+        config=c,
+        began=began,
+        task=task,
+        reward=reward,
+        source=source,
+        prompts=prompts,
+        album=album,
+        demonstrations=pairs,
+        demonstrated=demonstrated,
+        eval_sets=eval_sets,
+        mesh=mesh,
+        programs=programs,
+    )
 
 
 def _demonstrations(

@@ -19,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, pretrained, rewards, sharding, tasks
-from mapo_jax.config import Config, LoraConfig, TaskConfig, show
+from mapo_jax.config import Config, LoraConfig, PolicyConfig, TaskConfig, show
 from mapo_jax.run import checkpoints, contents, workdirs
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer, load_tokenizer
@@ -78,9 +78,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
         )
     if not init:
         tokenizer = _tokenizer(config, "", now)
-        numbers: dict[str, Any] = dataclasses.asdict(config.policy)
-        del numbers["init"], numbers["revision"], numbers["checkpoint"]
-        architecture = from_scratch(tokenizer.vocab_size, numbers)
+        architecture = from_scratch(config.policy, tokenizer.vocab_size)
     elif (epath.Path(init) / "checkpoints").is_dir():
         run = epath.Path(init)
         template = config.tokenizer.template
@@ -109,8 +107,14 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
     return Source(adapted(architecture, config.lora), tokenizer, run, folder, which)
 
 
-def from_scratch(vocab_size: int, numbers: dict[str, Any]) -> model.ModelConfig:
-    """The architecture of `policy.*`; a tower is of Qwen2.5-VL's kind, with an image token more."""
+def from_scratch(policy: PolicyConfig, vocab_size: int) -> model.ModelConfig:
+    """Returns the architecture of a configuration, for a tokenizer of `vocab_size` tokens.
+
+    A tower is of Qwen2.5-VL's kind. With one, the policy has an image token more than the
+    tokenizer.
+    """
+    numbers: dict[str, Any] = dataclasses.asdict(policy)
+    del numbers["init"], numbers["revision"], numbers["checkpoint"]
     tower = numbers.pop("vision")
     if not tower["num_layers"]:
         return model.ModelConfig(vocab_size=vocab_size, **numbers)

@@ -124,17 +124,16 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Cross-entropy on the task's demonstrations."""
-        c, pairs, progress = self.config, self.setup.demonstrations, self.progress
+        c, progress = self.config, self.progress
         guard, self._phase = self._guard(), "warmup"
         self.console.phase("warmup", c.warmup.steps, progress.done)
         for step in range(progress.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
-            position = (step - 1) * c.warmup.batch
-            chosen = tasks.indices(len(pairs), c.seed, position, c.warmup.batch)
-            own = sharding.own_rows(self.setup.mesh, c.warmup.batch)
-            with processes.together():
-                rows = [pairs[i] for i in chosen[own]]
-            batch = self._demonstration_batch(rows)
+            try:
+                batch = self._demonstration_batch(step)
+            except errors.UserError:
+                self._save_now(step - 1)
+                raise
             progress.state, reported = self.setup.programs.warmup_step(
                 progress.state, batch, np.int32(0), progress.frozen
             )
@@ -147,11 +146,19 @@ class Trainer:
                     self._save(step, None)
                 self._end_if_asked(step)
 
-    def _demonstration_batch(self, rows: Sequence[setup.Demonstration]) -> Batch:
+    def _demonstration_batch(self, step: int) -> Batch:
         c, mesh = self.config, self.setup.mesh
-        prompts = [row.prompt for row in rows]
-        padded = pad_prompts([p.tokens for p in prompts], self.setup.prompt_tokens)
-        example_P = np.asarray([p.example for p in prompts], np.int32)
+        pairs, album, P = self.setup.demonstrations, self.setup.demonstrated, c.warmup.batch
+        own = sharding.own_rows(mesh, P)
+        chosen, following = (tasks.indices(len(pairs), c.seed, i * P, P) for i in (step - 1, step))
+        mine = [*chosen[own]]
+        album.ahead([*mine, *(following[own] if step < c.warmup.steps else ())])
+        with processes.together():
+            rows = [pairs[i] for i in mine]
+            tokens = [row.prompt.tokens for row in rows]
+            padded = pad_prompts(tokens, self.setup.prompt_tokens)
+            padded = album.add(padded, mine, album.rung(chosen))
+        example_P = np.asarray([row.prompt.example for row in rows], np.int32)
         responses = [row.response for row in rows]
         made = demonstrations(padded, example_P, responses, c.rollout.max_new_tokens)
         rollouts = sharding.put(made, mesh)

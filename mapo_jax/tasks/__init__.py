@@ -1,6 +1,7 @@
 """A batch is born here, from rows with prompts, rewards and demonstrations. No JAX."""
 
 from mapo_jax.tasks.base import Task as Task
+from mapo_jax.tasks.examples import Look as Look
 from mapo_jax.tasks.examples import OnDemand as OnDemand
 from mapo_jax.tasks.examples import Picture as Picture
 from mapo_jax.tasks.examples import Prompt as Prompt
@@ -15,7 +16,6 @@ from mapo_jax.tasks.examples import prompts_on_demand as prompts_on_demand
 from mapo_jax.tasks.examples import spread as spread
 from mapo_jax.tasks.places import identity as identity
 from mapo_jax.tasks.places import parts as parts
-from mapo_jax.tasks.places import picture_digests as picture_digests
 from mapo_jax.tasks.places import pictures as pictures
 from mapo_jax.tasks.registry import TASKS as TASKS
 from mapo_jax.tasks.registry import make as make

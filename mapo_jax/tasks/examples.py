@@ -152,12 +152,12 @@ def encode_prompts(
         try:
             sizes = look(example) if look and task.images else ()
         except (ValueError, errors.UserError) as error:
-            where = (
-                examples.place(i) if isinstance(examples, files.Rows) else f"{name}: row {i + 1}"
-            )
-            mistakes.append(f"{where}: {error}")
+            mistakes.append(f"{_place(examples, name, i)}: {error}")
             continue
         prompt = _encode(task, tokenizer, example, i, sizes)
+        if prompt.pictures and prompt.tokens[-1] == tokenizer.image_id:  # begins the response
+            where = _place(examples, name, i)
+            mistakes.append(f"{where}: the prompt ends with a picture; let text follow it")
         lengths.append(len(prompt.tokens))
         if (fitting := _fit(prompt, max_prompt_tokens, too_long)) is not None:
             kept.append(fitting)
@@ -224,6 +224,11 @@ def _encode(
             pictures.append(Picture(len(tokens), height, width))
         tokens += [token] * copies
     return Prompt(i, tokens, thought, tuple(pictures))
+
+
+def _place(examples: Sequence[dict], name: str, i: int) -> str:
+    """Returns where a row stands, for a message."""
+    return examples.place(i) if isinstance(examples, files.Rows) else f"{name}: row {i + 1}"
 
 
 def _fit(prompt: Prompt, limit: int, too_long: str) -> Prompt | None:

@@ -1,5 +1,6 @@
 """Makes the optimizer, AdamW with linear warm-up and gradient clipping, from optax alone."""
 
+import jax
 import optax
 
 from mapo_jax.config import OptimizerConfig
@@ -19,10 +20,15 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         schedule = optax.schedules.linear_schedule(rate / (steps + 1), rate, steps)
         return optax.adamw(schedule, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay)
 
-    update = adamw(c.learning_rate)
-    if c.vision_learning_rate:
-        update = optax.partition(
-            {"vision": adamw(c.vision_learning_rate), "rest": update},
-            lambda params: {name: "vision" if name == "vision" else "rest" for name in params},
-        )
-    return optax.chain(optax.clip_by_global_norm(c.max_grad_norm), update)
+    clip = optax.clip_by_global_norm(c.max_grad_norm)
+    if not c.vision_learning_rate:
+        return optax.chain(clip, adamw(c.learning_rate))
+    rates = {"vision": c.vision_learning_rate}
+
+    def scale(updates, params):
+        return {
+            name: jax.tree.map(lambda x: rates.get(name, c.learning_rate) * x, part)  # noqa: B023
+            for name, part in updates.items()
+        }
+
+    return optax.chain(clip, adamw(1.0), optax.stateless(scale))

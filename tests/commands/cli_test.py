@@ -242,6 +242,13 @@ def test_an_unset_variable_is_no_directory(flag):
     assert cli.parse([*TINY, "--answer="], "", extra=extra).flags == {"--answer": ""}
 
 
+def test_a_flag_may_be_given_several_times():
+    argv = [*TINY, "--image=a", "--answer=1", "--image", "b c"]
+    arguments = cli.parse(argv, "", extra={"--image FILE": "", "--answer TEXT": "", "-n N": ""})
+    assert arguments.several == {"--image": ["a", "b c"], "--answer": ["1"]}
+    assert arguments.flags == {"--image": "b c", "--answer": "1"}
+
+
 def test_the_home_directory_is_found_behind_an_equals_sign(monkeypatch):
     """The shell expands ~ at the beginning of a word only."""
     monkeypatch.setenv("HOME", "/home/me")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -205,6 +206,7 @@ def test_a_header_is_of_contents(tmp_path):
         policy = sources.Policy(parts["config"], parts["params"], text, None, "any name")
         return evaluate._headers(config, policy, parts["sets"])
 
+    albums = [types.SimpleNamespace(digests=lambda x=x: [[x]]) for x in "xy"]
     one, first = evaluation.EvalSet([{"question": "1+1=", "answer": "2"}], [[3]]), headers()
     assert headers() == first
     other = evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])
@@ -216,8 +218,7 @@ def test_a_header_is_of_contents(tmp_path):
         headers(dataclasses.replace(CONFIG, seed=7))["a"],
         headers(sets={"b": one, "a": one})["a"],
         headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
-        headers(sets={"a": dataclasses.replace(one, pictures=[["x"]])})["a"],
-        headers(sets={"a": dataclasses.replace(one, pictures=[["y"]])})["a"],
+        *(headers(sets={"a": dataclasses.replace(one, album=album)})["a"] for album in albums),
     ]
     assert len({json.dumps(header) for header in [first["a"], *changed]}) == 9
 

@@ -170,7 +170,7 @@ def test_planned_pictures_are_the_arrays_of_a_run():
     picture = rollouts.Picture(np.zeros((32, 588), np.uint8), 4, 8, place=0)
     N = rollouts.patch_rung(32)
     padded = rollouts.pad_prompts([[1] * 20] * 2, 20)
-    made = rollouts.with_pictures(padded, [[picture]] * 2, N, merge=2)
+    made = rollouts.with_pictures(padded, [[picture]] * 2, N, patch=14, merge=2)
     config = config_of(batch__prompts=2, data__max_prompt_tokens=20)
     mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
     planned = aot.abstract_batch(config, policy, mesh).rollouts.prompts

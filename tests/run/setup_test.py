@@ -1,6 +1,5 @@
 """Prompts are the same at every start of a run, and a template that is not used is named."""
 
-import dataclasses
 import datetime
 import json
 import shutil
@@ -10,7 +9,7 @@ import pytest
 from etils import epath
 
 from mapo_jax import errors, model, tasks, training
-from mapo_jax.run import contents, evaluation, setup, trainer
+from mapo_jax.run import contents, setup, trainer
 from mapo_jax.run.console import Console
 from mapo_jax.tasks import examples
 from tests.runs import lines, micro, timeless, traced_once, train
@@ -125,22 +124,3 @@ def test_demonstrations_of_a_large_set_give_way_too(monkeypatch, capsys):
     assert f"warm-up: {fits.count(False)} of 200 examples have a prompt or a demonst" in said
     with pytest.raises(errors.UserError, match=r"warmup.steps=5: no example has both a prompt"):
         setup.prepare(micro(rollout__max_new_tokens=2), print, now, on_demand=True)
-
-
-def test_contents_are_of_pictures_too(tmp_path):
-    rows = [{"question": f"<image>{n}", "answer": n, "image": "a.png"} for n in range(2)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = setup.prepare(micro(warmup__steps=0), print, datetime.datetime.now(datetime.UTC))
-
-    def found(content):
-        (tmp_path / "a.png").write_bytes(content)
-        options = {"images": "image", "held_out": 2}
-        task = tasks.make("jsonl", options, str(tmp_path / "rows.jsonl"), 0)
-        (row,) = task.evals["test"]
-        one = evaluation.EvalSet([row], [[1]], pictures=[tasks.picture_digests(task, row)])
-        changes = {"task": task, "prompts": [tasks.Prompt(0, [1])], "eval_sets": {"test": one}}
-        return dataclasses.replace(made, **changes).contents()
-
-    first, second = found(b"x"), found(b"y")
-    assert {key for key in first if first[key] != second[key]} == {"data.path", "eval.test"}
-    assert found(b"x") == first

@@ -98,7 +98,7 @@ def test_what_a_field_of_pictures_holds(folder):
     ):
         task = make(folder, [ROW | {"image": value}])
         assert tasks.pictures(task, task.train[0]) == found
-        assert tasks.picture_digests(task, task.train[0]) == [hashlib.sha256(PNG).hexdigest()]
+        assert places.picture_digests(task, task.train[0]) == [hashlib.sha256(PNG).hexdigest()]
     swapped = {"question": "<image2><image1>", "answer": 1, "image": [a, b]}
     task = make(folder, [swapped])
     assert tasks.pictures(task, task.train[0]) == [b, a]

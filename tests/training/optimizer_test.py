@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -8,6 +10,7 @@ from mapo_jax.training import make_optimizer
 
 CONFIG = OptimizerConfig(
     learning_rate=0.1,
+    vision_learning_rate=None,
     schedule_steps=3,
     b1=0.8,
     b2=0.95,
@@ -52,7 +55,7 @@ def test_equals_adamw_by_hand():
 @pytest.mark.parametrize(("schedule_steps", "first"), [(0, 0.1), (1, 0.05), (3, 0.025)])
 def test_schedule_starts_above_zero(schedule_steps, first):
     config = OptimizerConfig(
-        0.1, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
+        0.1, None, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
     )
     w = np.float32([1.0, 1.0])  # with no averaging, a step is exactly the rate
     after = run(config, w, [np.float32([1, -1])] * (schedule_steps + 2))
@@ -60,3 +63,14 @@ def test_schedule_starts_above_zero(schedule_steps, first):
     np.testing.assert_allclose(rates[0], first, rtol=1e-5)
     np.testing.assert_allclose(rates[schedule_steps:], 0.1, rtol=1e-5)
     np.testing.assert_allclose(np.diff(rates)[:schedule_steps], first, rtol=1e-4)
+
+
+def test_a_tower_has_a_rate_of_its_own():
+    rng = np.random.default_rng(0)
+    params = {name: np.float32(rng.normal(size=3)) for name in ("vision", "layers")}
+    gradients = [{name: np.float32(rng.normal(size=3)) for name in params} for _ in range(5)]
+    one = run(dataclasses.replace(CONFIG, vision_learning_rate=0.3), params, gradients)
+    for name, rate in (("vision", 0.3), ("layers", 0.1)):
+        other = run(dataclasses.replace(CONFIG, learning_rate=rate), params, gradients)
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
