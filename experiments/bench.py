@@ -73,17 +73,46 @@ def qwen2_5_1_5b(config: ConfigDict) -> None:
     config.rollout.width = 8
 
 
+def pictures(config: ConfigDict) -> None:
+    """The small policy with a tower of 2 layers of 64; pictures of 48 x 48 to 64 x 64 pixels."""
+    config.bench.picture_sides = (48, 64)
+    config.policy.vision.num_layers = 2
+    config.policy.vision.window = 4
+
+
+def qwen2_5_vl_7b(config: ConfigDict) -> None:
+    """The shape of Qwen2.5-VL-7B in bfloat16, 64 prompts x 12 about a picture of a megapixel.
+
+    Prompts have 1,296 + 200 tokens, responses have geometric lengths with mean 400, cut at 1,024.
+    """
+    config.bench.mean_new_tokens = 400
+    config.bench.picture_sides = (1008, 1008)
+    config.policy.init = "Qwen/Qwen2.5-VL-7B-Instruct"
+    _accelerated(config)
+    config.data.max_prompt_tokens = 1496
+    config.batch.prompts = config.batch.minibatch_prompts = 64
+    config.batch.group = 12
+    config.batch.microbatch = (1, 4)
+    config.rollout.max_new_tokens = 1024
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+
+
 def _qwen2_5(config):
     config.bench.vocab_size = 151_936
     config.policy.rope_theta = 1_000_000.0
     config.policy.qkv_bias = True
-    config.compute.dtype = "bfloat16"
-    config.compute.matmul_precision = "default"
-    config.compute.remat = True
+    _accelerated(config)
     config.data.max_prompt_tokens = 256
     config.batch.prompts = config.batch.minibatch_prompts = 32
     config.batch.group = 16
     config.rollout.max_new_tokens = 512
+
+
+def _accelerated(config):
+    config.compute.dtype = "bfloat16"
+    config.compute.matmul_precision = "default"
+    config.compute.remat = True
 
 
 PRESETS = {
@@ -93,6 +122,8 @@ PRESETS = {
     "mid": mid,
     "qwen2_5_0_5b": qwen2_5_0_5b,
     "qwen2_5_1_5b": qwen2_5_1_5b,
+    "pictures": pictures,
+    "qwen2_5_vl_7b": qwen2_5_vl_7b,
 }
 
 
@@ -101,10 +132,12 @@ def get_config(presets: str = "") -> ConfigDict:
     config = common.get_config()
     config.bench = bench = ConfigDict()
     bench.repetitions = 5  # timed runs of each phase, after an untimed one
-    bench.vocab_size = 4096  # of the policy
+    bench.vocab_size = 4096  # of the policy; a policy.init that `plan` knows has its own
     bench.prompt_tokens = 0  # of every prompt; 0: data.max_prompt_tokens
     bench.new_tokens = 0  # of the longest response; 0: rollout.max_new_tokens
     bench.mean_new_tokens = 0  # of geometric lengths, cut at new_tokens; 0: all are that long
+    # Pixels of a side of each prompt's square picture: the least, the most; (0, 0): no pictures.
+    bench.picture_sides = (0, 0)
     config.policy.update(num_layers=4, embed_dim=256, head_dim=64, mlp_dim=1024)
     config.compute.remat = False
     config.data.max_prompt_tokens = 64

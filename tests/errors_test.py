@@ -345,7 +345,8 @@ CASES = {
     "--config.task.options.demonstration={answer} --config.task.options.held_out=2 "
     "--config.data.too_long=truncate": [
         "data.too_long=truncate: would cut the pictures of jsonl's prompts; set it to drop",
-        "task.name=jsonl: has pictures, and the policy sees none; give a vision policy",
+        "task.name=jsonl: has pictures, and the policy sees none; give a vision policy in "
+        "policy.init, or policy.vision.num_layers for a tower from scratch",
     ],
     f"{JSONL} --config.data.path={{files}}/few.jsonl --config.task.options.held_out=1": [
         "task.options.held_out=1: must be 2 or more"

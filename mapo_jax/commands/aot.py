@@ -1,6 +1,7 @@
 """Compiles a run's programs for a TPU slice that is not here, and reads the compiler's figures."""
 
 import collections
+import dataclasses
 import importlib.util
 import os
 import re
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from mapo_jax import errors, model, sampling, sharding
 from mapo_jax.config import Config
-from mapo_jax.rollouts import Batch, Prompts, Rollouts
+from mapo_jax.rollouts import Batch, Images, Prompts, Rollouts, patch_rung
 from mapo_jax.run import programs
 
 
@@ -56,7 +57,18 @@ def sizes(c: Config) -> tuple[int, int, int, int]:
     return c.batch.prompts, c.batch.group, c.data.max_prompt_tokens, c.rollout.max_new_tokens
 
 
-def abstract_batch(c: Config, mesh: Any) -> Batch:
+def picture_patches(c: Config, architecture: model.ModelConfig) -> int:
+    """Returns the most patches that the pictures of a prompt have; 0 without a tower.
+
+    They have at most data.max_prompt_tokens cells, and images.max_pixels, or the policy's limit.
+    """
+    if (v := architecture.vision) is None:
+        return 0
+    cells = (c.images.max_pixels or v.max_pixels) // v.factor**2
+    return min(c.data.max_prompt_tokens, cells) * v.merge**2
+
+
+def abstract_batch(c: Config, architecture: model.ModelConfig, mesh: Any) -> Batch:
     """Returns a rollout batch of shapes, dtypes and shardings, without data."""
     P, G, S, T = sizes(c)
 
@@ -64,8 +76,21 @@ def abstract_batch(c: Config, mesh: Any) -> Batch:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.by_prompt(mesh))
 
     logps = array((P, G, T), jnp.float32)
+    prompts = Prompts(array((P, S), jnp.int32), array((P,), jnp.int32))
+    v, n = architecture.vision, picture_patches(c, architecture)
+    if v is not None and n:
+        N = patch_rung(n)
+        images = Images(
+            patches=array((P, N, 3 * v.patch**2), jnp.uint8),
+            picture=array((P, N), jnp.int32),
+            place=array((P, N, 2), jnp.int32),
+            size=array((P, N, 2), jnp.int32),
+            cell=array((P, S), jnp.int32),
+        )
+        rope = array((P, S, 3), jnp.int32)
+        prompts = dataclasses.replace(prompts, images=images, rope=rope)
     rollouts = Rollouts(
-        prompts=Prompts(array((P, S), jnp.int32), array((P,), jnp.int32)),
+        prompts=prompts,
         example=array((P,), jnp.int32),
         tokens=array((P, G, T), jnp.int32),
         length=array((P, G), jnp.int32),
@@ -88,7 +113,7 @@ def compile_programs(
     c = config
     jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
     made = programs.Programs(c, architecture, (0,), mesh)
-    batch = abstract_batch(c, mesh)
+    batch = abstract_batch(c, architecture, mesh)
     shapes, axes = model.abstract_params(architecture), model.logical_axes(architecture)
 
     def laid_out(tree, names, rules):

@@ -1,7 +1,7 @@
 """Measures sampling, scoring, update and the whole step of a batch.
 
-The programs are a run's own. Weights and prompts are random. Only its limit ends a response, so the
-numbers of tokens, operations and bytes are known beforehand; see work.py.
+The programs are a run's own. Weights, prompts and pictures are random. Only its limit ends a
+response, so the numbers of tokens, operations and bytes are known beforehand; see work.py.
 """
 
 import contextlib
@@ -24,8 +24,17 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mapo_jax import config as settings
 from mapo_jax import model, sampling, sharding
-from mapo_jax.commands import work
-from mapo_jax.rollouts import Batch, Experience, pad_prompts, padded_length
+from mapo_jax.commands import plan, work
+from mapo_jax.rollouts import (
+    Batch,
+    Experience,
+    Picture,
+    Prompts,
+    pad_prompts,
+    padded_length,
+    patch_rung,
+    with_pictures,
+)
 from mapo_jax.run import checks, sources
 from mapo_jax.run.programs import Programs
 
@@ -39,6 +48,9 @@ class BenchConfig:
     prompt_tokens: Length
     new_tokens: Length
     mean_new_tokens: Annotated[int, settings.at_least(0, "all have the most")]
+    picture_sides: Annotated[
+        settings.Pair, settings.Limit("(a, b) with 0 <= a <= b", lambda x: 0 <= x[0] <= x[1])
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +66,18 @@ def read(tree: Mapping[str, Any]) -> Config:
 
 
 def architecture(config: Config) -> model.ModelConfig:
-    """Returns the architecture of the measured policy."""
+    """Returns the architecture of the measured policy; see `plan.find_architecture` for names."""
+    if config.policy.init:
+        return plan.find_architecture(config)
     return sources.from_scratch(config.policy, config.bench.vocab_size)
 
 
 def validate(config: Config, device_count: int) -> list[str]:
     """Lists the mistakes in `config`, one line each."""
-    lines = checks.validate(config, device_count, architecture=architecture(config))
+    policy = architecture(config)
+    lines = checks.validate(config, device_count, architecture=policy)
+    if config.lora.rank:
+        lines.append(f"lora.rank={config.lora.rank}: bench trains all weights; set it to 0")
     limits = {
         "prompt_tokens": ("data.max_prompt_tokens", config.data.max_prompt_tokens),
         "new_tokens": ("rollout.max_new_tokens", config.rollout.max_new_tokens),
@@ -69,6 +86,20 @@ def validate(config: Config, device_count: int) -> list[str]:
         value = getattr(config.bench, name)
         if value > limit:
             lines.append(f"bench.{name}={value}: must be at most {key}, {limit}")
+    vision, (least, most) = policy.vision, config.bench.picture_sides
+    shown = f"bench.picture_sides={config.bench.picture_sides}"
+    if most and vision is None:
+        lines.append(f"{shown}: the policy has no tower; set policy.vision.num_layers, or (0, 0)")
+    elif most and vision is not None:
+        cells = (most // vision.factor) ** 2
+        if not least or any(side % vision.factor for side in (least, most)):
+            lines.append(f"{shown}: must be multiples of {vision.factor}, the pixels of a token")
+        elif cells >= prompt_tokens(config):
+            lines.append(
+                f"{shown}: a picture has up to {cells} tokens, and a prompt of "
+                f"{prompt_tokens(config)} must have one more; lower it, or raise "
+                "data.max_prompt_tokens"
+            )
     return lines
 
 
@@ -92,6 +123,34 @@ def draw_limits(config: Config) -> np.ndarray:
     return np.minimum(lengths, most).astype(np.int32)
 
 
+def draw_patches(config: Config, policy: model.ModelConfig) -> np.ndarray:
+    """Draws the patches of a side of each prompt's picture, which is square, i[P]; 0 for none."""
+    P, sides = config.batch.prompts, config.bench.picture_sides
+    if policy.vision is None or not any(sides):
+        return np.zeros(P, int)
+    factor, merge = policy.vision.factor, policy.vision.merge
+    rng = np.random.default_rng(config.seed)
+    return rng.integers(sides[0] // factor, sides[1] // factor, P, endpoint=True) * merge
+
+
+def make_prompts(config: Config, policy: model.ModelConfig) -> Prompts:
+    """Makes random prompts, each with a picture in front if there are any; NumPy arrays."""
+    P, length = config.batch.prompts, prompt_tokens(config)
+    S = padded_length(length, config.data.max_prompt_tokens)
+    rng = np.random.default_rng(config.seed)
+    # At the places of pictures the tokens are not read.
+    prompts = pad_prompts(rng.integers(policy.vocab_size, size=(P, length)).tolist(), S)
+    sides = draw_patches(config, policy)
+    if policy.vision is None or not sides.any():
+        return prompts
+    patch, merge, N = policy.vision.patch, policy.vision.merge, patch_rung(int(sides.max()) ** 2)
+    pictures = [
+        [Picture(rng.integers(256, size=(n * n, 3 * patch**2), dtype=np.uint8), n, n, place=0)]
+        for n in sides.tolist()
+    ]
+    return with_pictures(prompts, pictures, N, patch, merge)
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One row of the table."""
@@ -112,14 +171,18 @@ class Phase:
 def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, float]]:
     """Counts FLOPs, bytes and the share of padding of each phase, for all devices together.
 
-    FLOPs are those that the real tokens need: a forward pass, and for the update three. Layers and
-    logits that are computed again to save memory, and padding, do not count. So FLOPs per second
+    FLOPs are those that the real tokens and patches need: a forward pass, and for the update three;
+    the tower takes one if it stays as it is. Layers and logits that are computed again to save
+    memory, pairs of patches in different windows, and padding, do not count. So FLOPs per second
     against the peak are the model FLOPs utilization (PaLM, arXiv 2204.02311, appendix B).
     """
     c, policy, lengths_PG = config, programs.architecture, draw_limits(config)
     P, G = lengths_PG.shape
     s, S = prompt_tokens(c), padded_length(prompt_tokens(c), c.data.max_prompt_tokens)
-    forward = sum(work.forward(policy, np.full(P, s), lengths_PG))
+    decoder = sum(work.forward(policy, np.full(P, s), lengths_PG))
+    tower = work.tower(policy, draw_patches(c, policy) ** 2).needed
+    forward = decoder + tower
+    update = 3 * decoder + (1 if c.optimizer.vision_learning_rate == 0 else 3) * tower
     shards = sharding.batch_shards(sharding.make_mesh(**dataclasses.asdict(c.mesh)))
     own = P // shards
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
@@ -134,8 +197,8 @@ def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, f
     return {
         "sampling": (forward, read, idle),
         "scoring": (forward, 0, padding),
-        "update": (3 * forward, 0, padding),
-        "step": (4 * forward, 0, 0),
+        "update": (update, 0, padding),
+        "step": (forward + update, 0, 0),
     }
 
 
@@ -188,12 +251,11 @@ def _time(
 ) -> tuple[Programs, dict[str, list[float]], dict[str, float]]:
     """Runs each phase once, and then so many times more; returns these times and the first ones."""
     c, policy = config, architecture(config)
-    P, S = c.batch.prompts, padded_length(prompt_tokens(c), c.data.max_prompt_tokens)
+    P = c.batch.prompts
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
     programs = Programs(c, policy, (), mesh)
-    key, rng = jax.random.key(c.seed), np.random.default_rng(c.seed)
-    padded = pad_prompts(rng.integers(policy.vocab_size, size=(P, prompt_tokens(c))).tolist(), S)
-    host = (padded, draw_limits(c), np.arange(P))
+    key = jax.random.key(c.seed)
+    host = (make_prompts(c, policy), draw_limits(c), np.arange(P))
     prompts, limits_PG, draw_P = sharding.put(host, mesh)
 
     def sample(state):

@@ -1,9 +1,10 @@
 """Tells without the hardware whether a run fits and how much a step costs, for launch/plan.py.
 
 Parameters, optimizer state and caches are counted exactly from shapes and shardings. FLOPs and
-bytes come from the formulas below. All figures are for full lengths. With a topology, libtpu
-compiles the train step and the sampler for it, without a TPU. The plan then shows the memory that
-the compiler reports and the collectives that it has put in.
+bytes come from the formulas below. All figures are for full lengths, and for a policy with a tower
+each prompt has as many pictures as the configuration allows. With a topology, libtpu compiles the
+train step and the sampler for it, without a TPU. The plan then shows the memory that the compiler
+reports and the collectives that it has put in.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import rich.table
 from etils import epath
 from jax.sharding import AbstractMesh, AxisType
 
-from mapo_jax import errors, model, pretrained, sampling, sharding, training
+from mapo_jax import errors, model, pretrained, rollouts, sampling, sharding, training
 from mapo_jax.commands import aot, work
 from mapo_jax.config import Config
 from mapo_jax.pretrained.known import KNOWN
@@ -32,6 +33,7 @@ class Phase(NamedTuple):
 
     flops: float
     bytes: float  # read from memory per device; 0 if arithmetic limits the phase
+    tower: float  # part of the FLOPs
 
 
 def run(config: Config, topology: str, efficiency: float) -> None:
@@ -64,6 +66,7 @@ def run(config: Config, topology: str, efficiency: float) -> None:
     title = f"{where}: data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]}"
     _print_memory(wide, title, architecture, parts, chip)
     _print_cost(wide, phases(config, architecture, mesh), count, chip, efficiency)
+    _print_prompt(wide, config, architecture)
     if devices:
         _print_compiled(wide, config, architecture, devices, parts, chip)
 
@@ -113,20 +116,26 @@ def memory(
     reads beside the state. "cache" and "prefix" are the sampler's keys and values of responses and
     of prompts, "layers" its second copy of the layers' weights, which are stacked in the first, and
     "prefill" the temporaries of the prompts that it encodes at once, which are counted roughly.
+    "activations" are those of a microbatch in an update with compute.remat, also counted roughly.
     """
     c = config
     axes = model.logical_axes(architecture)
     trained, frozen = model.partition(model.abstract_params(architecture))
     trained_axes, frozen_axes = model.partition(axes)
     tx = training.make_optimizer(c.optimizer)
-    state = jax.eval_shape(lambda params: training.init_state(params, tx), trained)
-    layout = training.state_shardings(architecture, tx, mesh)
+    trains_vision = c.optimizer.vision_learning_rate != 0
+    state = jax.eval_shape(lambda params: training.init_state(params, tx, trains_vision), trained)
+    layout = training.state_shardings(architecture, tx, mesh, trains_vision)
+    moving = [
+        {name: part for name, part in x.params.items() if trains_vision or name != "vision"}
+        for x in (state, layout)
+    ]
     width = jnp.dtype(c.compute.dtype).itemsize
     parts = {
         "parameters": _bytes(state.params, layout.params),
         "optimizer": _bytes(state, layout) - _bytes(state.params, layout.params),
         "frozen": _bytes(frozen, sharding.shardings(mesh, frozen_axes), width) if frozen else 0,
-        "gradients": _bytes(state.params, layout.params),
+        "gradients": _bytes(moving[0], moving[1]),
         "reference": _bytes(state.params, layout.params, width) if c.algorithm.beta else 0,
     }
     for name, tree, names in (
@@ -149,15 +158,49 @@ def memory(
     a, whole = architecture, model.abstract_params(architecture)
     gathered = sharding.shardings(mesh, axes["layers"], sharding.GATHERED)
     parts["layers"] = _bytes(whole["layers"], gathered, width)
+    n = aot.picture_patches(c, a)
+    N = rollouts.patch_rung(n) if n else 0
     # A prompt's token has its keys and values twice, stacked and by layers, beside the activations.
     at_once = 2 * key_and_value + (3 * a.mlp_dim // tensor + a.embed_dim) * width + 8 * a.embed_dim
-    parts["prefill"] = min(prompts * S, max(S, sampling.PREFILL_TOKENS)) * at_once
-    batch = aot.abstract_batch(c, mesh)
+    parts["prefill"] = sampling.prefill_size(prompts, S, N) * max(
+        S * at_once, N * _patch_at_once(a, tensor, width)
+    )
+    parts["activations"] = _activations(c, a, N, mesh, width) if c.compute.remat else 0
+    batch = aot.abstract_batch(c, architecture, mesh)
     parts["batch"] = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(batch)
     )
     return parts
+
+
+def _patch_at_once(a, tensor, width):
+    """Bytes of a patch in one layer of the tower in sampling: roughly, all that exists at once."""
+    if (v := a.vision) is None:
+        return 0
+    streams = 3 * v.embed_dim * 4  # the residual stream, before and after, and its norm
+    products = (3 * v.embed_dim + 3 * v.mlp_dim) // tensor * width
+    scores = sampling.PREFILL_CHUNK * v.num_heads // tensor * (4 + width)
+    return streams + products + scores
+
+
+def _activations(c, a, N, mesh, width):
+    """Bytes of a microbatch's activations at the peak of an update with compute.remat, roughly.
+
+    These are the float32 inputs of all layers, which are kept, and either the LM head with its
+    gradient, in float32, and logits, or one layer in its backward pass.
+    """
+    shards, tensor, (_, _, S, T) = sharding.batch_shards(mesh), mesh.shape["tensor"], aot.sizes(c)
+    p, g = sharding.microbatch(mesh, c.batch.minibatch_prompts, c.batch.microbatch)
+    p //= shards
+    tokens = p * (S + g * T)
+    kept = a.num_layers * tokens * a.embed_dim
+    if a.vision and not a.lora_rank and c.optimizer.vision_learning_rate != 0:
+        kept += a.vision.num_layers * p * N * a.vision.embed_dim
+    logits = min(c.compute.head_chunk or p * g * T, p * g * T)
+    head = (2 * a.embed_dim + 3 * logits) * a.vocab_size // tensor * 4
+    layer = tokens * (6 * a.mlp_dim // tensor * width + 6 * a.embed_dim * 4)
+    return 4 * kept + max(head, layer)
 
 
 def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
@@ -176,27 +219,46 @@ def _bytes(tree: Any, shardings: Any, width: int = 0) -> int:
 def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[str, Phase]:
     """Returns FLOPs of all devices and bytes per device of a step's phases, at full lengths.
 
-    A prompt is computed once for its group. An update computes forward once, and its backward pass
-    costs two forward passes; compute.remat computes the layers once more. Sampling waits for
-    memory, not for arithmetic, because every decode step reads the weights and the caches of all
-    slots.
+    A prompt and its pictures are computed once for its group; in scoring and update once for each
+    of the parts into which batch.microbatch splits the group. An update computes forward once, and
+    its backward pass costs two forward passes; compute.remat computes the layers once more. A tower
+    that stays as it is has no backward pass. Sampling waits for memory, not for arithmetic, because
+    every decode step reads the weights and the caches of all slots.
     """
     c, a = config, architecture
     P, G, S, T = aot.sizes(c)
     layers, head = work.forward(a, np.full(P, S), np.full((P, G), T))
+    tower = P * sum(work.tower(a, np.asarray([aot.picture_patches(c, a)])))
     parts = memory(c, a, mesh)
     own = P // c.rollout.chunks // sharding.batch_shards(mesh)
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
     steps = c.rollout.chunks * T * math.ceil(own / lanes) * math.ceil(G / width)
     cached = parts["cache"] + parts["prefix"] * lanes / max(own + (lanes < own) * lanes, 1)
     weights = parts["serving"] + (parts["served"] or parts["frozen"])
-    found = {"sampling": Phase(layers + head, steps * (weights + cached))}
+    found = {"sampling": Phase(layers + head + tower, steps * (weights + cached), tower)}
+    splits = G // c.batch.microbatch[1]
+    layers += (splits - 1) * work.forward(a, np.full(P, S), np.empty((P, 0))).layers
+    tower *= splits
     scored = (c.algorithm.old_logps == "rescored") + bool(c.algorithm.beta)
     if scored:
-        found["scoring"] = Phase(scored * (layers + head), 0)
-    again = 1 if c.compute.remat else 0
-    update = c.batch.epochs * ((3 + again) * layers + 4 * head)  # the head is always recomputed
-    return found | {"update": Phase(update, 0)}
+        found["scoring"] = Phase(scored * (layers + head + tower), 0, scored * tower)
+    passes = 4 if c.compute.remat else 3
+    is_still = c.lora.rank or c.optimizer.vision_learning_rate == 0
+    tower *= c.batch.epochs * (1 if is_still else passes)
+    update = c.batch.epochs * (passes * layers + 4 * head)  # the head is always recomputed
+    return found | {"update": Phase(update + tower, 0, tower)}
+
+
+def sharing(config: Config, architecture: model.ModelConfig) -> tuple[float, float]:
+    """Returns the FLOPs of a group's forward pass: with one prompt pass, and with one a response.
+
+    The pictures belong to the prompt.
+    """
+    a, (_, G, S, T) = architecture, aot.sizes(config)
+    patches, prompt = np.asarray([aot.picture_patches(config, a)]), np.asarray([S])
+    once = sum(work.tower(a, patches)) + work.forward(a, prompt, np.empty((1, 0))).layers
+    shared = sum(work.tower(a, patches)) + sum(work.forward(a, prompt, np.full((1, G), T)))
+    return shared, shared + (G - 1) * once
 
 
 # The screen
@@ -215,6 +277,7 @@ _NAMES = {
     "prefix": "sampler's cache, prompts",
     "prefill": "prompts that are encoded at once",
     "batch": "rollout batch",
+    "activations": "activations of a microbatch",
 }
 
 
@@ -253,7 +316,9 @@ def _print_memory(screen, title, architecture, parts, chip) -> None:
     lasting = sum(parts[name] for name in _LASTING)
     sampled = lasting + sum(parts[name] for name in _SAMPLING)
     table.add_row("while sampling", _memory(sampled))
-    table.add_row("while updating, without activations", _memory(lasting + parts["gradients"]))
+    updated = lasting + parts["gradients"] + parts["activations"]
+    without = "" if parts["activations"] else ", without activations"
+    table.add_row(f"while updating{without}", _memory(updated))
     if chip:
         table.add_row("a device has", _memory(chip.memory))
     screen.print(table)
@@ -265,21 +330,50 @@ def _print_cost(screen, found, count, chip, efficiency) -> None:
         "operations",
         "read per device",
     )
+    has_tower = any(phase.tower for phase in found.values())
+    if has_tower:
+        table.add_column("of the operations, the tower's")
     if chip:
         table.add_column(f"seconds at {efficiency:.0%} of the peak")
     total = 0.0
     for name, phase in found.items():
         row = [name, _scaled(phase.flops, 1000, _FLOPS), _memory(phase.bytes)]
+        if has_tower:
+            row.append(f"{_scaled(phase.tower, 1000, _FLOPS)} ({phase.tower / phase.flops:.0%})")
         if chip:
             seconds = max(phase.flops / count / chip.flops, phase.bytes / chip.bandwidth)
             total += seconds / efficiency
             row.append(f"{seconds / efficiency:,.1f}")
         table.add_row(*row)
     if chip:
-        table.add_row("all", "", "", f"{total:,.1f}")
+        table.add_row("all", *[""] * (2 + has_tower), f"{total:,.1f}")
     for column in table.columns[1:]:
         column.justify = "right"
     screen.print(table)
+
+
+def _print_prompt(screen, config, architecture) -> None:
+    shared, alone = sharing(config, architecture)
+    what = "A prompt"
+    if n := aot.picture_patches(config, architecture):
+        v, limit = architecture.vision, config.images.max_pixels
+        needed, masked = work.tower(architecture, np.asarray([n]))
+        bound = f"images.max_pixels={limit}" if limit else "the policy's limit of pixels"
+        screen.print(
+            f"Pictures of a prompt: at most {n:,} patches, {n // v.merge**2:,} tokens "
+            f"(data.max_prompt_tokens={config.data.max_prompt_tokens} and {bound} allow no more); "
+            f"arrays have room for {rollouts.patch_rung(n):,} patches."
+        )
+        if masked:
+            screen.print(
+                "The tower computes its windows as masks over all patches of a prompt: "
+                f"{masked / (needed + masked):.0%} of its operations are of masked pairs."
+            )
+        what = "A prompt, with its pictures,"
+    screen.print(
+        f"{what} computed once for {config.batch.group} responses: {_scaled(shared, 1000, _FLOPS)} "
+        f"forward; once for each: {_scaled(alone, 1000, _FLOPS)}, {alone / shared:.1f} times."
+    )
 
 
 def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
@@ -303,16 +397,19 @@ def _print_compiled(screen, config, architecture, devices, parts, chip) -> None:
     }
     lines = []
     for name, program in found.items():
+        knobs = _KNOBS[name]
+        if architecture.vision and name != "update":
+            knobs += ", lower images.max_pixels"
         if isinstance(program, str):
             lines.append(
-                f"{name}: does not fit ({program[:200]}); lower {_KNOBS[name]}, or take more chips"
+                f"{name}: does not fit ({program[:200]}); lower {knobs}, or take more chips"
             )
             continue
         need = program.peak + others[name]
         if need > chip.memory:
             lines.append(
                 f"{name}: does not fit (needs {_memory(need)}, a device has "
-                f"{_memory(chip.memory)}); lower {_KNOBS[name]}, or take more chips"
+                f"{_memory(chip.memory)}); lower {knobs}, or take more chips"
             )
         table.add_row(
             name,

@@ -77,6 +77,38 @@ def forward(a: model.ModelConfig, prompts_P: np.ndarray, lengths_PG: np.ndarray)
     return Flops(layers, 2 * a.embed_dim * a.vocab_size * t.sum())
 
 
+class TowerFlops(NamedTuple):
+    """FLOPs of a forward pass of the tower."""
+
+    needed: float
+    masked: float  # of pairs in different windows: windows are masks, and all pairs are computed
+
+
+def tower(a: model.ModelConfig, patches_P: np.ndarray) -> TowerFlops:
+    """Returns the FLOPs of encoding the pictures of each prompt; 0 without a tower.
+
+    Per patch a layer takes 2 n for its matrices of n weights, and each pair of patches 4 D. A cell
+    of merge x merge patches takes 2 n for the merger, and for each layer of `deepstack` again. The
+    first product has one kernel for both frames. At the edge windows are smaller, and all are
+    counted as full.
+
+    Args:
+        a: the architecture.
+        patches_P: patches of each prompt, of one picture.
+    """
+    if (v := a.vision) is None:
+        return TowerFlops(0.0, 0.0)
+    n, D = patches_P.astype(float), v.embed_dim
+    layer = 4 * D**2 + (3 if v.is_gated else 2) * D * v.mlp_dim
+    cell = v.merge**2 * D
+    merger = (1 + len(v.deepstack)) * cell * (cell + a.embed_dim)
+    weights = 3 * v.patch**2 * D + v.num_layers * layer + merger / v.merge**2
+    pairs = v.num_layers * (n**2).sum()
+    windowed = v.num_layers - len(v.full_layers) if v.window else 0
+    masked = windowed * (n * np.maximum(n - v.window**2, 0)).sum()
+    return TowerFlops(2 * weights * n.sum() + 4 * D * (pairs - masked), 4 * D * masked)
+
+
 def cached_bytes(a: model.ModelConfig, width: int) -> int:
     """Returns the bytes of one token's keys and values, `width` bytes a number."""
     return 2 * a.num_layers * a.num_kv_heads * a.head_dim * width

@@ -35,7 +35,7 @@ from mapo_jax.sampling.draw import draw
 
 PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
 PREFILL_PATCHES = 16_384  # of their pictures
-_PREFILL_CHUNK = 256  # queries whose scores exist at once
+PREFILL_CHUNK = 256  # queries whose scores exist at once
 _ATTEND = {
     "plain": model.attend,
     "triton": decoding.attend,
@@ -289,6 +289,18 @@ def rungs(T: int) -> list[int]:
     return [*(n for n in sizes if n < T), T]
 
 
+def prefill_size(P: int, S: int, N: int = 0) -> int:
+    """Returns how many of a shard's P prompts are encoded at once: a divisor of P.
+
+    Args:
+        P: prompts of the shard.
+        S: tokens to which they are padded.
+        N: patches to which their pictures are padded; 0 for text alone.
+    """
+    most = min(PREFILL_TOKENS // S, PREFILL_PATCHES // N if N else P, P)
+    return max(n for n in range(1, max(most, 1) + 1) if P % n == 0)
+
+
 def _prefill(params, config, prompts):
     """Encodes some prompts at a time; see `model.encode_prompts`.
 
@@ -296,11 +308,8 @@ def _prefill(params, config, prompts):
         Keys and values of each layer, [P, K, S, H] twice; positions i32[P, S].
     """
     P, S = prompts.tokens.shape
-    most = max(PREFILL_TOKENS // S, 1)
-    if prompts.images is not None:
-        most = max(min(most, PREFILL_PATCHES // prompts.images.patches.shape[1]), 1)
-    size = max(n for n in range(1, min(most, P) + 1) if P % n == 0)
-    attend = functools.partial(model.attend, chunk=_PREFILL_CHUNK)
+    size = prefill_size(P, S, 0 if prompts.images is None else prompts.images.patches.shape[1])
+    attend = functools.partial(model.attend, chunk=PREFILL_CHUNK)
 
     def encode(some):
         found = model.encode_prompts(params, config, some, attend=attend)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import bench as experiment
 from mapo_jax import sharding
-from mapo_jax.commands import bench
+from mapo_jax.commands import bench, work
 from mapo_jax.run import programs
 
 KEYS = {
@@ -82,6 +82,8 @@ def test_presets_are_valid_and_of_the_stated_sizes():
         "qwen2_5_1_5b": (64, 16, 128, 512),
         "long_limits": (8, 8, 2048, 1024),
         "stragglers": (64, 8, 64, 128),
+        "pictures": (8, 8, 64, 128),
+        "qwen2_5_vl_7b": (64, 12, 1496, 1024),
     }
 
 
@@ -109,6 +111,43 @@ def test_lengths_are_at_most_their_limits():
     ]
 
 
+def test_pictures_stand_in_front_of_prompts():
+    tree = experiment.get_config("pictures")
+    tree.batch.update(prompts=64, minibatch_prompts=64)
+    config = bench.read(tree)
+    policy = bench.architecture(config)
+    prompts = bench.make_prompts(config, policy)
+    images = prompts.images
+    assert images.patches.shape == (64, 64, 192)
+    patches, cells = (images.picture >= 0).sum(1), (images.cell >= 0).sum(1)
+    assert set(patches.tolist()) == {6 * 6, 8 * 8}
+    np.testing.assert_array_equal(cells * 4, patches)
+    np.testing.assert_array_equal(bench.draw_patches(config, policy) ** 2, patches)
+    assert (prompts.lengths == 64).all()
+    assert bench.make_prompts(bench.read(experiment.get_config()), policy).images is None
+
+
+def test_mistakes_of_pictures_are_told():
+    def lines(preset="pictures", **changes):
+        tree = experiment.get_config(preset)
+        for key, value in changes.items():
+            group, name = key.split("__")
+            tree[group][name] = value
+        return bench.validate(bench.read(tree), 1)
+
+    expected = {
+        (8, 64): "must be multiples of 16",
+        (48, 128): "a picture has up to 64 tokens, and a prompt of 64",
+        (64, 48): "must be (a, b) with 0 <= a <= b",
+    }
+    for sides, text in expected.items():
+        assert f"bench.picture_sides={sides}: {text}" in lines(bench__picture_sides=sides)[0]
+    assert "the policy has no tower" in lines("small", bench__picture_sides=(48, 64))[0]
+    assert lines("qwen2_5_vl_7b", lora__rank=8) == [
+        "lora.rank=8: bench trains all weights; set it to 0"
+    ]
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_costs_are_those_of_all_shards(shards):
     """Each shard takes 6 steps, with 4 x 2 slots, or with 2 x 2."""
@@ -133,3 +172,26 @@ def test_costs_are_those_of_all_shards(shards):
     assert read == 6 * (shards * weights + token * (8 * 6 + 4 * 16))
     real = costs["update"][2]
     assert 0 < real < 1
+
+
+def test_the_tower_counts_in_every_phase():
+    tree = experiment.get_config("pictures")
+    config = bench.read(tree)
+    policy, mesh = bench.architecture(config), sharding.make_mesh(1, devices=jax.devices()[:1])
+    made = programs.Programs(config, policy, (), mesh)
+
+    def flops():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench.sharding, "make_mesh", lambda **_: mesh)
+            counted = bench.costs(bench.read(tree), made)
+        return {name: cost[0] for name, cost in counted.items()}
+
+    found, tower = flops(), work.tower(policy, bench.draw_patches(config, policy) ** 2).needed
+    tree.optimizer.vision_learning_rate = 0.0
+    still = flops()
+    tree.bench.picture_sides = (0, 0)
+    text = flops()
+    assert tower > 0
+    for name, times in {"sampling": 1, "scoring": 1, "update": 3, "step": 4}.items():
+        assert found[name] - text[name] == pytest.approx(times * tower)
+    assert found["step"] - still["step"] == pytest.approx(2 * tower)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import gsm8k
-from mapo_jax import errors, model, sharding
-from mapo_jax.commands import aot, launchers, plan
+from mapo_jax import errors, model, rollouts, sharding
+from mapo_jax.commands import aot, launchers, plan, work
 from mapo_jax.config import from_config_dict
 from mapo_jax.pretrained.known import KNOWN
 from mapo_jax.run import programs, sources
@@ -50,13 +50,26 @@ def test_known_policies_have_as_many_parameters_as_published(name, count):
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count
 
 
+TOWER = {
+    "policy__vision__num_layers": 1,
+    "policy__vision__embed_dim": 16,
+    "policy__vision__mlp_dim": 16,
+}
+
+
 @pytest.mark.parametrize(
-    "shape", [(2, 2, 2), *small.slow([(8, 1, 1)], [(1, 8, 1)], [(1, 4, 2)])], ids=str
+    ("shape", "changes"),
+    [
+        ((2, 2, 2), {}),
+        *small.slow([(8, 1, 1), {}], [(1, 8, 1), {}], [(1, 4, 2), {}], [(2, 4, 1), TOWER]),
+        *small.slow([(2, 4, 1), TOWER | {"optimizer__vision_learning_rate": 0.0}]),
+    ],
+    ids=str,
 )
-def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
+def test_memory_is_that_of_a_runs_arrays(shape, changes, tmp_path):
     """The count on an abstract mesh equals the bytes that lie on a device."""
     names = dict(zip(("mesh__data", "mesh__fsdp", "mesh__tensor"), shape, strict=True))
-    config = micro(**names, policy__embed_dim=16, policy__mlp_dim=16)
+    config = micro(**names, policy__embed_dim=16, policy__mlp_dim=16, **changes)
     source = sources.find(config)
     mesh = sharding.make_mesh(*shape)
     made = programs.Programs(config, source.architecture, (0,), mesh)
@@ -80,7 +93,7 @@ def test_memory_is_that_of_a_runs_arrays(shape, tmp_path):
     assert parts["layers"] == lies_there(made.serve(state.params)["layers"])
     batch = jax.tree.map(
         lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
-        aot.abstract_batch(config, mesh),
+        aot.abstract_batch(config, source.architecture, mesh),
     )
     assert parts["batch"] == lies_there(batch)
     compiled = made.update.lower(state, batch, {})["update"].compile()
@@ -112,6 +125,7 @@ def test_a_steps_arithmetic_is_what_the_compiler_counts():
         batch__prompts=1,
         batch__group=1,
         batch__minibatch_prompts=1,
+        batch__microbatch=(1, 1),
         data__max_prompt_tokens=1,
         rollout__max_new_tokens=256,
         algorithm__beta=0.0,
@@ -138,6 +152,73 @@ def test_a_prompt_is_computed_once_for_its_group():
     assert flops(24) < 2 * flops(12)
 
 
+VISION = KNOWN["Qwen/Qwen2.5-VL-7B-Instruct"]
+MEGAPIXEL = {"images__max_pixels": 1008**2, "data__max_prompt_tokens": 1296 + 200}
+
+
+def test_pictures_take_what_the_limits_allow():
+    assert aot.picture_patches(config_of(**MEGAPIXEL), VISION) == 72 * 72
+    config = config_of(data__max_prompt_tokens=100)
+    assert aot.picture_patches(config, VISION) == 400
+    assert aot.picture_patches(config, KNOWN["Qwen/Qwen2.5-7B"]) == 0
+
+
+def test_planned_pictures_are_the_arrays_of_a_run():
+    """Two prompts of 20 tokens about a picture of 4 x 8 patches."""
+    vision = dataclasses.replace(VISION.vision, max_pixels=4 * 8 * 14**2)
+    policy = dataclasses.replace(VISION, vision=vision)
+    picture = rollouts.Picture(np.zeros((32, 588), np.uint8), 4, 8, place=0)
+    N = rollouts.patch_rung(32)
+    padded = rollouts.pad_prompts([[1] * 20] * 2, 20)
+    made = rollouts.with_pictures(padded, [[picture]] * 2, N, patch=14, merge=2)
+    config = config_of(batch__prompts=2, data__max_prompt_tokens=20)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
+    planned = aot.abstract_batch(config, policy, mesh).rollouts.prompts
+    forms = [jax.tree.map(lambda x: (x.shape, x.dtype), prompts) for prompts in (planned, made)]
+    assert forms[0] == forms[1]
+
+
+def test_a_tower_that_stays_has_neither_gradient_nor_moments():
+    mesh = jax.sharding.AbstractMesh((1, 8, 1), sharding.AXES)
+    found, still = (
+        plan.memory(config_of(**MEGAPIXEL, optimizer__vision_learning_rate=rate), VISION, mesh)
+        for rate in (None, 0.0)
+    )
+    tower = 4 * 676_550_144 // 8
+    assert found["parameters"] == still["parameters"]
+    assert found["gradients"] - still["gradients"] == pytest.approx(
+        tower, rel=0.01
+    )  # biases lie whole
+    assert found["optimizer"] - still["optimizer"] == pytest.approx(2 * tower, rel=0.01)
+    inputs = 8 * 32 * rollouts.patch_rung(5184) * 1280 * 4  # of 32 layers, 8 prompts at once
+    assert found["activations"] - still["activations"] == inputs
+
+
+def test_the_tower_is_computed_as_often_as_the_prompt():
+    """In sampling once; each part of a group computes it again, and what stays has no gradient."""
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
+    settings = MEGAPIXEL | {"batch__prompts": 8, "batch__minibatch_prompts": 8}
+    settings |= {"batch__microbatch": (1, 3), "algorithm__beta": 0.1, "batch__epochs": 2}
+    once = 8 * sum(work.tower(VISION, np.asarray([5184])))
+
+    def towers(**changes):
+        found = plan.phases(config_of(**settings, **changes), VISION, mesh)
+        return [found[name].tower / once for name in ("sampling", "scoring", "update")]
+
+    assert towers() == pytest.approx([1, 4, 4 * 2 * 4])
+    assert towers(optimizer__vision_learning_rate=0.0) == pytest.approx([1, 4, 4 * 2])
+
+
+def test_a_shared_prompt_saves_most_of_the_forward_pass():
+    """Twelve responses of 400 tokens about a megapixel."""
+    config = config_of(**MEGAPIXEL, rollout__max_new_tokens=400)
+    shared, alone = plan.sharing(config, VISION)
+    tower = sum(work.tower(VISION, np.asarray([5184])))
+    rows = [work.forward(VISION, np.asarray([1496]), np.asarray([[400]])) for _ in range(12)]
+    assert alone == pytest.approx(sum(map(sum, rows)) + 12 * tower)
+    assert alone / shared == pytest.approx(4.3, abs=0.05)
+
+
 def run(*arguments):
     launchers.plan(["--config", "experiments/gsm8k.py", *arguments])
 
@@ -147,6 +228,15 @@ def test_the_screen_without_a_topology(capsys):
     out = capsys.readouterr().out
     assert "494,032,768 parameters on 8 devices: data 1 x fsdp 8 x tensor 1" in out
     assert "seconds" not in out
+
+
+def test_the_screen_tells_the_budget_of_pictures(capsys):
+    run("--config.policy.init=Qwen/Qwen2.5-VL-7B-Instruct", "--config.data.max_prompt_tokens=100")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Pictures of a prompt: at most 400 patches, 100 tokens" in out
+    assert "room for 448 patches" in out
+    assert "windows as masks over all patches" in out
+    assert "of the operations, the tower's" in out
 
 
 def test_lora_is_planned(capsys):

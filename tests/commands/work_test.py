@@ -1,5 +1,8 @@
 """Tests the counts of work against sums written out and against the sampler itself."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from mapo_jax import model, sampling
 from mapo_jax.commands import work
+from mapo_jax.rollouts import Images, Prompts
 from tests import small
 
 
@@ -73,6 +77,41 @@ def test_forward_is_the_sum_over_tokens():
     layers, head = work.forward(a, prompts_P, lengths_PG)
     assert layers == 3 * (2 * weights * tokens + 4 * 4 * 6 * pairs)
     assert head == 2 * 5 * 11 * lengths_PG.sum()
+
+
+def test_the_tower_computes_what_the_compiler_counts():
+    """Each part of the tower between its early outputs has one layer, and so no loop."""
+    vision = model.VisionConfig(
+        num_layers=2,
+        embed_dim=256,
+        num_heads=2,
+        mlp_dim=384,
+        patch=8,
+        merge=2,
+        is_gated=True,
+        activation="silu",
+        window=4,
+        full_layers=(1,),
+        deepstack=(0,),
+    )
+    a = dataclasses.replace(small.CONFIG, embed_dim=128, vision=vision)
+    N = 128
+
+    def encode(params, prompts):
+        features = model.encode_images(params, a, prompts)
+        return features.embeddings, features.deep
+
+    i32 = functools.partial(jax.ShapeDtypeStruct, dtype=np.int32)
+    patches = jax.ShapeDtypeStruct((1, N, 3 * 8**2), np.uint8)
+    images = Images(patches, i32((1, N)), i32((1, N, 2)), i32((1, N, 2)), i32((1, 40)))
+    prompts = Prompts(i32((1, 40)), i32((1,)), images)
+    compiled = jax.jit(encode).lower(model.abstract_params(a), prompts).compile()
+    needed, masked = work.tower(a, np.asarray([N]))
+    assert needed + masked == pytest.approx(compiled.cost_analysis()["flops"], rel=0.03)
+    assert masked == 4 * 256 * N * (N - 16)
+    plain = dataclasses.replace(a, vision=dataclasses.replace(vision, window=0))
+    assert work.tower(plain, np.asarray([N])) == (needed + masked, 0)
+    assert work.tower(small.CONFIG, np.asarray([N])) == (0, 0)
 
 
 def test_bytes_of_decoding():

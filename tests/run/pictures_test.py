@@ -353,7 +353,7 @@ def test_a_policy_answers_about_files(whole, tmp_path):
         assert "the task does not know this question" in said[-1]
     ask("what?", path[:1], is_raw=True)
     for files, line in (
-        ([], "--image: the prompt has 1 places for pictures"),
+        ([], "--image: places for pictures in the prompt: 1 (<image>), pictures: 0"),
         ([str(tmp_path)], f"--image: {tmp_path}: is a directory; give a picture's path"),
     ):
         with pytest.raises(errors.UserError) as caught:

@@ -207,10 +207,17 @@ def test_the_blocks_of_the_cache():
     assert sampling.rungs(2048) == [128, 512, 2048]
 
 
+def test_how_many_prompts_are_encoded_at_once():
+    assert sampling.prefill_size(32, 64) == 32
+    assert sampling.prefill_size(32, 1496) == 4  # of 5 that have few enough tokens
+    assert sampling.prefill_size(32, 1496, 6144) == 2
+    assert sampling.prefill_size(3, 10_000, 20_000) == 1
+
+
 def test_prompts_are_encoded_some_at_a_time(monkeypatch):
     expected = limited()
     monkeypatch.setattr(loop, "PREFILL_TOKENS", 2 * prompts.tokens.shape[1])
-    monkeypatch.setattr(loop, "_PREFILL_CHUNK", 2)
+    monkeypatch.setattr(loop, "PREFILL_CHUNK", 2)
     loop.program.clear_cache()
     assert_same(sample(max_new_tokens_PG=LIMITS), expected)
     loop.program.clear_cache()

@@ -206,11 +206,11 @@ def encode(rows, limit=99, too_long="drop", task=PICTURES):
 
 def test_a_picture_has_as_many_image_tokens_as_it_needs():
     rows = [
-        {"question": "a<image>b<image>", "pictures": ["xxx", "x"]},
+        {"question": "a<image>b<image>c", "pictures": ["xxx", "x"]},
         {"question": "a", "pictures": []},
     ]
     (first, second), said = encode(rows)
-    assert first.tokens == [1, ord("a"), 7, 7, 7, ord("b"), 7]
+    assert first.tokens == [1, ord("a"), 7, 7, 7, ord("b"), 7, ord("c")]
     assert first.pictures == (tasks.Picture(2, 3, 28), tasks.Picture(6, 1, 28))
     assert second == tasks.Prompt(1, [1, ord("a")])
     assert said == []
@@ -230,7 +230,7 @@ def test_a_prompt_with_pictures_is_dropped_not_cut():
 
 def test_pictures_that_cannot_be_used_are_all_named(folder):
     rows = [
-        {"question": question, "pictures": ["x"]} for question in ["bad", "<image>", *["bad"] * 11]
+        {"question": question, "pictures": ["x"]} for question in ["bad", "<image>a", *["bad"] * 11]
     ]
     with pytest.raises(errors.UserError) as caught:
         encode(rows)
@@ -243,7 +243,7 @@ def test_pictures_that_cannot_be_used_are_all_named(folder):
     made = make(
         folder, [ROW | {"image": "pictures/a.png"}] * 2 + [{"question": "bad", "answer": 1}]
     )
-    bad = dataclasses.replace(made, prompt=lambda row: "bad" if "image" not in row else "<image>")
+    bad = dataclasses.replace(made, prompt=lambda row: "bad" if "image" not in row else "<image>a")
     with pytest.raises(errors.UserError, match=rf"^{folder}/train\.jsonl:3: too small$"):
         tasks.encode_prompts(bad, Seeing(), made.train, "train", 99, look=_refuse)
 
