@@ -218,6 +218,8 @@ def _vision_mistakes(
             f"policy.head_dim={architecture.head_dim}: must be at least 6 with a tower, as time, "
             "row and column each turn a pair"
         )
+    if broken & {"images.min_pixels", "images.max_pixels"}:
+        return lines
     low, high = pictures.limits(config.images, vision)
     if low > high:
         lines.append(

@@ -332,6 +332,7 @@ def test_what_a_tower_cannot_be(drawn):
     ):
         found = mistakes(**changes)
         assert any(one.startswith(line) for one in found), (line, found)
+    assert len(mistakes(images__max_pixels=-1)) == 1  # what is out of its limits is not compared
 
 
 def test_one_that_sees_nothing_refuses_pictures(drawn):
