@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,10 @@ def validate(
     lines += _combination_mistakes(config, numbers, device_count, broken) + resources
     if architecture and architecture.vision:
         lines += _vision_mistakes(config, architecture, broken)
+    rate = config.optimizer.vision_learning_rate
+    if rate and architecture and (config.lora.rank or not architecture.vision):
+        why = "adapters leave the tower as it is" if architecture.vision else "there is no tower"
+        lines.append(f"optimizer.vision_learning_rate={rate}: {why}; set it to None")
     if needs_policy:
         platform = jax.devices()[0].platform if platform is None else platform
         lines += _kernel_mistakes(config, architecture, platform)
@@ -325,6 +330,18 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
         for name, one in named.items()
         if one and one.images and architecture and not architecture.vision
     ]
+    if architecture and architecture.vision:
+        for name, one in named.items():
+            if one and (place := _unread_place(one)):
+                fix = (
+                    "name their field in task.options.images, or set task.options.placeholder='' "
+                    "if that is text"
+                )
+                if one is not task:
+                    fix = "eval.sets reads none, so put the file beside data.path's train.jsonl"
+                lines.append(
+                    f"{name}: prompts have places for pictures, {place}, and no pictures; {fix}"
+                )
 
     reward = task.reward if task else None
     if config.task.reward:
@@ -368,3 +385,13 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
             "or leave log.wandb empty"
         )
     return lines
+
+
+def _unread_place(task: tasks.Task) -> str:
+    """Returns a place for a picture in the prompts of a task that reads none; "" if it has none."""
+    if task.images or not task.placeholder:
+        return ""
+    sets = [task.train, *task.evals.values()]
+    prompts = (task.prompt(rows[i]) for rows in sets for i in tasks.spread(len(rows)))
+    found = (re.search(task.placeholder, prompt) for prompt in prompts)
+    return next((place[0] for place in found if place), "")

@@ -309,6 +309,7 @@ def test_what_a_tower_cannot_be(drawn):
     assert mistakes() == []
     for changes, line in (
         ({"policy__vision__num_layers": 0}, "task.name=jsonl: has pictures, and the policy sees"),
+        ({"task__options__images": ""}, "task.name=jsonl: prompts have places for pictures, <im"),
         ({"data__too_long": "truncate"}, "data.too_long=truncate: would cut the pictures"),
         (
             {"policy__vision__num_heads": 3},
@@ -332,6 +333,7 @@ def test_what_a_tower_cannot_be(drawn):
     ):
         found = mistakes(**changes)
         assert any(one.startswith(line) for one in found), (line, found)
+    assert mistakes(task__options__images="", task__options__placeholder="") == []
     assert len(mistakes(images__max_pixels=-1)) == 1  # what is out of its limits is not compared
 
 

@@ -130,7 +130,7 @@ def test_rows_with_and_without_pictures_mix(folder):
         (ROW | {"image": "pictures/none.png"}, "pictures/none.png: no such file"),
         (
             {"question": "area?", "answer": 4, "image": "pictures/a.png"},
-            "pictures: 1; give each picture one place, which task.options.placeholder=<image\\d*> m",
+            "give each picture one place, which task.options.placeholder=<image\\d*> matches",
         ),
     ],
 )
