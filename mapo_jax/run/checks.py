@@ -324,9 +324,10 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
     named = {f"task.name={config.task.name}": task} | {
         f"eval.sets={k}": x for k, x in further.items()
     }
+    scratch = "" if config.policy.init else ", or policy.vision.num_layers for a tower from scratch"
     lines += [
-        f"{name}: has pictures, and the policy sees none; give a vision policy in policy.init, or "
-        "policy.vision.num_layers for a tower from scratch"
+        f"{name}: has pictures, and the policy sees none; give a vision policy in policy.init"
+        f"{scratch}"
         for name, one in named.items()
         if one and one.images and architecture and not architecture.vision
     ]
