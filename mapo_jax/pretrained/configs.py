@@ -408,8 +408,8 @@ def write(
     fields = to_fields(config)
     if config.vision and not config.image_frame:
         raise errors.UserError(
-            f"{where}: a tower from scratch cannot be exported, as no token stands before and after "
-            "its pictures; start further runs from the work directory, policy.init=DIR"
+            f"{where}: a tower from scratch cannot be exported, as no token stands before and "
+            "after its pictures; start further runs from the work directory, policy.init=DIR"
         )
     if fields is None:
         raise errors.UserError(

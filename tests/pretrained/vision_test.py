@@ -571,7 +571,7 @@ def test_files_that_only_transformers_reads_go_along(tmp_path):
 
 def test_a_tower_from_scratch_is_not_exported(tmp_path):
     config = small.replace(POLICIES["qwen2_5_vl"], image_frame=())
-    with pytest.raises(errors.UserError, match="^--output=x: a tower from scratch cannot be exp"):
+    with pytest.raises(errors.UserError, match=r"^--output=x: a tower from scratch cannot be exp"):
         configs.write(tmp_path, config, "float32", (), "--output=x")
 
 
