@@ -143,7 +143,8 @@ def make_prompts(config: Config, policy: model.ModelConfig) -> Prompts:
     sides = draw_patches(config, policy)
     if policy.vision is None or not sides.any():
         return prompts
-    patch, merge, N = policy.vision.patch, policy.vision.merge, patch_rung(int(sides.max()) ** 2)
+    patch, merge = policy.vision.patch, policy.vision.merge
+    N = patch_rung(int(sides.max()) ** 2, merge)
     pictures = [
         [Picture(rng.integers(256, size=(n * n, 3 * patch**2), dtype=np.uint8), n, n, place=0)]
         for n in sides.tolist()

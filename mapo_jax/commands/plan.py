@@ -159,7 +159,7 @@ def memory(
     gathered = sharding.shardings(mesh, axes["layers"], sharding.GATHERED)
     parts["layers"] = _bytes(whole["layers"], gathered, width)
     n = aot.picture_patches(c, a)
-    N = rollouts.patch_rung(n) if n else 0
+    N = rollouts.patch_rung(n, a.vision.merge) if a.vision and n else 0
     # A prompt's token has its keys and values twice, stacked and by layers, beside the activations.
     at_once = 2 * key_and_value + (3 * a.mlp_dim // tensor + a.embed_dim) * width + 8 * a.embed_dim
     parts["prefill"] = sampling.prefill_size(prompts, S, N) * max(
@@ -362,7 +362,7 @@ def _print_prompt(screen, config, architecture) -> None:
         screen.print(
             f"Pictures of a prompt: at most {n:,} patches, {n // v.merge**2:,} tokens "
             f"(data.max_prompt_tokens={config.data.max_prompt_tokens} and {bound} allow no more); "
-            f"arrays have room for {rollouts.patch_rung(n):,} patches."
+            f"arrays have room for {rollouts.patch_rung(n, v.merge):,} patches."
         )
         if masked:
             screen.print(

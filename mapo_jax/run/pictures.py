@@ -156,7 +156,7 @@ class Album:
             return 0
         chosen = range(len(self._prompts)) if indices is None else indices
         most = max(map(self.count, chosen), default=0)
-        return rollouts.patch_rung(most) if most else 0
+        return rollouts.patch_rung(most, self._reader.merge) if most else 0
 
     def ahead(self, indices: Iterable[int | None]) -> None:
         """Begins to read the pictures of this process's next prompts, and forgets all others."""
