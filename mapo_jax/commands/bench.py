@@ -183,7 +183,7 @@ def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, f
     decoder = sum(work.forward(policy, np.full(P, s), lengths_PG))
     tower = work.tower(policy, draw_patches(c, policy) ** 2).needed
     forward = decoder + tower
-    update = 3 * decoder + (1 if c.optimizer.vision_learning_rate == 0 else 3) * tower
+    update = 3 * decoder + (3 if c.optimizer.trains_vision else 1) * tower
     shards = sharding.batch_shards(sharding.make_mesh(**dataclasses.asdict(c.mesh)))
     own = P // shards
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)

@@ -123,7 +123,7 @@ def memory(
     trained, frozen = model.partition(model.abstract_params(architecture))
     trained_axes, frozen_axes = model.partition(axes)
     tx = training.make_optimizer(c.optimizer)
-    trains_vision = c.optimizer.vision_learning_rate != 0
+    trains_vision = c.optimizer.trains_vision
     state = jax.eval_shape(lambda params: training.init_state(params, tx, trains_vision), trained)
     layout = training.state_shardings(architecture, tx, mesh, trains_vision)
     moving = [
@@ -195,7 +195,7 @@ def _activations(c, a, N, mesh, width):
     p //= shards
     tokens = p * (S + g * T)
     kept = a.num_layers * tokens * a.embed_dim
-    if a.vision and not a.lora_rank and c.optimizer.vision_learning_rate != 0:
+    if a.vision and not a.lora_rank and c.optimizer.trains_vision:
         kept += a.vision.num_layers * p * N * a.vision.embed_dim
     logits = min(c.compute.head_chunk or p * g * T, p * g * T)
     head = (2 * a.embed_dim + 3 * logits) * a.vocab_size // tensor * 4
@@ -243,7 +243,7 @@ def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
     if scored:
         found["scoring"] = Phase(scored * (layers + head + tower), 0, scored * tower)
     passes = 4 if c.compute.remat else 3
-    is_still = c.lora.rank or c.optimizer.vision_learning_rate == 0
+    is_still = c.lora.rank or not c.optimizer.trains_vision
     tower *= c.batch.epochs * (1 if is_still else passes)
     update = c.batch.epochs * (passes * layers + 4 * head)  # the head is always recomputed
     return found | {"update": Phase(update + tower, 0, tower)}

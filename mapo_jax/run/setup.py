@@ -67,7 +67,7 @@ class Setup:
 
     @functools.cached_property
     def _most_patches(self) -> int:
-        return self.album.rung(range(len(self.prompts)))
+        return self.album.rung()
 
     @property
     def architecture(self) -> model.ModelConfig:
