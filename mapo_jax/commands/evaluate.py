@@ -116,16 +116,19 @@ def _headers(
             "set": name,
             "number": number,  # draws depend on it
             **_settings(config),
-            "digests": {**common, "prompts": _of_prompts(one)},
+            "digests": {**common, "prompts": _of_prompts(config, one)},
         }
         for number, (name, one) in enumerate(sets.items())
     }
     return json.loads(json.dumps(headers))  # as it is read again
 
 
-def _of_prompts(problems: evaluation.EvalSet) -> str:
-    found = problems.album.digests()
-    return digests.of_json({"prompts": problems.prompts} | ({"pictures": found} if found else {}))
+def _of_prompts(config: Config, problems: evaluation.EvalSet) -> str:
+    """Returns the digest of what the policy sees: the tokens and, if there are some, pictures."""
+    content: dict[str, Any] = {"prompts": problems.prompts}
+    if found := problems.album.digests():
+        content |= {"pictures": found, "images": dataclasses.asdict(config.images)}
+    return digests.of_json(content)
 
 
 _Key = tuple[str, int, int]  # mode, problem, sample

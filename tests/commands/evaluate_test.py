@@ -207,8 +207,11 @@ def test_a_header_is_of_contents(tmp_path):
         return evaluate._headers(config, policy, parts["sets"])
 
     albums = [types.SimpleNamespace(digests=lambda x=x: [[x]]) for x in "xy"]
+    resized = dataclasses.replace(
+        CONFIG, images=dataclasses.replace(CONFIG.images, resize="easyr1")
+    )
     one, first = evaluation.EvalSet([{"question": "1+1=", "answer": "2"}], [[3]]), headers()
-    assert headers() == first
+    assert headers() == headers(resized) == first
     other = evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])
     assert headers(sets={"a": other})["a"] == first["a"]  # no response depends on right answers
     changed = [
@@ -219,8 +222,9 @@ def test_a_header_is_of_contents(tmp_path):
         headers(sets={"b": one, "a": one})["a"],
         headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
         *(headers(sets={"a": dataclasses.replace(one, album=album)})["a"] for album in albums),
+        headers(resized, sets={"a": dataclasses.replace(one, album=albums[0])})["a"],
     ]
-    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 9
+    assert len({json.dumps(header) for header in [first["a"], *changed]}) == 10
 
 
 @pytest.mark.slow
