@@ -101,11 +101,17 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+_OF_PICTURES = ("vision", "image_token", "image_frame", "rope_sections", "rope_interleaved")
+
+
 def _headers(
     config: Config, policy: sources.Policy, sets: Mapping[str, evaluation.EvalSet]
 ) -> dict[str, dict[str, Any]]:
     """Returns the header of each set's file: what its responses depend on, by content."""
     architecture = dataclasses.asdict(policy.architecture)
+    if policy.architecture.vision is None:  # an older version answered without these fields
+        for name in _OF_PICTURES:
+            del architecture[name]
     params = digests.of_arrays(policy.params)
     common = {
         "policy": digests.of_json({"architecture": architecture, "params": params}),
