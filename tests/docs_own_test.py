@@ -1,6 +1,7 @@
 """Writes every file of docs/own.md and runs every command on it, with a short warm-up."""
 
 import itertools
+import json
 import operator
 import os
 import re
@@ -78,11 +79,21 @@ def test_what_trains_is_a_valid_command(clone, tmp_path, monkeypatch, script):
     assert arguments.workdir.parent.name == "runs"
 
 
+def test_a_table_becomes_rows(clone, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbffile,question,answer\nb.png,"x, y?",1\n,z?,2\n')
+    run(clone, tmp_path, f"python from_csv.py {tmp_path}/a.csv")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"file": "b.png", "question": "<image>x, y?", "answer": "1"},
+        {"file": "", "question": "z?", "answer": "2"},
+    ]
+
+
 def test_the_page_has_its_five_parts():
     assert [kind for kind, _ in BLOCKS] == [
         *("python", "bash"),
         *("python", "bash", "python", "bash"),
         *("python", "bash"),
         *("python", "bash", "bash"),
-        *("python", "bash", "bash"),
+        *("python", "bash", "bash", "python"),
     ]

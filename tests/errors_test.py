@@ -96,6 +96,8 @@ def names(logps, old_logps, advantages, mask):
     "some.jsonl": '{"question": "q", "answer": "1"}\n{"question": "r", "answer": "2"}\n',
     "seen.jsonl": '{"question": "<image>?", "answer": "1", "image": "aGk="}\n' * 2
     + '{"question": "<image>!", "answer": "1", "image": "aGk="}\n',
+    "places/train.jsonl": '{"question": "<image>?", "answer": "1"}\n',
+    "places/test.jsonl": '{"question": "<image>!", "answer": "1"}\n',
     "rows/train.jsonl": '{"question": "2+2=", "answer": "4"}\n',
     "plain.txt": "no tokenizer",
     "foreign/metrics.jsonl": "records of something else",
@@ -348,10 +350,20 @@ CASES = {
         "task.name=jsonl: has pictures, and the policy sees none; give a vision policy in "
         "policy.init, or policy.vision.num_layers for a tower from scratch",
     ],
+    f"{JSONL} --config.data.path={{files}}/places --config.eval.sets=jsonl={{files}}/places "
+    "--config.task.options.demonstration={answer} --config.policy.vision.num_layers=1": [
+        "task.name=jsonl: prompts have places for pictures, <image>, and no pictures; name their "
+        "field in task.options.images, or set task.options.placeholder='' if that is text",
+        "eval.sets=jsonl={files}/places: prompts have places for pictures, <image>, and no "
+        "pictures; eval.sets reads none, so put the file beside data.path's train.jsonl",
+    ],
     f"{JSONL} --config.data.path={{files}}/few.jsonl --config.task.options.held_out=1": [
         "task.options.held_out=1: must be 2 or more"
     ],
     # Tokenizer and policy
+    "--config.optimizer.vision_learning_rate=0.1": [
+        "optimizer.vision_learning_rate=0.1: there is no tower; set it to None"
+    ],
     "--config.tokenizer.path=": [f"tokenizer.path='': {NEEDS_A_MODEL}"],
     "--config.tokenizer.path=x.model": [
         "tokenizer.path=x.model: cannot be read (No such file or directory); give a SentencePiece "

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,10 @@ def validate(
     lines += _combination_mistakes(config, numbers, device_count, broken) + resources
     if architecture and architecture.vision:
         lines += _vision_mistakes(config, architecture, broken)
+    rate = config.optimizer.vision_learning_rate
+    if rate and architecture and (config.lora.rank or not architecture.vision):
+        why = "adapters leave the tower as it is" if architecture.vision else "there is no tower"
+        lines.append(f"optimizer.vision_learning_rate={rate}: {why}; set it to None")
     if needs_policy:
         platform = jax.devices()[0].platform if platform is None else platform
         lines += _kernel_mistakes(config, architecture, platform)
@@ -223,6 +228,8 @@ def _vision_mistakes(
             f"policy.head_dim={architecture.head_dim}: must be at least 6 with a tower, as time, "
             "row and column each turn a pair"
         )
+    if broken & {"images.min_pixels", "images.max_pixels"}:
+        return lines
     low, high = pictures.limits(config.images, vision)
     if low > high:
         lines.append(
@@ -322,12 +329,25 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
     named = {f"task.name={config.task.name}": task} | {
         f"eval.sets={k}": x for k, x in further.items()
     }
+    scratch = "" if config.policy.init else ", or policy.vision.num_layers for a tower from scratch"
     lines += [
-        f"{name}: has pictures, and the policy sees none; give a vision policy in policy.init, or "
-        "policy.vision.num_layers for a tower from scratch"
+        f"{name}: has pictures, and the policy sees none; give a vision policy in policy.init"
+        f"{scratch}"
         for name, one in named.items()
         if one and one.images and architecture and not architecture.vision
     ]
+    if architecture and architecture.vision:
+        for name, one in named.items():
+            if one and (place := _unread_place(one)):
+                fix = (
+                    "name their field in task.options.images, or set task.options.placeholder='' "
+                    "if that is text"
+                )
+                if one is not task:
+                    fix = "eval.sets reads none, so put the file beside data.path's train.jsonl"
+                lines.append(
+                    f"{name}: prompts have places for pictures, {place}, and no pictures; {fix}"
+                )
 
     reward = task.reward if task else None
     if config.task.reward:
@@ -371,3 +391,13 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
             "or leave log.wandb empty"
         )
     return lines
+
+
+def _unread_place(task: tasks.Task) -> str:
+    """Returns a place for a picture in the prompts of a task that reads none; "" if it has none."""
+    if task.images or not task.placeholder:
+        return ""
+    sets = [task.train, *task.evals.values()]
+    prompts = (task.prompt(rows[i]) for rows in sets for i in tasks.spread(len(rows)))
+    found = (re.search(task.placeholder, prompt) for prompt in prompts)
+    return next((place[0] for place in found if place), "")

@@ -12,9 +12,9 @@ numbers, true and false are inserted as JSON writes them. Of a conversation, whi
 messages, the system's text, if there is one, and the user's are inserted with an empty line between
 them. null, other lists and objects are mistakes.
 
-The field that `images` names holds the pictures of a row: null, one or a list of them. A picture is
-a path, relative to the data's file, the bytes of a file in base64, or an object with one of them,
-{"bytes": ..., "path": ...}, as the hub writes it.
+The field that `images` names holds the pictures of a row: null or "" for none, one, or a list of
+them. A picture is a path, relative to the data's file, the bytes of a file in base64, or an object
+with one of them, {"bytes": ..., "path": ...}, as the hub writes it.
 """
 
 import dataclasses
@@ -257,7 +257,7 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
         value = _value(row, field)
     except KeyError:
         value = None
-    found = value if isinstance(value, list) else [] if value is None else [value]
+    found = value if isinstance(value, list) else [] if value in (None, "") else [value]
     pictures: list[str | bytes] = []
     for one in found:
         if isinstance(one, dict):
@@ -266,6 +266,11 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
             raise ValueError(
                 f"the field {field} holds no picture; must be a path, base64 text, an object with "
                 "bytes or path, or a list of them"
+            )
+        if re.match(r"\w+://", one):
+            raise ValueError(
+                f"the field {field} has the address {one}; nothing is downloaded, so save the "
+                "picture and give its path"
             )
         path = os.path.join(root, one)
         is_path = "." in one or os.path.exists(path)  # base64 has no dots

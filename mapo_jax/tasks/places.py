@@ -78,8 +78,8 @@ def split(text: str, number: int, placeholder: str) -> tuple[Prompt, list[int]]:
         shown = ", ".join(place[0] for place in places[:8]) + ", ..." * (len(places) > 8)
         raise ValueError(
             f"places for pictures in the prompt: {len(places)}{f' ({shown})' if shown else ''}, "
-            f"pictures: {number}; give each picture one place, such as <image>, or set the "
-            "placeholder to '', which puts all before the text"
+            f"pictures: {number}; give each picture one place, which task.options.placeholder="
+            f"{placeholder} matches, or set that to '', which puts all before the text"
         )
     pieces: list[str | None] = []
     end = 0

@@ -19,7 +19,7 @@ from experiments import jsonl
 from mapo_jax import errors, images, model, rollouts, tasks
 from mapo_jax.commands import evaluate, sample
 from mapo_jax.config import from_config_dict
-from mapo_jax.run import checks, pictures, setup, trainer
+from mapo_jax.run import checks, pictures, setup, sources, trainer
 from mapo_jax.run.console import Console
 from tests import runs, small
 from tests.run import processes_test
@@ -309,6 +309,7 @@ def test_what_a_tower_cannot_be(drawn):
     assert mistakes() == []
     for changes, line in (
         ({"policy__vision__num_layers": 0}, "task.name=jsonl: has pictures, and the policy sees"),
+        ({"task__options__images": ""}, "task.name=jsonl: prompts have places for pictures, <im"),
         ({"data__too_long": "truncate"}, "data.too_long=truncate: would cut the pictures"),
         (
             {"policy__vision__num_heads": 3},
@@ -336,6 +337,18 @@ def test_what_a_tower_cannot_be(drawn):
     ):
         found = mistakes(**changes)
         assert any(one.startswith(line) for one in found), (line, found)
+    assert mistakes(task__options__images="", task__options__placeholder="") == []
+    assert len(mistakes(images__max_pixels=-1)) == 1  # what is out of its limits is not compared
+
+
+def test_a_policy_of_text_gets_no_tower(drawn, tmp_path):
+    text = sources.find(runs.micro())
+    sources.save_description(epath.Path(tmp_path), text.architecture, text.tokenizer)
+    (tmp_path / "checkpoints").mkdir()
+    (line,) = checks.validate(config(drawn, policy__init=str(tmp_path)), 1)
+    assert line.endswith(
+        "has pictures, and the policy sees none; give a vision policy in policy.init"
+    )
 
 
 def test_one_that_sees_nothing_refuses_pictures(drawn):

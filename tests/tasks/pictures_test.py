@@ -57,7 +57,7 @@ def test_places_are_in_the_text():
     ],
 )
 def test_places_that_are_not_one_for_each_picture(text, number, shown):
-    with pytest.raises(ValueError, match="give each picture one place, such as <image>") as caught:
+    with pytest.raises(ValueError, match="give each picture one place, which task") as caught:
         places.split(text, number, r"<image\d*>")
     assert shown in str(caught.value)
 
@@ -110,11 +110,11 @@ def test_what_a_field_of_pictures_holds(folder):
 
 def test_rows_with_and_without_pictures_mix(folder):
     text = {"question": "2+2=", "answer": "4"}
-    rows = [text, text | {"image": None}, text | {"image": []}, ROW | {"image": "pictures/a.png"}]
-    task = make(folder, rows)
-    assert [tasks.parts(task, row) for row in task.train] == [*["2+2=\n"] * 3, [None, "area?\n"]]
-    before = make(folder, [*rows[:3], text | {"image": "pictures/a.png"}], placeholder="")
-    assert tasks.parts(before, before.train[3]) == [None, "2+2=\n"]
+    rows = [text, *(text | {"image": none} for none in (None, "", []))]
+    task = make(folder, [*rows, ROW | {"image": "pictures/a.png"}])
+    assert [tasks.parts(task, row) for row in task.train] == [*["2+2=\n"] * 4, [None, "area?\n"]]
+    before = make(folder, [*rows, text | {"image": "pictures/a.png"}], placeholder="")
+    assert tasks.parts(before, before.train[4]) == [None, "2+2=\n"]
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,14 @@ def test_rows_with_and_without_pictures_mix(folder):
         (ROW, "places for pictures in the prompt: 1 (<image>), pictures: 0; give"),
         (ROW | {"image": 7}, "the field image holds no picture; must be a path, base64 text, an"),
         (ROW | {"image": ["a.png", None]}, "the field image holds no picture"),
-        (ROW | {"image": ""}, "the field image holds no picture"),
+        (ROW | {"image": ""}, "places for pictures in the prompt: 1 (<image>), pictures: 0; give"),
+        (ROW | {"image": [""]}, "the field image holds no picture"),
+        (ROW | {"image": "https://x.org/a.png"}, "has the address https://x.org/a.png; nothing is"),
         (ROW | {"image": {"bytes": None, "path": None}}, "the field image holds no picture"),
         (ROW | {"image": "pictures/none.png"}, "pictures/none.png: no such file"),
         (
             {"question": "area?", "answer": 4, "image": "pictures/a.png"},
-            "places for pictures in the prompt: 0, pictures: 1;",
+            "give each picture one place, which task.options.placeholder=<image\\d*> matches",
         ),
     ],
 )
