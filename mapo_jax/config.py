@@ -230,6 +230,11 @@ class OptimizerConfig:
     weight_decay: AtLeast0
     max_grad_norm: Above0
 
+    @property
+    def trains_vision(self) -> bool:
+        """Whether RL changes the vision tower."""
+        return self.vision_learning_rate != 0
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:

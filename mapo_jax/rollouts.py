@@ -114,13 +114,14 @@ class Picture(NamedTuple):
     place: int  # index of its first token in the prompt; its cells stand there row by row
 
 
-def patch_rung(n: int) -> int:
-    """Returns the number of patches to which prompts are padded: n, rounded up.
+def patch_rung(n: int, merge: int) -> int:
+    """Returns the number of patches to which prompts are padded: n, rounded up to whole cells.
 
     There are four such numbers for each doubling, so that batches share their compiled programs.
     """
-    step = max(16, (1 << max(n - 1, 1).bit_length()) // 8)
-    return -(-n // step) * step
+    cells = -(-n // merge**2)
+    step = max(4, (1 << max(cells - 1, 1).bit_length()) // 8)
+    return -(-cells // step) * step * merge**2
 
 
 def with_pictures(

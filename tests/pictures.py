@@ -94,7 +94,7 @@ def pad(found, config, S, N=None):
     made = Prompts(tokens, lengths)
     if not any(cut):
         return made
-    N = N or patch_rung(max(sum(len(x.patches) for x in row) for row in cut))
+    N = N or patch_rung(max(sum(len(x.patches) for x in row) for row in cut), c.merge)
     return with_pictures(made, cut, N, c.patch, c.merge)
 
 

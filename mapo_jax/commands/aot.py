@@ -79,7 +79,7 @@ def abstract_batch(c: Config, architecture: model.ModelConfig, mesh: Any) -> Bat
     prompts = Prompts(array((P, S), jnp.int32), array((P,), jnp.int32))
     v, n = architecture.vision, picture_patches(c, architecture)
     if v is not None and n:
-        N = patch_rung(n)
+        N = patch_rung(n, v.merge)
         images = Images(
             patches=array((P, N, 3 * v.patch**2), jnp.uint8),
             picture=array((P, N), jnp.int32),

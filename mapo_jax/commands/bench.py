@@ -143,7 +143,8 @@ def make_prompts(config: Config, policy: model.ModelConfig) -> Prompts:
     sides = draw_patches(config, policy)
     if policy.vision is None or not sides.any():
         return prompts
-    patch, merge, N = policy.vision.patch, policy.vision.merge, patch_rung(int(sides.max()) ** 2)
+    patch, merge = policy.vision.patch, policy.vision.merge
+    N = patch_rung(int(sides.max()) ** 2, merge)
     pictures = [
         [Picture(rng.integers(256, size=(n * n, 3 * patch**2), dtype=np.uint8), n, n, place=0)]
         for n in sides.tolist()
@@ -182,7 +183,7 @@ def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, f
     decoder = sum(work.forward(policy, np.full(P, s), lengths_PG))
     tower = work.tower(policy, draw_patches(c, policy) ** 2).needed
     forward = decoder + tower
-    update = 3 * decoder + (1 if c.optimizer.vision_learning_rate == 0 else 3) * tower
+    update = 3 * decoder + (3 if c.optimizer.trains_vision else 1) * tower
     shards = sharding.batch_shards(sharding.make_mesh(**dataclasses.asdict(c.mesh)))
     own = P // shards
     lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)

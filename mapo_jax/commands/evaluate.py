@@ -101,11 +101,17 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+_OF_PICTURES = ("vision", "image_token", "image_frame", "rope_sections", "rope_interleaved")
+
+
 def _headers(
     config: Config, policy: sources.Policy, sets: Mapping[str, evaluation.EvalSet]
 ) -> dict[str, dict[str, Any]]:
     """Returns the header of each set's file: what its responses depend on, by content."""
     architecture = dataclasses.asdict(policy.architecture)
+    if policy.architecture.vision is None:  # an older version answered without these fields
+        for name in _OF_PICTURES:
+            del architecture[name]
     params = digests.of_arrays(policy.params)
     common = {
         "policy": digests.of_json({"architecture": architecture, "params": params}),
@@ -116,14 +122,15 @@ def _headers(
             "set": name,
             "number": number,  # draws depend on it
             **_settings(config),
-            "digests": {**common, "prompts": _of_prompts(one, config)},
+            "digests": {**common, "prompts": _of_prompts(config, one)},
         }
         for number, (name, one) in enumerate(sets.items())
     }
     return json.loads(json.dumps(headers))  # as it is read again
 
 
-def _of_prompts(problems: evaluation.EvalSet, config: Config) -> str:
+def _of_prompts(config: Config, problems: evaluation.EvalSet) -> str:
+    """Returns the digest of what the policy sees: the tokens and, if there are some, pictures."""
     content: dict[str, Any] = {"prompts": problems.prompts}
     if found := problems.album.digests():
         content |= {"pictures": found, "images": dataclasses.asdict(config.images)}

@@ -123,7 +123,7 @@ def memory(
     trained, frozen = model.partition(model.abstract_params(architecture))
     trained_axes, frozen_axes = model.partition(axes)
     tx = training.make_optimizer(c.optimizer)
-    trains_vision = c.optimizer.vision_learning_rate != 0
+    trains_vision = c.optimizer.trains_vision
     state = jax.eval_shape(lambda params: training.init_state(params, tx, trains_vision), trained)
     layout = training.state_shardings(architecture, tx, mesh, trains_vision)
     moving = [
@@ -159,7 +159,7 @@ def memory(
     gathered = sharding.shardings(mesh, axes["layers"], sharding.GATHERED)
     parts["layers"] = _bytes(whole["layers"], gathered, width)
     n = aot.picture_patches(c, a)
-    N = rollouts.patch_rung(n) if n else 0
+    N = rollouts.patch_rung(n, a.vision.merge) if a.vision and n else 0
     # A prompt's token has its keys and values twice, stacked and by layers, beside the activations.
     at_once = 2 * key_and_value + (3 * a.mlp_dim // tensor + a.embed_dim) * width + 8 * a.embed_dim
     parts["prefill"] = sampling.prefill_size(prompts, S, N) * max(
@@ -195,7 +195,7 @@ def _activations(c, a, N, mesh, width):
     p //= shards
     tokens = p * (S + g * T)
     kept = a.num_layers * tokens * a.embed_dim
-    if a.vision and not a.lora_rank and c.optimizer.vision_learning_rate != 0:
+    if a.vision and not a.lora_rank and c.optimizer.trains_vision:
         kept += a.vision.num_layers * p * N * a.vision.embed_dim
     logits = min(c.compute.head_chunk or p * g * T, p * g * T)
     head = (2 * a.embed_dim + 3 * logits) * a.vocab_size // tensor * 4
@@ -243,7 +243,7 @@ def phases(config: Config, architecture: model.ModelConfig, mesh: Any) -> dict[s
     if scored:
         found["scoring"] = Phase(scored * (layers + head + tower), 0, scored * tower)
     passes = 4 if c.compute.remat else 3
-    is_still = c.lora.rank or c.optimizer.vision_learning_rate == 0
+    is_still = c.lora.rank or not c.optimizer.trains_vision
     tower *= c.batch.epochs * (1 if is_still else passes)
     update = c.batch.epochs * (passes * layers + 4 * head)  # the head is always recomputed
     return found | {"update": Phase(update + tower, 0, tower)}
@@ -362,7 +362,7 @@ def _print_prompt(screen, config, architecture) -> None:
         screen.print(
             f"Pictures of a prompt: at most {n:,} patches, {n // v.merge**2:,} tokens "
             f"(data.max_prompt_tokens={config.data.max_prompt_tokens} and {bound} allow no more); "
-            f"arrays have room for {rollouts.patch_rung(n):,} patches."
+            f"arrays have room for {rollouts.patch_rung(n, v.merge):,} patches."
         )
         if masked:
             screen.print(

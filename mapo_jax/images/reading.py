@@ -73,10 +73,13 @@ def digest(path_or_bytes: Source) -> str:
     """Returns the SHA-256 of the file's bytes, in base64 or not, as hexadecimal digits.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it cannot be read.
     """
-    with _file(path_or_bytes) as (_, file):
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with _file(path_or_bytes) as (name, file):
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:  # of the disk, or of the network behind it
+            raise _unreadable(name, error) from None
 
 
 @contextlib.contextmanager
@@ -102,9 +105,13 @@ def _file(source: Source) -> Iterator[tuple[str, io.BytesIO | io.BufferedReader]
     try:
         file = open(path, "rb")
     except OSError as error:
-        raise errors.UserError(f"{name}: cannot be read ({error.strerror})") from None
+        raise _unreadable(name, error) from None
     with file:
         yield name, file
+
+
+def _unreadable(name: str, error: OSError) -> errors.UserError:
+    return errors.UserError(f"{name}: cannot be read ({error.strerror})")
 
 
 def _from_base64(text: str) -> bytes | None:

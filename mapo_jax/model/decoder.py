@@ -363,7 +363,8 @@ def apply(
         `config.vision.factor`; None for text alone.
 
     Raises:
-      ValueError: a row has another number of image tokens than its pictures have cells.
+      ValueError: the policy has no tower, or a row has another number of image tokens than its
+        pictures have cells.
     """
     prompts = Prompts(tokens_BT, jnp.full(len(tokens_BT), tokens_BT.shape[1]))
     if pictures is not None and any(map(len, pictures)):
@@ -375,7 +376,9 @@ def apply(
 
 def _with_pictures(prompts, config, pictures):
     """Cuts pictures into patches and finds their places, the runs of image tokens."""
-    c, found = config.vision, []
+    if (c := config.vision) is None:
+        raise ValueError("pictures must be None: the policy has no tower for them")
+    found = []
     for tokens, row in zip(np.asarray(prompts.tokens), pictures, strict=True):
         free = np.flatnonzero(tokens == config.image_token)
         sizes = [(x.shape[0] // c.patch, x.shape[1] // c.patch) for x in row]

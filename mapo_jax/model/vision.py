@@ -22,7 +22,7 @@ from jax import Array
 from mapo_jax import sharding
 from mapo_jax.model.attention import ABSENT, Segment, attend, rotate
 from mapo_jax.model.config import VisionConfig
-from mapo_jax.model.layers import Linear, Norm, init, product
+from mapo_jax.model.layers import Linear, Norm, init, product, rounded
 from mapo_jax.model.lora import Params
 from mapo_jax.rollouts import Images
 
@@ -75,16 +75,18 @@ class Patches(nn.Module):
         def make(key, shape):
             return init(1.0)(key, (6 * c.patch**2, c.embed_dim)).reshape(shape)
 
-        boxed = nn.with_logical_partitioning(make, (None, None, None, "embed"))
-        kernel: Any = self.param("kernel", boxed, shape)
+        names = (None, None, None, "embed")
+        kernel: Any = self.param("kernel", nn.with_logical_partitioning(make, names), shape)
+        dtype = self.dtype or kernel.dtype
         mean, deviation = (255 * jnp.asarray(x)[:, None, None] for x in (c.mean, c.deviation))
-        kernel_CFD = kernel.sum(1) / deviation
+        # Rounded before they are folded: the sampler's weights come rounded, too.
+        kernel_CFD = rounded(kernel, names, dtype).sum(1) / deviation
         bias = (kernel_CFD * (_CENTRE - mean)).sum((0, 1))
         if c.patch_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
             added: Any = self.param("bias", zeros, (c.embed_dim,))
-            bias = bias + added
-        x = (patches_PNF.astype(jnp.float32) - _CENTRE).astype(self.dtype or kernel.dtype)
+            bias = bias + rounded(added, ("embed",), dtype)
+        x = (patches_PNF.astype(jnp.float32) - _CENTRE).astype(dtype)
         kernel_FD = kernel_CFD.reshape(-1, c.embed_dim)
         out = product(x, kernel_FD, (None, "embed"), 1, jnp.float32)
         return out + sharding.constrain(bias, ("embed",), sharding.GATHERED)[None, None]
@@ -223,7 +225,8 @@ def encode(
     c = config
     x: Any = Patches(c, dtype).apply({"params": params["patches"]}, images.patches)
     if c.position_table:
-        x += _learned(params["positions"], c, images)
+        table = params["positions"]
+        x += _learned(rounded(table, (None, "embed"), dtype or table.dtype), c, images)
     x = sharding.constrain(x, ("batch", None, None))
     half = c.embed_dim // c.num_heads // 2
     frequencies = _THETA ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
@@ -269,7 +272,6 @@ def _learned(table: Array, c: VisionConfig, images: Images) -> Array:
     at = images.place.astype(jnp.float32) * (side - 1) / most  # [P, N, 2]
     low = jnp.floor(at).astype(jnp.int32)
     high, share = jnp.minimum(low + 1, side - 1), at - low
-    table = sharding.constrain(table, (None, "embed"), sharding.GATHERED)
     out: Any = 0.0
     for rows, columns in itertools.product((0, 1), (0, 1)):
         row, weight = (high[..., 0], share[..., 0]) if rows else (low[..., 0], 1 - share[..., 0])

@@ -117,7 +117,7 @@ class Reader:
 
 
 class Album:
-    """The pictures of a set of prompts; () and no reader for text alone."""
+    """The pictures of a set of prompts; there are none without a reader."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Album:
             return 0
         chosen = range(len(self._prompts)) if indices is None else indices
         most = max(map(self.count, chosen), default=0)
-        return rollouts.patch_rung(most) if most else 0
+        return rollouts.patch_rung(most, self._reader.merge) if most else 0
 
     def ahead(self, indices: Iterable[int | None]) -> None:
         """Begins to read the pictures of this process's next prompts, and forgets all others."""
@@ -203,7 +203,7 @@ class Album:
         ]
 
     def described(self, example: int) -> list[dict[str, Any]]:
-        """Returns which pictures a row has, as rollouts.jsonl tells it.
+        """Describes the pictures of a row, for rollouts.jsonl.
 
         Of each: its `source`, a path or else its place in the data; `height` and `width` in pixels
         as the policy sees it; `file`, where the work directory has its thumbnail.
@@ -222,7 +222,7 @@ class Album:
     def thumbnail(self, example: int, k: int) -> bytes | None:
         """Returns a small JPEG of picture k of a row; None if its file is not as it was.
 
-        That ends a run when a batch next has the picture, before anything is learnt from it.
+        The run ends when the picture is next in a batch, before anything is learnt from it.
         """
         if (one := self._reader) is None:
             return None

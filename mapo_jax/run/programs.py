@@ -59,8 +59,7 @@ class Programs:
             ),
             "rl": training.make_optimizer(c.optimizer),
         }
-        is_frozen = c.optimizer.vision_learning_rate == 0
-        self._trains_vision = {"warmup": True, "rl": not is_frozen}
+        self._trains_vision = {"warmup": True, "rl": c.optimizer.trains_vision}
         self.warmup_step = training.TrainStep(
             architecture,
             training.ScoringConfig(**memory),

@@ -67,7 +67,7 @@ class Setup:
 
     @functools.cached_property
     def _most_patches(self) -> int:
-        return self.album.rung(range(len(self.prompts)))
+        return self.album.rung()
 
     @property
     def architecture(self) -> model.ModelConfig:
@@ -147,7 +147,7 @@ def prepare(
             look = reader.look(task, task.train) if reader else None
             found = errors.attempt(mistakes, encode, task.train, "train", *limits, say, look=look)
             prompts = found or []
-            if mistakes and not task.images:  # else all pictures that are broken are told together
+            if mistakes and not task.images:  # else all broken pictures are listed together
                 raise errors.UserError(*mistakes)
         prepare_sets = functools.partial(evaluation.prepare, c, task, source.tokenizer)
         eval_sets = errors.attempt(mistakes, prepare_sets, reader, say)

@@ -207,8 +207,11 @@ def test_a_header_is_of_contents(tmp_path):
         return evaluate._headers(config, policy, parts["sets"])
 
     albums = [types.SimpleNamespace(digests=lambda x=x: [[x]]) for x in "xy"]
+    resized = dataclasses.replace(
+        CONFIG, images=dataclasses.replace(CONFIG.images, resize="easyr1")
+    )
     one, first = evaluation.EvalSet([{"question": "1+1=", "answer": "2"}], [[3]]), headers()
-    assert headers() == first
+    assert headers() == headers(resized) == first
     other = evaluation.EvalSet([{"question": "1+1=", "answer": "3"}], [[3]])
     assert headers(sets={"a": other})["a"] == first["a"]  # no response depends on right answers
     changed = [
@@ -219,11 +222,12 @@ def test_a_header_is_of_contents(tmp_path):
         headers(sets={"b": one, "a": one})["a"],
         headers(sets={"a": dataclasses.replace(one, prompts=[[4]])})["a"],
         *(headers(sets={"a": dataclasses.replace(one, album=album)})["a"] for album in albums),
+        headers(resized, sets={"a": dataclasses.replace(one, album=albums[0])})["a"],
     ]
-    twice = dataclasses.replace(CONFIG, images=dataclasses.replace(CONFIG.images, resize="easyr1"))
-    assert headers(twice) == first  # without pictures
-    changed.append(headers(twice, sets={"a": dataclasses.replace(one, album=albums[0])})["a"])
     assert len({json.dumps(header) for header in [first["a"], *changed]}) == 10
+    # That of the version before there were pictures, whose answers are used again.
+    policy = headers(params={"a": jax.numpy.arange(3.0)})["a"]["digests"]["policy"]
+    assert policy == "d38c00faebd5931c584f9f2ab7de8876f4c52db2fc9be737169c0281cfd6c165"
 
 
 @pytest.mark.slow

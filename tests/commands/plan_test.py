@@ -168,7 +168,7 @@ def test_planned_pictures_are_the_arrays_of_a_run():
     vision = dataclasses.replace(VISION.vision, max_pixels=4 * 8 * 14**2)
     policy = dataclasses.replace(VISION, vision=vision)
     picture = rollouts.Picture(np.zeros((32, 588), np.uint8), 4, 8, place=0)
-    N = rollouts.patch_rung(32)
+    N = rollouts.patch_rung(32, merge=2)
     padded = rollouts.pad_prompts([[1] * 20] * 2, 20)
     made = rollouts.with_pictures(padded, [[picture]] * 2, N, patch=14, merge=2)
     config = config_of(batch__prompts=2, data__max_prompt_tokens=20)
@@ -190,7 +190,9 @@ def test_a_tower_that_stays_has_neither_gradient_nor_moments():
         tower, rel=0.01
     )  # biases lie whole
     assert found["optimizer"] - still["optimizer"] == pytest.approx(2 * tower, rel=0.01)
-    inputs = 8 * 32 * rollouts.patch_rung(5184) * 1280 * 4  # of 32 layers, 8 prompts at once
+    inputs = (
+        8 * 32 * rollouts.patch_rung(5184, merge=2) * 1280 * 4
+    )  # of 32 layers, 8 prompts at once
     assert found["activations"] - still["activations"] == inputs
 
 

@@ -124,6 +124,18 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
     assert refused(path) == f"{path}: cannot be read (Permission denied)"
 
 
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"")
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("hashlib.file_digest", fail)
+    with pytest.raises(errors.UserError, match=r"a\.png: cannot be read \(Input/output error\)"):
+        images.digest(path)
+
+
 TOO_MANY = f"has more than {images.MAX_PIXELS:,} pixels; make it smaller"
 BOMB = """
 import pathlib, resource, sys

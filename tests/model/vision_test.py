@@ -182,9 +182,10 @@ def test_text_alone_is_the_program_of_text():
 
 
 def test_rungs_of_patches():
-    assert [patch_rung(n) for n in (1, 4, 16, 17, 64, 65, 1296, 1409, 5184)] == [
+    assert [patch_rung(n, merge=2) for n in (1, 4, 16, 17, 64, 65, 1296, 1409, 5184)] == [
         *(16, 16, 16, 32, 64, 80, 1536, 1536, 6144)
     ]
+    assert [patch_rung(n, merge=3) for n in (9, 90, 1305)] == [36, 108, 1440]  # whole cells
 
 
 # ---- transformers ----
@@ -257,3 +258,32 @@ def test_a_policy_without_a_tower_takes_no_pictures():
     with pytest.raises(ValueError, match="has no tower"):
         model.encode_images({}, small.CONFIG, made)
     assert model.encode_images({}, small.CONFIG, Prompts(made.tokens, made.lengths)) is None
+    with pytest.raises(ValueError, match="has no tower"):
+        model.apply({}, small.CONFIG, jnp.zeros((1, 4), jnp.int32), [[np.zeros((4, 4, 3))]])
+
+
+def test_a_tower_in_bfloat16_takes_weights_that_are_rounded_or_not():
+    """The sampler's are, the scorer's are not; what they compute is the same to the last bit."""
+    config = pictures.CONFIGS["qwen3_vl"]  # a bias of patches, and learned positions
+    params = small.params(config)
+    encode = jax.jit(
+        lambda params, prompts, dtype: model.encode_images(params, config, prompts, dtype=dtype),
+        static_argnums=2,
+    )
+    made = jax.tree.map(jnp.asarray, pictures.prompts(pictures.ROWS[:1], config=config))
+    sampled = encode(model.cast(params, "bfloat16"), made, None)
+    scored = encode(params, made, "bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, sampled, scored)
+
+
+def test_cells_of_three_patches_a_side():
+    """The rungs of patches are whole cells."""
+    config = pictures.CONFIG
+    config = small.replace(config, vision=small.replace(config.vision, merge=3))
+    params, rows = small.params(config), [[(2, 3), 5], [(1, 1), 6]]
+    made = jax.tree.map(jnp.asarray, pictures.prompts(rows, config))
+    found = model.encode_images(params, config, made).embeddings
+    for row, embeddings in zip(rows, found, strict=True):
+        ((picture, _),) = pictures.parts(row, config)[1]
+        expected, _ = tower(params["vision"], config.vision, picture)
+        np.testing.assert_allclose(embeddings[: len(expected)], expected, rtol=1e-5, atol=5e-5)

@@ -213,7 +213,7 @@ def test_an_album_holds_what_was_cut(drawn):
     for i, prompt in enumerate(made.prompts):
         assert len(prompt.pictures) == [2, 1, 0, 0][prompt.example % 4]
         assert prompt.tokens.count(made.tokenizer.image_id) * 4 == album.count(i)
-    assert album.rung() == rollouts.patch_rung(max(map(album.count, range(30))))
+    assert album.rung() == rollouts.patch_rung(max(map(album.count, range(30))), merge=2)
     assert album.rung([2, 3]) == 0
     chosen = [4, None, 2, 1]
     tokens = [() if i is None else made.prompts[i].tokens for i in chosen]
@@ -316,6 +316,10 @@ def test_what_a_tower_cannot_be(drawn):
             "policy.vision.num_heads=3: must divide policy.vision.embed_dim=16; try 2",
         ),
         ({"policy__vision__num_heads": 8}, "policy.vision.num_heads=8: must leave each head a m"),
+        (
+            {"lora__rank": 2, "optimizer__vision_learning_rate": 1e-3},
+            "optimizer.vision_learning_rate=0.001: lora.rank=2 trains adapters of the decoder",
+        ),
         ({"policy__head_dim": 4}, "policy.head_dim=4: must be at least 6 with a tower"),
         ({"images__min_pixels": 512}, "images.min_pixels=512: must be at most images.max_pixel"),
         (
