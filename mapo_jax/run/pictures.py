@@ -102,12 +102,13 @@ class Reader:
         return images.patches(self._again(source), self.patch, self.merge)
 
     def _again(self, source: Source) -> np.ndarray:
-        if images.digest(source) != self.seen(source).digest:
-            raise errors.UserError(
-                f"{_named(source)}: is not the picture that it was at the start; put it back and "
-                "give the same command again"
-            )
-        return self._read(source)
+        with contextlib.suppress(errors.UserError):  # a file that is gone
+            if images.digest(source) == self.seen(source).digest:
+                return self._read(source)
+        raise errors.UserError(
+            f"{_named(source)}: is not the picture that it was at the start; put it back and "
+            "give the same command again"
+        )
 
     def _read(self, source: Source) -> np.ndarray:
         try:

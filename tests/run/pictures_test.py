@@ -296,7 +296,7 @@ def test_a_picture_that_changes_ends_the_run_with_its_state(drawn, tmp_path, is_
             shutil.copy(drawn / "drawn" / "1.png", drawn / "drawn" / "0.png")
         run.progress.is_open = False
         assert run.setup.album.thumbnail(0, 0) is None
-        with pytest.raises(errors.UserError, match=r"0.png") as caught:
+        with pytest.raises(errors.UserError, match=r"0.png: is not the picture that it") as caught:
             run.go()
         assert len(caught.value.lines) == 1
         assert run.saved.latest() == 0
