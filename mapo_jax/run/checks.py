@@ -101,11 +101,6 @@ def _lora_mistakes(config: Config) -> list[str]:
             f"lora.rank={config.lora.rank}: adapters need a pretrained policy; give policy.init, "
             "or set it to 0"
         )
-    if rate := config.optimizer.vision_learning_rate:
-        lines.append(
-            f"optimizer.vision_learning_rate={rate}: lora.rank={config.lora.rank} trains adapters "
-            "of the decoder alone, and the tower stays as it is; set it to 0 or None"
-        )
     return lines
 
 

@@ -318,7 +318,7 @@ def test_what_a_tower_cannot_be(drawn):
         ({"policy__vision__num_heads": 8}, "policy.vision.num_heads=8: must leave each head a m"),
         (
             {"lora__rank": 2, "optimizer__vision_learning_rate": 1e-3},
-            "optimizer.vision_learning_rate=0.001: lora.rank=2 trains adapters of the decoder",
+            "optimizer.vision_learning_rate=0.001: adapters leave the tower as it is; set it t",
         ),
         ({"policy__head_dim": 4}, "policy.head_dim=4: must be at least 6 with a tower"),
         ({"images__min_pixels": 512}, "images.min_pixels=512: must be at most images.max_pixel"),
