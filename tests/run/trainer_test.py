@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import functools
 import json
+import operator
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,6 @@ from etils import epath
 
 from mapo_jax import errors, report, sharding
 from mapo_jax.commands import exits, launchers, train
-from mapo_jax.config import ADDED
 from mapo_jax.report import health
 from mapo_jax.report import runs as reported
 from mapo_jax.rewards import remote
@@ -32,6 +33,7 @@ from mapo_jax.run import (
     workdirs,
 )
 from mapo_jax.run.console import Console
+from mapo_jax.run.continuation import ADDED
 from mapo_jax.sampling import loop
 from mapo_jax.training import surrogates
 from tests import runs, small
@@ -345,8 +347,8 @@ def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path, monke
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     for key in ADDED:
-        group, name = key.split(".")
-        del old[group][name]
+        *groups, name = key.split(".")
+        del functools.reduce(operator.getitem, groups, old)[name]
     path.write_text(json.dumps(old))
     runs.train(micro(), tmp_path)
     assert timeless(lines(tmp_path)) == timeless(lines(undisturbed))

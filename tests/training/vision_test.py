@@ -148,7 +148,8 @@ def test_kernels(attention):
     assert_same(gradient(batch(), attention=attention))
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), *small.slow([(1, 8, 1)])], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)], ids=str)
 def test_meshes_and_splits(shape):
     assert_same(gradient(batch(), mesh_shape=shape, microbatch=(4, 2)))
 
@@ -191,6 +192,7 @@ def test_text_alone_leaves_the_tower():
     assert found["layers"]["q"]["kernel"].any()
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_stays_and_costs_nothing():
     step, state, _ = build(trains_vision=False)
     before = jax.tree.map(np.asarray, state.params)
