@@ -101,6 +101,19 @@ class ModelConfig:
     lora_targets: tuple[str, ...] = ()  # some of LORA_TARGETS
 
     @property
+    def picture_ids(self) -> tuple[int, ...]:
+        """The tokens of a picture in plain text: the image token in its frame; () for no tower.
+
+        A policy of few tokens may not have those of the frame.
+        """
+        if self.vision is None:
+            return ()
+        frame = [token for token in self.image_frame if token < self.vocab_size]
+        return (
+            (*frame[:1], self.image_token, *frame[1:]) if len(frame) == 2 else (self.image_token,)
+        )
+
+    @property
     def rope_axes(self) -> np.ndarray:
         """i32[H/2], the RoPE position that turns each pair: 0 time, 1 row, 2 column (M-RoPE).
 

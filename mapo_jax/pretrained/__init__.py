@@ -50,6 +50,8 @@ def load(
             f"policy.init={path}: the tokenizer has {tokenizer.vocab_size} tokens, but the policy "
             f"knows {config.vocab_size}; give a folder whose files belong together"
         )
+    if tokenizer is not None:
+        tokenizer.picture_ids = config.picture_ids
     return config, load_params(path, config, dtype, mesh), tokenizer
 
 

@@ -165,7 +165,8 @@ def add(
     nested = entry(fields, "text_config", [])
     tokens = {name: fields.get(name, default) for name, default in _TOKENS.items()}
     for name, token in tokens.items():
-        if type(token) is not int or not 0 <= token < text.vocab_size:
+        most = text.vocab_size if name == "image_token_id" else math.inf
+        if type(token) is not int or not 0 <= token < most:
             mistakes.append(f"{name}={token} must be a token below vocab_size={text.vocab_size}")
     if text.num_heads * text.head_dim != text.embed_dim and FAMILIES[kind].text == "qwen2":
         mistakes.append(

@@ -103,7 +103,7 @@ def find(config: Config, now: datetime.datetime | None = None) -> Source:
     _check_vocabulary(
         tokenizer, architecture, f"tokenizer.path={config.tokenizer.path or folder or run}"
     )
-    _show_pictures(tokenizer, architecture)
+    tokenizer.picture_ids = architecture.picture_ids
     return Source(adapted(architecture, config.lora), tokenizer, run, folder, which)
 
 
@@ -150,13 +150,6 @@ def _check_vocabulary(tokenizer, architecture, where):
             f"{where}: the tokenizer has {tokenizer.vocab_size} tokens, but the policy knows "
             f"{architecture.vocab_size}; set tokenizer.path to the one that it was trained with"
         )
-
-
-def _show_pictures(tokenizer: Tokenizer, architecture: model.ModelConfig) -> None:
-    """Tells a tokenizer which tokens stand for a picture."""
-    if architecture.vision:
-        first, last = architecture.image_frame[:1], architecture.image_frame[1:]
-        tokenizer.picture_ids = (*first, architecture.image_token, *last)
 
 
 def adapted(architecture: model.ModelConfig, lora: LoraConfig) -> model.ModelConfig:
@@ -241,7 +234,7 @@ def describe(
                 (Path(scratch) / path.name).write_bytes(path.read_bytes())
             now, key = now or workdirs.began(workdir), f"{where}: {workdir}/policy"
             tokenizer = load_tokenizer(scratch, template, now, key)
-            _show_pictures(tokenizer, architecture)
+            tokenizer.picture_ids = architecture.picture_ids
             return architecture, tokenizer
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = (
@@ -345,7 +338,7 @@ def open(
         now = workdirs.began(workdir) if workdir is not None else None
         tokenizer = _tokenizer(c, str(folder), now)
         _check_vocabulary(tokenizer, architecture, where)
-        _show_pictures(tokenizer, architecture)
+        tokenizer.picture_ids = architecture.picture_ids
         loaded = pretrained.load_params(folder, architecture, c.compute.dtype, mesh, where)
         found = Policy(architecture, loaded, tokenizer, mesh, params)
     else:

@@ -560,6 +560,9 @@ def test_files_that_only_transformers_reads_go_along(tmp_path):
     sources.save_description(epath.Path(work), config, load_tokenizer(str(source)))
     read, tokenizer = sources.describe(epath.Path(work), "--workdir=x", "")
     assert read == config
+    assert tokenizer.picture_ids == config.picture_ids == (28, 30, 29)
+    few = small.replace(config, image_frame=(28, 151_653))  # of another vocabulary
+    assert few.picture_ids == (30,)
     pretrained.save_tensors(out, read, [], "float32", tokenizer)
     for name, content in files.items():
         assert json.loads((out / name).read_text()) == content
