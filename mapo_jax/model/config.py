@@ -108,10 +108,8 @@ class ModelConfig:
         """
         if self.vision is None:
             return ()
-        frame = [token for token in self.image_frame if token < self.vocab_size]
-        return (
-            (*frame[:1], self.image_token, *frame[1:]) if len(frame) == 2 else (self.image_token,)
-        )
+        frame = self.image_frame if max(self.image_frame, default=0) < self.vocab_size else ()
+        return (*frame[:1], self.image_token, *frame[1:])
 
     @property
     def rope_axes(self) -> np.ndarray:
