@@ -126,10 +126,7 @@ def memory(
     trains_vision = c.optimizer.trains_vision
     state = jax.eval_shape(lambda params: training.init_state(params, tx, trains_vision), trained)
     layout = training.state_shardings(architecture, tx, mesh, trains_vision)
-    moving = [
-        {name: part for name, part in x.params.items() if trains_vision or name != "vision"}
-        for x in (state, layout)
-    ]
+    moving = [training.moving_params(x.params, trains_vision)[0] for x in (state, layout)]
     width = jnp.dtype(c.compute.dtype).itemsize
     parts = {
         "parameters": _bytes(state.params, layout.params),

@@ -7,7 +7,6 @@ from mapo_jax.model.config import LORA_TARGETS as LORA_TARGETS
 from mapo_jax.model.config import ModelConfig as ModelConfig
 from mapo_jax.model.config import RopeScaling as RopeScaling
 from mapo_jax.model.config import VisionConfig as VisionConfig
-from mapo_jax.model.decoder import ACTIVATIONS as ACTIVATIONS
 from mapo_jax.model.decoder import Block as Block
 from mapo_jax.model.decoder import abstract_params as abstract_params
 from mapo_jax.model.decoder import apply as apply

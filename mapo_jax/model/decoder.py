@@ -20,13 +20,11 @@ from mapo_jax import images, sharding
 from mapo_jax.model import vision
 from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate, written
 from mapo_jax.model.config import ModelConfig
-from mapo_jax.model.layers import Linear, Norm, init, lookup, product, rounded
+from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, lookup, product, rounded
 from mapo_jax.model.lora import SUFFIX, Lora, Params
 from mapo_jax.model.streams import prompt_stream
 from mapo_jax.model.vision import Features
 from mapo_jax.rollouts import Picture, Prompts, with_pictures
-
-ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
 
 class Kind(NamedTuple):

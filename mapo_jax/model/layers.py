@@ -19,6 +19,11 @@ from jax import Array
 from mapo_jax import sharding
 
 Names = tuple[str | None, ...]  # logical axes of an array
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 
 
 def _gathered(w: Array, names: Names, dtype: Any) -> Array:

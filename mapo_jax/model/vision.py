@@ -22,17 +22,12 @@ from jax import Array
 from mapo_jax import sharding
 from mapo_jax.model.attention import ABSENT, Segment, attend, rotate
 from mapo_jax.model.config import VisionConfig
-from mapo_jax.model.layers import Linear, Norm, init, product, rounded
+from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, product, rounded
 from mapo_jax.model.lora import Params
 from mapo_jax.rollouts import Images
 
 _THETA = 10_000.0  # base of the rotations, the same in all families
 _CENTRE = 128  # taken off the bytes, so that bfloat16 holds them exactly and sums stay small
-ACTIVATIONS = {
-    "silu": nn.silu,
-    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-}
 
 
 class Features(NamedTuple):

@@ -16,6 +16,7 @@ from mapo_jax.training.step import Score as Score
 from mapo_jax.training.step import TrainState as TrainState
 from mapo_jax.training.step import TrainStep as TrainStep
 from mapo_jax.training.step import init_state as init_state
+from mapo_jax.training.step import moving_params as moving_params
 from mapo_jax.training.step import state_shardings as state_shardings
 from mapo_jax.training.surrogates import check_surrogate as check_surrogate
 from mapo_jax.training.surrogates import make_surrogate as make_surrogate

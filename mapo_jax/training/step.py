@@ -43,7 +43,7 @@ def init_state(
     params: model.Params, tx: optax.GradientTransformation, trains_vision: bool = True
 ) -> TrainState:
     """Makes the state with which a new phase starts from `params`."""
-    opt_state = tx.init(_moving(params, trains_vision)[0])
+    opt_state = tx.init(moving_params(params, trains_vision)[0])
     return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, opt_state)
 
 
@@ -57,7 +57,7 @@ def state_shardings(
     replicated: Any = sharding.replicated(mesh)
     params = sharding.shardings(mesh, model.partition(model.logical_axes(config))[0])
     shapes = model.partition(model.abstract_params(config))[0]
-    moving, shapes = (_moving(tree, trains_vision)[0] for tree in (params, shapes))
+    moving, shapes = (moving_params(tree, trains_vision)[0] for tree in (params, shapes))
     initable: Any = tx
     opt_state = optax.tree_utils.tree_map_params(
         initable,
@@ -69,7 +69,7 @@ def state_shardings(
     return TrainState(replicated, replicated, replicated, params, opt_state)
 
 
-def _moving(params: model.Params, trains_vision: bool) -> tuple[model.Params, model.Params]:
+def moving_params(params: model.Params, trains_vision: bool) -> tuple[model.Params, model.Params]:
     """Splits parameters of a state into those that an update changes, and a tower that stays."""
     still = {} if trains_vision else {"vision"} & params.keys()
     moving = {name: part for name, part in params.items() if name not in still}
@@ -148,7 +148,7 @@ class TrainStep:
             scale = _loss_scale(minibatch[1], dtype)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 gradient = jax.value_and_grad(loss, has_aux=True)
-                parts = _moving(params, trains_vision)
+                parts = moving_params(params, trains_vision)
                 (_, metrics), gradients = gradient(*parts, frozen, minibatch, piece, scale)
             return jax.tree.map(lambda g: g / scale, gradients), metrics
 
@@ -159,7 +159,7 @@ class TrainStep:
         def update(state, total, is_any):
             gradients, metrics = total
             norm = optax.tree.norm(gradients)
-            moving, still = _moving(state.params, trains_vision)
+            moving, still = moving_params(state.params, trains_vision)
             updates, opt_state = tx.update(gradients, state.opt_state, moving)
             moved: Any = optax.apply_updates(moving, updates)
             params = {**moved, **still}
@@ -175,7 +175,7 @@ class TrainStep:
             metrics.losses["policy/grad_norm"] = norm
             return TrainState(state.step + 1, skipped, in_a_row, params, opt_state), metrics
 
-        sums = (_moving(shardings.params, trains_vision)[0], replicated)
+        sums = (moving_params(shardings.params, trains_vision)[0], replicated)
         self.begin = jax.jit(begin, out_shardings=(by_prompt, replicated, replicated))
         self.add = jax.jit(add_gradient, donate_argnums=0, out_shardings=sums)
         self.finish = jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated))
