@@ -347,3 +347,26 @@ METHODS: dict[str, Callable[[ConfigDict], None]] = {
     )
     for name, paper in _PAPERS.items()
 }
+
+# The rows of the MAPO paper's tables, for the experiments with its data: all share its batch,
+# lengths, clipping and optimizer (app. B.2 and its released configuration). Its DAPO drops groups
+# whose mean accuracy is not between .01 and .99, clips at 1.28 and has no KL.
+_ROW = _METHOD | _PAPERS["mapo"].method | _ADAMW | _PAPERS["mapo"].sizes
+_ITS_DAPO = {
+    "algorithm.advantage": "grpo",
+    "algorithm.clip_high": 0.28,
+    "algorithm.beta": 0.0,
+    "dynamic.max_tries": 20,
+    "dynamic.low": 0.01,
+    "dynamic.high": 0.99,
+}
+
+ROWS: dict[str, Callable[[ConfigDict], None]] = {
+    "mapo_paper": METHODS["mapo_paper"],
+    "grpo_paper": _preset("GRPO as the MAPO paper ran it", _ROW | {"algorithm.advantage": "grpo"}),
+    "dapo_paper": _preset("DAPO as the MAPO paper ran it", _ROW | _ITS_DAPO),
+    "group_8": _preset(
+        "Groups of 8, the other half of its tables",
+        {"batch.group": 8, "batch.microbatch": (8, 8)},
+    ),
+}
