@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.tasks import arithmetic, files, gsm8k, jsonl, math, word_problems
+from mapo_jax.tasks import arithmetic, diagrams, files, gsm8k, jsonl, math, word_problems
 from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
+    "diagrams": diagrams.make,
     "gsm8k": gsm8k.make,
     "jsonl": jsonl.make,
     "math": math.make,

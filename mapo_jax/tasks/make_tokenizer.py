@@ -1,31 +1,33 @@
-"""Makes `arithmetic.model`, the SentencePiece model of the arithmetic task.
+"""Makes the SentencePiece models of the generated tasks, `arithmetic.model` and `diagrams.model`.
 
 Run from the repository's root; it writes the same bytes every time:
 
-    python -m mapo_jax.tasks.make_arithmetic_tokenizer mapo_jax/tasks/arithmetic.model
+    python -m mapo_jax.tasks.make_tokenizer
 
 Each character is a piece, and so is each of the four tags. Nothing is normalized, so that a text
 decodes to itself.
 """
 
 import io
-import sys
 from pathlib import Path
 
 import sentencepiece
 
 TAGS = ["<think>", "</think>", "\\boxed{", "}"]
-CHARACTERS = "0123456789+-*= "
+CHARACTERS = {
+    "arithmetic": "0123456789+-*= ",
+    "diagrams": "0123456789+*/=. aehimprtw?",
+}
 
 
-def make_model() -> bytes:
+def make_model(characters: str) -> bytes:
     """Returns the serialized SentencePiece model."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([CHARACTERS]),
+        sentence_iterator=iter([characters]),
         model_writer=model,
         model_type="char",
-        vocab_size=3 + len(TAGS) + len(CHARACTERS),
+        vocab_size=3 + len(TAGS) + len(characters),
         character_coverage=1.0,
         pad_id=0,
         unk_id=1,
@@ -42,4 +44,5 @@ def make_model() -> bytes:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(make_model())
+    for name, characters in CHARACTERS.items():
+        (Path(__file__).parent / f"{name}.model").write_bytes(make_model(characters))

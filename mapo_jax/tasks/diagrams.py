@@ -1,0 +1,227 @@
+"""Generated diagrams: the numbers stand in the picture and nowhere else.
+
+A picture is squared paper, 12 x 12 or 16 x 12 cells of 4 pixels, with the outline of a rectangle or
+of a right triangle on it, in one of four colours and anywhere. The question is "area?" or, of a
+rectangle only, "perimeter?". A response reads both sides, works it out with the larger side first,
+and boxes the result: `<think>w=4 h=6 6*4=24 24/2=12</think> \\boxed{12}`.
+
+Sides are 1 to 10. One pair (width, height) in ten is never trained on, but the same pair turned
+by a right angle is: a policy has met its products, but not its shape. The evaluation set `test` has
+these pairs alone. In `hard` one side is 11 or more, and
+`blank` has the questions of `test` under white pictures, which nothing but guesses can answer.
+
+Demonstrations hold mistakes at an exact rate, as those of `arithmetic` do: of five mistakes two
+read a side wrong by one, two slip in a step (off by 1, 2 or 10), and one breaks the format.
+
+An example depends on (seed, set, index) alone. Its picture is drawn whenever it is asked for.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mapo_jax import errors, rewards
+from mapo_jax.tasks.base import Task, merge_options
+
+DEFAULTS = {
+    "train_size": 20_000,  # training examples
+    "eval_size": 512,  # examples of each evaluation set
+    "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
+    "pictures": "drawn",  # of training; or the controls "blank", "shuffled" (another example's)
+}
+
+CELL = 4  # pixels
+ROWS, COLUMNS = 12, (12, 16)  # cells of the papers
+LARGEST = 10  # side in training and in `test`
+_LINE = (215, 225, 240)
+_COLOURS = ((0, 0, 0), (200, 30, 30), (30, 90, 200), (20, 140, 60))
+_SLIPS = (-10, -2, -1, 1, 2, 10)
+_FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
+
+
+def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the task; `options` are those of DEFAULTS."""
+    chosen = merge_options(options, DEFAULTS)
+    mistakes = [
+        f"task.options.{name}={chosen[name]}: must be 1 or more"
+        for name in ("train_size", "eval_size")
+        if chosen[name] < 1
+    ]
+    if not 0 <= chosen["mistake_rate"] <= 1:
+        mistakes.append(f"task.options.mistake_rate={chosen['mistake_rate']}: must be 0 to 1")
+    if chosen["pictures"] not in ("drawn", "blank", "shuffled"):
+        mistakes.append(
+            f"task.options.pictures={chosen['pictures']}: must be drawn, blank or shuffled"
+        )
+    if data_path:
+        mistakes.append(f"data.path={data_path}: diagrams are generated; leave data.path empty")
+    if mistakes:
+        raise errors.UserError(*mistakes)
+    test = _eval("test", seed, chosen["eval_size"])
+    return Task(
+        name="diagrams",
+        train=_train(seed, chosen),
+        evals={
+            "test": test,
+            "hard": _eval("hard", seed, chosen["eval_size"]),
+            "blank": [_blank(example) for example in test],
+        },
+        prompt=prompt,
+        reward=rewards.accuracy_and_format,
+        demonstration=demonstration,
+        images=pictures,
+        placeholder="",
+    )
+
+
+def prompt(example: dict) -> str:
+    """Returns the question, "area?" or "perimeter?"; the picture comes before it."""
+    return example["question"]
+
+
+def demonstration(example: dict) -> str:
+    """Returns the worked response of an example, with its mistake if it has one."""
+    return example["demonstration"]
+
+
+def pictures(example: dict) -> list[bytes]:
+    """Returns the example's one picture, as the bytes of a PPM file."""
+    pixels = draw(**example["drawing"])
+    height, width, _ = pixels.shape
+    return [b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()]
+
+
+def draw(shape: str, columns: int, box: tuple[int, int, int, int], colour: int) -> np.ndarray:
+    """Draws a diagram, u8[4 * 12, 4 * columns, 3].
+
+    Args:
+        shape: "rectangle"; "triangle", whose right angle is at the lower left; or "none", which
+            leaves the paper white, without squares.
+        columns: cells of the paper's width.
+        box: left, top, width, height of the shape in cells.
+        colour: index of its colour.
+    """
+    paper = np.full((ROWS * CELL, columns * CELL, 3), 255, np.uint8)
+    if shape == "none":
+        return paper
+    paper[::CELL], paper[:, ::CELL] = _LINE, _LINE
+    left, top, width, height = (CELL * cells for cells in box)
+    right, bottom, ink = left + width, top + height, _COLOURS[colour]
+    paper[top : bottom + 1, left] = ink
+    paper[bottom, left : right + 1] = ink
+    if shape == "rectangle":
+        paper[top, left : right + 1] = ink
+        paper[top : bottom + 1, right] = ink
+    else:
+        along = np.linspace(0, 1, 2 * max(width, height) + 1)
+        y, x = np.rint(top + along * height), np.rint(left + along * width)
+        paper[y.astype(int), x.astype(int)] = ink
+    return paper
+
+
+def is_held_out(width: int, height: int) -> bool:
+    """Whether shapes of these sides are never trained on; of (4, 5) and (5, 4) at most one is."""
+    return (width + 2 * height) % 11 == 0
+
+
+def _train(seed: int, chosen: Mapping[str, Any]) -> list[dict]:
+    size, rate, examples = chosen["train_size"], chosen["mistake_rate"], []
+    for index in range(size):
+        rng = random.Random(f"{seed}/train/{index}")
+        example = _draw_example(rng, lambda w, h: max(w, h) <= LARGEST and not is_held_out(w, h))
+        mistake = math.floor(index * rate)  # the mistake's number, if this example has one
+        if math.floor((index + 1) * rate) > mistake:
+            example["demonstration"] = _mistaken(rng, example, mistake % 5)
+        examples.append(example)
+    if chosen["pictures"] == "blank":
+        return [_blank(example) for example in examples]
+    if chosen["pictures"] == "shuffled":
+        order = random.Random(f"{seed}/shuffled").sample(range(size), size)
+        drawings = [examples[i]["drawing"] for i in order]
+        return [{**x, "drawing": y} for x, y in zip(examples, drawings, strict=True)]
+    return examples
+
+
+def _eval(name: str, seed: int, size: int) -> list[dict]:
+    def belongs(width: int, height: int) -> bool:
+        if name == "hard":
+            return max(width, height) > LARGEST
+        return max(width, height) <= LARGEST and is_held_out(width, height)
+
+    return [_draw_example(random.Random(f"{seed}/{name}/{i}"), belongs) for i in range(size)]
+
+
+def _draw_example(rng: random.Random, belongs) -> dict:
+    """Draws an example whose sides `belongs` takes."""
+    question, shape = rng.choice(
+        [("area?", "rectangle"), ("perimeter?", "rectangle"), ("area?", "triangle")]
+    )
+    while True:
+        columns = rng.choice(COLUMNS)
+        width, height = rng.randint(1, LARGEST + 1), rng.randint(1, LARGEST + 1)
+        if belongs(width, height):
+            break
+    left, top = rng.randint(0, columns - 1 - width), rng.randint(0, ROWS - 1 - height)
+    drawing = {
+        "shape": shape,
+        "columns": columns,
+        "box": (left, top, width, height),
+        "colour": rng.randrange(len(_COLOURS)),
+    }
+    example = {"question": question, "drawing": drawing}
+    steps = _work(example, width, height)
+    return {**example, "answer": steps[-1][1], "demonstration": _response(width, height, steps)}
+
+
+def _work(
+    example: dict, width: int, height: int, slip: tuple[int, int] = (-1, 0)
+) -> list[tuple[str, str]]:
+    """Returns the steps (left of =, right of =) for these sides.
+
+    Args:
+        example: its question and shape count.
+        width, height: the sides as they were read.
+        slip: (step, amount that is added to its result).
+    """
+    large, small = max(width, height), min(width, height)
+    if example["question"] == "perimeter?":
+        first, then = f"{large}+{small}", ("2*{}", 2.0)
+        result = float(large + small)
+    else:
+        first, then = f"{large}*{small}", ("{}/2", 0.5)
+        result = float(large * small)
+    steps = [first]
+    results = [result + slip[1] * (slip[0] == 0)]
+    if example["question"] == "perimeter?" or example["drawing"]["shape"] == "triangle":
+        steps.append(then[0].format(f"{results[0]:g}"))
+        results.append(results[0] * then[1] + slip[1] * (slip[0] == 1))
+    return [(step, f"{value:g}") for step, value in zip(steps, results, strict=True)]
+
+
+def _response(width: int, height: int, steps: list[tuple[str, str]]) -> str:
+    worked = " ".join(f"{left}={right}" for left, right in steps)
+    return f"<think>w={width} h={height} {worked}</think> \\boxed{{{steps[-1][1]}}}"
+
+
+def _mistaken(rng: random.Random, example: dict, kind: int) -> str:
+    """Returns a demonstration with a mistake: kinds 0 and 1 read wrong, 2 and 3 slip, 4 is form."""
+    *_, width, height = example["drawing"]["box"]
+    if kind == 4:
+        return example["demonstration"].replace(*rng.choice(_FORMAT_MISTAKES))
+    while True:
+        read, slip = [width, height], (-1, 0)
+        if kind < 2:
+            read[rng.randrange(2)] += rng.choice((-1, 1))
+        else:
+            slip = (rng.randrange(len(_work(example, width, height))), rng.choice(_SLIPS))
+        steps = _work(example, *read, slip)
+        results = [float(result) for _, result in steps]
+        if min(*read, *results) > 0 and steps[-1][1] != example["answer"]:
+            return _response(*read, steps)
+
+
+def _blank(example: dict) -> dict:
+    return {**example, "drawing": {**example["drawing"], "shape": "none"}}
