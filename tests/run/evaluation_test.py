@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mapo_jax import answers, errors, rewards, sharding
-from mapo_jax.run import evaluation
+from mapo_jax.run import evaluation, scores
 from tests import small
 
 
@@ -180,7 +180,7 @@ def test_the_verdict_of_a_vote_is_that_of_the_answer(responses, elected):
         }
         for response in responses
     ]
-    columns = dict(zip(evaluation._names(4), evaluation._columns(rows), strict=True))
+    columns = dict(zip(scores.names(4), scores.of_problem(rows), strict=True))
     assert columns["maj@4"] == elected
 
 
