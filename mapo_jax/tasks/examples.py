@@ -149,6 +149,7 @@ def encode_prompts(
     kept: list[Prompt] = []
     lengths: list[int] = []
     mistakes: list[str] = []
+    has_read = False  # a picture
     for i, example in enumerate(examples):
         if len(kept) == at_most:
             break
@@ -163,6 +164,7 @@ def encode_prompts(
                 mistakes.append(line)
             continue
         prompt = _encode(task, tokenizer, example, i, sizes)
+        has_read |= bool(sizes)
         if prompt.pictures and prompt.tokens[-1] == tokenizer.image_id:  # begins the response
             where = _place(examples, name, i)
             mistakes.append(f"{where}: the prompt ends with a picture; let text follow it")
@@ -170,7 +172,7 @@ def encode_prompts(
         if (fitting := _fit(prompt, max_prompt_tokens, too_long)) is not None:
             kept.append(fitting)
     files.check(name, mistakes)
-    if unreadable and not any(prompt.pictures for prompt in kept):
+    if unreadable and not has_read:
         raise errors.UserError(
             f"{name}: no picture of its {len(unreadable)} problems with pictures can be read; the "
             f"first: {unreadable[0]}"
