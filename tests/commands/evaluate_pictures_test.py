@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image
 
 from mapo_jax import errors, sampling, sharding
-from mapo_jax.commands import evaluate
+from mapo_jax.commands import evaluate, sample
 from mapo_jax.run import evaluation, sources
 from tests import runs, small
 from tests.run import pictures_test
@@ -167,3 +167,17 @@ def test_where_no_picture_can_be_read_the_folder_is_wrong(drawn, tmp_path):
         f"{drawn}/test.jsonl:1: {drawn}/x/0.png: no such file"
     )
     assert not (tmp_path / "work" / "evaluation").exists()
+
+
+@pytest.mark.slow
+def test_a_question_is_known_though_another_row_cannot_be_read(drawn, tmp_path):
+    rows = [
+        {"question": "<image>0+1=", "answer": "1", "pictures": f"drawn/{name}.png"}
+        for name in ("none", "0")
+    ]
+    (drawn / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = []
+    config, picture = pictures_test.config(drawn), str(drawn / "drawn" / "0.png")
+    sample.run(config, epath.Path(tmp_path), "<image>0+1=\n", [picture], write=said.append)
+    assert "reward" in said[-1]
+    assert "no reward" not in said[-1]
