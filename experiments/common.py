@@ -2,7 +2,8 @@
 
 An experiment is a file with `get_config(presets)` and `PRESETS`, a dict from a name to a function
 that changes the config. It imports only ml_collections and this package, because a config is data.
-The end of this file has the presets of published methods, which every experiment has.
+The end of this file has presets that every experiment has: published methods, and the evaluation of
+the MAPO paper.
 
 An experiment of your own is such a file, in a clone or, after `pip install`, in any directory:
 
@@ -170,6 +171,8 @@ def get_config() -> ConfigDict:
     evaluation.temperature = 1.0  # of the sampled answers
     evaluation.top_p = 1.0  # of the sampled answers
     evaluation.sets = ""  # further sets, out of domain: "svamp=svamp.json,multiarith=DIR"
+    # Also answer each set of pictures with white ones: eval/SET/accuracy_blank.
+    evaluation.blank = False
 
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 10  # steps of either phase between two; also the last of each, and the best
@@ -347,6 +350,12 @@ METHODS: dict[str, Callable[[ConfigDict], None]] = {
     )
     for name, paper in _PAPERS.items()
 }
+
+# For any of them: eval/SET/accuracy_sampled and overall/A_S_sampled are then what its tables have.
+METHODS["paper_eval"] = _preset(
+    "Evaluation as in the MAPO paper: one answer at temperature 0.5 and top-p 0.95",
+    {"eval.samples": 1, "eval.temperature": 0.5, "eval.top_p": 0.95},
+)
 
 # The rows of the MAPO paper's tables, for the experiments with its data: all share its batch,
 # lengths, clipping and optimizer (app. B.2 and its released configuration). Its DAPO drops groups

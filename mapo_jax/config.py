@@ -266,6 +266,7 @@ class EvalConfig:
     ]
     top_p: Share
     sets: str
+    blank: bool
 
 
 @dataclasses.dataclass(frozen=True)

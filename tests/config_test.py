@@ -298,7 +298,10 @@ def quick(presets: str) -> Config:
     return from_config_dict(tree)
 
 
-@pytest.mark.parametrize("name", common.METHODS)
+METHODS = [name for name in common.METHODS if name != "paper_eval"]  # which sets no method
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_valid_configuration(name):
     """Applies each method alone, over any other setting, and with tiny."""
     alone = quick(name)
@@ -335,7 +338,7 @@ def test_every_method_is_a_valid_configuration(name):
 
 def test_methods_are_those_of_their_papers():
     """Compares the numbers that define a method with numbers typed again from the papers."""
-    get = {name: from_config_dict(arithmetic.get_config(name)) for name in common.METHODS}
+    get = {name: from_config_dict(arithmetic.get_config(name)) for name in METHODS}
     assert get["mapo"].algorithm.advantage == "mapo"
     assert (get["mapo"].algorithm.beta, get["mapo"].algorithm.kl) == (0.01, "k3")
     sizes = {  # prompts, group, updates per batch, tokens of a response
@@ -389,3 +392,16 @@ def test_methods_are_those_of_their_papers():
         "maxrl": "token_mean",
     }
     assert get["dr_grpo"].algorithm.aggregation == "constant"
+
+
+@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
+def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
+    """It changes how answers are sampled and no more, whatever stands before or after it."""
+    for presets in ("", "tiny", "mapo_paper"):
+        plain, alone = (
+            from_config_dict(module.get_config(f"{presets}{more}")) for more in ("", ",paper_eval")
+        )
+        sampled = {"samples": 1, "temperature": 0.5, "top_p": 0.95}
+        assert alone.eval == dataclasses.replace(plain.eval, **sampled) != plain.eval
+        assert alone == dataclasses.replace(plain, eval=alone.eval)
+        assert alone == from_config_dict(module.get_config(f"paper_eval,{presets}"))

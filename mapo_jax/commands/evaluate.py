@@ -6,9 +6,13 @@ was stopped goes on from there. DIGEST is of the contents of all that responses 
 tokenizer, prompts, settings. So other responses have another folder. Each call judges all of them
 anew, and ends with their verdicts in the file and the metrics in `evaluation.json`, there and in
 the work directory.
+
+A problem whose picture is missing or broken counts as wrong, so that all evaluations of a set have
+the same denominator. When the file is there, the set has another DIGEST and is answered anew.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,13 +48,15 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
     found = sources.open(c, workdir, params, checkpoint=checkpoint)
     rewards.log_to(Path(workdir) / "rewards.log")
     reader = pictures.reader(c.images, found.architecture.vision)
-    sets = evaluation.prepare(c, task, found.tokenizer, reader, screen.print)
+    say = functools.partial(screen.print, markup=False, highlight=False, soft_wrap=True)
+    sets = evaluation.prepare(c, task, found.tokenizer, reader, say, keeps_unreadable=True)
     lengths = c.data.max_prompt_tokens, c.rollout.max_new_tokens
     attention, _ = programs.choose_decoding(c.compute, found.architecture, found.mesh, lengths)
     headers = _headers(c, found, sets)
     digest = digests.of_json(headers)
     folder = Path(workdir) / "evaluation" / digest[:12]
-    total = sum(len(one.prompts) for one in sets.values()) * len(evaluation.MODES)
+    answered = (len(one.prompts) - len(one.unreadable) for one in sets.values())
+    total = sum(answered) * len(evaluation.MODES)
     screen.print(f"{found.name}: {total} problems to answer, greedily and {c.eval.samples} x")
     doing = "is making the same evaluation; wait until it ends"
     with workdirs.lock(epath.Path(folder), f"--workdir={workdir}", doing):
@@ -76,6 +82,7 @@ def run(config: Config, workdir: epath.Path, params: str = "", checkpoint: str =
             "truncated_prompts": c.data.too_long,
             **_settings(c),
             "sets": {name: len(one.prompts) for name, one in sets.items()},
+            "unreadable": {name: len(one.unreadable) for name, one in sets.items()},
             "folder": f"evaluation/{folder.name}",
             "digest": digest,
             "digests": {name: header["digests"] for name, header in headers.items()},
@@ -120,11 +127,11 @@ def _headers(
     headers = {
         name: {
             "set": name,
-            "number": number,  # draws depend on it
+            "number": evaluation.number(sets, name),  # draws depend on it
             **_settings(config),
             "digests": {**common, "prompts": _of_prompts(config, one)},
         }
-        for number, (name, one) in enumerate(sets.items())
+        for name, one in sets.items()
     }
     return json.loads(json.dumps(headers))  # as it is read again
 
@@ -251,6 +258,7 @@ def _line(line: str) -> Any:
 
 
 _COLUMNS = ("accuracy", "accuracy_sampled")
+_WHITE = ("accuracy_blank", "accuracy_blank_sampled")
 _PLAIN = (
     ("length_mean", "tokens", ".0f"),
     ("truncated", "cut", ".1%"),
@@ -267,6 +275,9 @@ def _print_table(
     """Prints a row for each set, with accuracies in per cent and their 95% intervals."""
     kinds = [f"{kind}@{samples}" for kind in ("pass", "maj")] if samples > 1 else []
     labels = ["greedy", f"mean@{samples}" if samples > 1 else "sampled", *kinds]
+    if any(one.blank_of for one in sets.values()):
+        labels += [f"{label}, white" for label in labels[:2]]
+        kinds += _WHITE
     table = rich.table.Table("set", "problems", title="accuracy in per cent, with 95% intervals")
     for label in [*labels, *(label for _, label, _ in _PLAIN)]:
         table.add_column(label, justify="right")
@@ -277,7 +288,8 @@ def _print_table(
         low, high = values[f"{key}_low"], values[f"{key}_high"]
         return f"{100 * values[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
-    for name, one in sets.items():
+    own = {name: one for name, one in sets.items() if not one.blank_of}
+    for name, one in own.items():
         shares = [cell(f"eval/{name}/{kind}") for kind in (*_COLUMNS, *kinds)]
         rest = []
         for kind, _, form in _PLAIN:

@@ -53,6 +53,13 @@ def write(workdirs: Sequence[Any], output: Any) -> epath.Path:
     return path
 
 
+_DECODED = (
+    ("accuracy_sampled", "sampled"),
+    ("accuracy", "greedy"),
+    ("accuracy_blank", "greedy, white pictures"),
+)
+
+
 def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
     """Returns (id, HTML) of each section that is not empty, and all panels."""
     compared, all_panels = arms(runs), []
@@ -91,6 +98,7 @@ def _sections(runs: list[Run]) -> tuple[list[tuple[str, str]], list[Panel]]:
             "accuracy",
             Line(f"eval/{name}/accuracy_sampled", "sampled"),
             Line(f"eval/{name}/accuracy", "greedy"),
+            Line(f"eval/{name}/accuracy_blank", "greedy, white pictures"),
             interval=True,
             share=True,
         )
@@ -266,7 +274,7 @@ def _headline(runs: list[Run], compared: list[Arm]) -> str:
         intro += _tiles(run)
     rows = []
     for name in _sets(runs):
-        for metric, label in (("accuracy_sampled", "sampled"), ("accuracy", "greedy")):
+        for metric, label in _DECODED:
             for run in runs:
                 before, after, change = _before_after(run, f"eval/{name}/{metric}")
                 if after:

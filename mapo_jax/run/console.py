@@ -44,7 +44,12 @@ _MOVING = {  # shown beside the bar as moving averages: metric, label
     "rl": (("reward/mean", "reward"), ("reward/accuracy", "accuracy")),
 }
 # Shown of an evaluation: metric of a set, label; each has a 95% interval, _low and _high.
-_EVALUATED = (("accuracy", "greedy"), ("accuracy_sampled", "sampled"), ("reward_mean", "reward"))
+_EVALUATED = (
+    ("accuracy", "greedy"),
+    ("accuracy_sampled", "sampled"),
+    ("accuracy_blank", "white"),
+    ("reward_mean", "reward"),
+)
 
 _NEW = 0.2  # weight of the newest value in a moving average
 _PLAIN_WARMUP = 20  # warm-up steps between plain lines
@@ -234,15 +239,19 @@ class Console:
         title = f"{phase.label} {step}/{phase.total}  evaluation"
         table = _table(f"{title} ({note})", box=SIMPLE_HEAD, show_edge=False, header_style="dim")
         table.add_column("set", overflow="fold")
-        for _, label in _EVALUATED:
+        shown = [x for x in _EVALUATED if any(key.endswith(f"/{x[0]}") for key in values)]
+        for _, label in shown:
             table.add_column(label, no_wrap=True, overflow="crop")
         gap = " " if self.out.width >= 100 else "\n"
         for name in [key.split("/")[1] for key in values if key.endswith("/accuracy")]:
             row, cells = [], []
-            for metric, label in _EVALUATED:
-                key = f"eval/{name}/{metric}"
+            for metric, label in shown:
+                if (key := f"eval/{name}/{metric}") not in values:
+                    cells.append(Text())
+                    continue
                 number = _number(values[key], ".3f")
-                change, style = _change(first, values, key) if step != since else ("", "")
+                changes = step != since and key in first
+                change, style = _change(first, values, key) if changes else ("", "")
                 interval = "[" + ", ".join(_number(values[key + x], ".3f") for x in _ENDS) + "]"
                 row.append(f"{label} {number}{change} {interval}")
                 parts = (number, "bold"), (change, style), (gap + interval, "dim")

@@ -42,6 +42,7 @@ ADDED: dict[str, Any] = {
     "images.max_pixels": 0,
     "images.resize": "policy",
     "optimizer.vision_learning_rate": None,
+    "eval.blank": False,
 }
 # Options that came after the first version of their task, with the value of runs without them.
 ADDED_OPTIONS = {"task.options.images": "", "task.options.placeholder": r"<image\d*>"}

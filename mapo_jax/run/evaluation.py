@@ -3,15 +3,13 @@
 Sets whose prompts are about equally long share their compiled programs. So do greedy and sampled
 answers if there is one sample of each problem. All evaluations of a run draw with the same keys, so
 that the curve compares policies and not draws. Each answer is one row, first the response and then
-its verdict too. Rows are reduced to numbers per problem, and these to metrics. `mapo evaluate`
-keeps the rows; it judges kept responses anew, as a verdict may depend on anything that the reward
-reads.
+its verdict too; scores.py makes metrics of them. `mapo evaluate` keeps the rows; it judges kept
+responses anew, as a verdict may depend on anything that the reward reads.
 """
 
 import dataclasses
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,13 +21,10 @@ from jax.sharding import Mesh
 from mapo_jax import answers, errors, model, rewards, sampling, sharding, tasks
 from mapo_jax.config import Config
 from mapo_jax.rollouts import pad_prompts, padded_length
-from mapo_jax.run import pictures, processes, statistics
-from mapo_jax.run.statistics import mean_interval, wilson_interval
+from mapo_jax.run import pictures, processes, scores
+from mapo_jax.run.scores import MODES, Row
 from mapo_jax.tasks import Task
 from mapo_jax.text import Tokenizer
-
-MODES = ("greedy", "sampled")
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +37,8 @@ class EvalSet:
     is_in_domain: bool = True  # belongs to the trained task
     thoughts: Sequence[str] = ()  # for each prompt, see `tasks.Prompt`; () means none is open
     album: pictures.Album = dataclasses.field(default_factory=pictures.Album)  # of the prompts
+    unreadable: Sequence[int] = ()  # problems with a picture that cannot be read; they are wrong
+    blank_of: str = ""  # the set whose pictures are white in this one
 
 
 class Store(Protocol):
@@ -102,6 +99,7 @@ def prepare(
     tokenizer: Tokenizer,
     reader: pictures.Reader | None,
     say: Callable[[str], None],
+    keeps_unreadable: bool = False,
 ) -> dict[str, EvalSet]:
     """Makes the evaluation sets of a configuration, from its task and from `eval.sets`.
 
@@ -112,6 +110,11 @@ def prepare(
         reader: of pictures; None if the policy sees none.
         say: is called with a line about rows and prompts that are left out, and about animations
             among all pictures that the reader has seen.
+        keeps_unreadable: whether a problem with a picture that cannot be read counts as wrong, with
+            a line; otherwise it is a mistake.
+
+    Returns:
+        The sets by name. With `eval.blank` those with white pictures, SET_blank, come last.
 
     Raises:
         UserError: a set cannot be made, a picture cannot be used, or all prompts of a set are too
@@ -129,7 +132,14 @@ def prepare(
             limits = config.data.max_prompt_tokens, config.data.too_long
             encode = functools.partial(tasks.encode_prompts, one, tokenizer, examples, name)
             look = reader.look(one, examples) if reader else None
-            kept = errors.attempt(mistakes, encode, *limits, say, config.eval.problems, look) or []
+            lost: list[str] | None = [] if keeps_unreadable else None
+            most = config.eval.problems
+            kept = errors.attempt(mistakes, encode, *limits, say, most, look, lost) or []
+            if lost and kept:
+                say(
+                    f"{name}: {len(lost)} of {len(kept)} problems have a picture that cannot be "
+                    f"read and count as wrong: {'; '.join(lost[:3])}{'; ...' * (len(lost) > 3)}"
+                )
             sets[name] = EvalSet(
                 [examples[prompt.example] for prompt in kept],
                 [prompt.tokens for prompt in kept],
@@ -137,12 +147,37 @@ def prepare(
                 is_in_domain,
                 [prompt.thought for prompt in kept],
                 pictures.Album(reader, one, examples, kept),
+                [i for i, prompt in enumerate(kept) if not prompt.tokens],
             )
+    if config.eval.blank and not mistakes:
+        sets |= errors.attempt(mistakes, _with_white_pictures, sets) or {}
     if mistakes:
         raise errors.UserError(*mistakes)
     for note in reader.notes() if reader else ():
         say(note)
     return sets
+
+
+def _with_white_pictures(sets: Mapping[str, EvalSet]) -> dict[str, EvalSet]:
+    """Returns the sets that have pictures, with white ones, as SET_blank."""
+    found = {
+        f"{name}_blank": dataclasses.replace(one, album=one.album.blank(), blank_of=name)
+        for name, one in sets.items()
+        if one.album.has_pictures
+    }
+    if not found:
+        raise errors.UserError("eval.blank=True: no evaluation set has pictures; set it to False")
+    if twice := [name for name in found if name in sets]:
+        raise errors.UserError(
+            f"eval.blank=True: would name a set {twice[0]}, and there is one; rename that, or set "
+            "eval.blank to False"
+        )
+    return found
+
+
+def number(sets: Mapping[str, EvalSet], name: str) -> int:
+    """Returns the number on which the draws of a set depend; white pictures leave it as it is."""
+    return list(sets).index(sets[name].blank_of or name)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -198,6 +233,10 @@ def evaluate(
       For each set, over the sampled answers, without an interval: "eval/SET/truncated" (share),
       "eval/SET/length_mean" (tokens) and, if the reward has such a part, "eval/SET/format". Over
       all answers "eval/SET/invalid", the share without a finite reward; they count as wrong.
+      For a set with pictures "eval/SET/unreadable", the share of problems with a picture that
+      cannot be read; they count as wrong and in nothing but accuracies, pass@K, maj@K and mean@K.
+      Of a set SET_blank only "eval/SET/accuracy_blank" and "eval/SET/accuracy_blank_sampled", with
+      `_low` and `_high`; they are in no mean over sets.
       If there are sets out of domain, as in the paper: "overall/A_S" (mean accuracy in domain),
       "overall/A_T" (mean accuracy out of domain) and "overall/A" (mean of the two), with `_low` and
       `_high`, and each of them with the suffix `_sampled`.
@@ -207,7 +246,7 @@ def evaluate(
     store = store or Nowhere()
     values: dict[str, float] = {}
     tables: dict[str, dict[str, np.ndarray]] = {mode: {} for mode in MODES}
-    for number, (name, problems) in enumerate(sets.items()):
+    for name, problems in sets.items():
         S = padded_length(max(map(len, problems.prompts)), max_prompt_tokens)
         for mode in MODES:
             size = 1 if mode == "greedy" else samples
@@ -223,10 +262,12 @@ def evaluate(
             )
             there, n = store.rows(name, mode), len(problems.prompts)
             # In the order of their patches, so that a large picture pads few others.
-            todo = sorted((i for i in range(n) if i not in there), key=problems.album.count)
+            done = {*there, *problems.unreadable}
+            todo = sorted((i for i in range(n) if i not in done), key=problems.album.count)
             kept = [row for i in range(n) for row in there.get(i, ())]
             rows = _judge(problems, reward, kept)
-            found = _table(rows)
+            found = dict.fromkeys(problems.unreadable, scores.unanswered(size))
+            found |= scores.columns(rows)
             sampler = _Sampler(params, config, tokenizer, settings, key, mesh, S)
             own = sharding.own_rows(mesh, batch)
             calls = [todo[i : i + batch] for i in range(0, len(todo), batch)]
@@ -234,22 +275,31 @@ def evaluate(
             for k, indices in enumerate(calls):
                 problems.album.ahead(itertools.chain(*mine[k : k + 2]))
                 N = problems.album.rung(indices)
-                responses = sampler.answer(problems, mine[k], number, mode, N)
+                responses = sampler.answer(problems, mine[k], number(sets, name), mode, N)
                 store.add(name, mode, responses)
                 rows += (judged := _judge(problems, reward, responses))
-                local = np.zeros((len(own), len(_names(size))), np.float32)  # padding stays 0
-                for row, columns in zip(local, _table(judged).values(), strict=False):
+                local = np.zeros((len(own), len(scores.names(size))), np.float32)  # padding stays 0
+                for row, columns in zip(local, scores.columns(judged).values(), strict=False):
                     row[:] = columns
                 everyones = sharding.everyones(local, mesh)
                 found |= dict(zip(indices, everyones, strict=False))
             store.judged(name, mode, rows)
             table = np.stack([found[i] for i in range(n)]).astype(np.float64)
             tables[mode][name] = table
-            values |= _metrics(f"eval/{name}", mode, table, size)
-        column = _names(samples).index("invalid")
-        shares = [tables[mode][name][:, column].mean() for mode in MODES]
-        values[f"eval/{name}/invalid"] = float(np.average(shares, weights=[1, samples]))
-    values |= _overall(sets, tables, samples)
+            if problems.blank_of:
+                metric = f"eval/{problems.blank_of}/accuracy_blank"
+                values |= scores.accuracy(metric, mode, table, size)
+            else:
+                values |= scores.metrics(f"eval/{name}", mode, table, size)
+        if problems.blank_of:
+            continue
+        values[f"eval/{name}/invalid"] = scores.invalid(
+            {m: tables[m][name] for m in MODES}, samples
+        )
+        if problems.album.has_pictures:
+            values[f"eval/{name}/unreadable"] = len(problems.unreadable) / len(problems.prompts)
+    domain = {name: one.is_in_domain for name, one in sets.items() if not one.blank_of}
+    values |= scores.overall(domain, tables)
     return values | {"time/eval": time.perf_counter() - start}
 
 
@@ -330,113 +380,6 @@ def _judge(problems: EvalSet, reward: rewards.RewardFunction, rows: Sequence[Row
         }
         for j, row in enumerate(rows)
     ]
-
-
-def _ks(samples: int) -> list[int]:
-    """Returns 2, 4, 8, ... below `samples`, and `samples`; [] for one sample."""
-    powers = [2**i for i in range(1, samples.bit_length())]
-    return sorted({*(k for k in powers if k < samples), samples}) if samples > 1 else []
-
-
-def _names(samples: int) -> list[str]:
-    names = ["accuracy", "reward", "invalid", "truncated", "length", "format"]
-    return names + [f"{kind}@{k}" for k in _ks(samples) for kind in ("pass", "maj", "mean")]
-
-
-def _table(rows: Sequence[Row]) -> dict[int, np.ndarray]:
-    """Reduces the rows of each problem, in the order in which the problems come."""
-    grouped: dict[int, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row["problem"], []).append(row)
-    return {problem: _columns(group) for problem, group in grouped.items()}
-
-
-def _columns(rows: Sequence[Row]) -> np.ndarray:
-    """Reduces the rows of one problem to f32[columns]; `_names` names the columns."""
-    right = [row["accuracy"] for row in rows]
-    finite = [row["reward"] for row in rows if math.isfinite(row["reward"])]
-    formats = [row["parts"]["format"] for row in rows if "format" in row["parts"]]
-    found = [
-        np.mean(right),
-        np.mean(finite) if finite else math.nan,
-        1 - len(finite) / len(rows),
-        np.mean([not row["finished"] for row in rows]),
-        np.mean([row["tokens"] for row in rows]),
-        np.mean(formats) if formats else math.nan,
-    ]
-    n, is_right = len(rows), [x > 0 for x in right]
-    given = [row["extracted"] for row in rows]
-    votes = [answer and (answers.canonical(answer), answers.unit(answer)) for answer in given]
-    for k in _ks(n):
-        elected = statistics.majority(votes[:k])
-        found += [
-            statistics.pass_at_k(n, np.asarray([sum(is_right)]), k)[0],
-            # One answer has one verdict: a response that gives it in another form (without a box,
-            # or cut) is judged wrong for its form.
-            max((right[i] for i in elected), default=0.0),
-            np.mean(right[:k]),
-        ]
-    return np.asarray(found, np.float32)
-
-
-def _metrics(prefix: str, mode: str, table: np.ndarray, samples: int) -> dict[str, float]:
-    columns = dict(zip(_names(samples), table.T, strict=True))
-    n = len(table)
-
-    def share(values: np.ndarray) -> tuple[float, float]:
-        if samples == 1:
-            return wilson_interval(float(values.sum()), n)
-        return statistics.interval(statistics.bootstrap([values]))
-
-    accuracy = columns["accuracy"]
-    if mode == "greedy":
-        mean = float(accuracy.sum()) / n
-        return _with_interval(f"{prefix}/accuracy", mean, share(accuracy))
-    mean = float(accuracy.sum()) / n
-    values = _with_interval(f"{prefix}/accuracy_sampled", mean, share(accuracy))
-    finite = columns["reward"][np.isfinite(columns["reward"])]
-    values |= _with_interval(
-        f"{prefix}/reward_mean",
-        float(finite.mean()) if len(finite) else math.nan,
-        mean_interval(finite) if len(finite) else (math.nan, math.nan),
-    )
-    values[f"{prefix}/truncated"] = float(columns["truncated"].mean())
-    values[f"{prefix}/length_mean"] = float(columns["length"].mean())
-    if not np.isnan(columns["format"]).any():
-        values[f"{prefix}/format"] = float(columns["format"].mean())
-    for name, column in columns.items():
-        if "@" in name:
-            values |= _with_interval(f"{prefix}/{name}", float(column.mean()), share(column))
-    return values
-
-
-def _overall(
-    sets: Mapping[str, EvalSet], tables: Mapping[str, Mapping[str, np.ndarray]], samples: int
-) -> dict[str, float]:
-    """Returns A_S, A_T and A, or {} if all sets are in domain or all are out of it."""
-    values: dict[str, float] = {}
-    sides = {
-        "A_S": [name for name, one in sets.items() if one.is_in_domain],
-        "A_T": [name for name, one in sets.items() if not one.is_in_domain],
-    }
-    if not all(sides.values()):
-        return {}
-    for mode, suffix in zip(MODES, ("", "_sampled"), strict=True):
-        resampled, means = {}, {}
-        for side, names in sides.items():
-            accuracies = [tables[mode][name][:, 0] for name in names]
-            resampled[side] = statistics.bootstrap(accuracies)
-            means[side] = float(np.mean([x.mean() for x in accuracies]))
-        resampled["A"] = np.mean([*resampled.values()], 0)
-        means["A"] = float(np.mean([*means.values()]))
-        for side, mean in means.items():
-            bounds = statistics.interval(resampled[side])
-            values |= _with_interval(f"overall/{side}{suffix}", mean, bounds)
-    return values
-
-
-def _with_interval(name, value, interval):
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def decode(tokenizer: Tokenizer, tokens_PGT: np.ndarray, length_PG: np.ndarray) -> list[str]:

@@ -90,6 +90,11 @@ class Reader:
         """
         return self._threads.submit(self._patches, source)
 
+    def white(self, height: int, width: int) -> futures.Future[np.ndarray]:
+        """Begins to make the patches of a white picture, as `submit` would."""
+        shape = height * width // self.patch**2, 3 * self.patch**2
+        return self._threads.submit(np.full, shape, 255, np.uint8)
+
     def thumbnail(self, source: Source) -> bytes:
         """Returns a small JPEG of what the policy sees of a picture that was seen.
 
@@ -126,6 +131,7 @@ class Album:
         task: tasks.Task | None = None,
         examples: Sequence[dict] = (),
         prompts: Sequence[tasks.Prompt] = (),
+        is_blank: bool = False,
     ):
         """Takes what the pictures come from.
 
@@ -134,11 +140,21 @@ class Album:
             task: of the prompts.
             examples: the rows of the task that `tasks.Prompt.example` counts.
             prompts: of the set; other methods take indices in it.
+            is_blank: white pictures of the same sizes take the place of all.
         """
         self._reader = reader if task and task.images else None
         self._task: Any = task
-        self._examples, self._prompts = examples, prompts
+        self._examples, self._prompts, self._is_blank = examples, prompts, is_blank
         self._waiting: dict[int, list[futures.Future[np.ndarray]]] = {}
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether a prompt of the set has a picture."""
+        return self._reader is not None and any(prompt.pictures for prompt in self._prompts)
+
+    def blank(self) -> "Album":
+        """Returns the album with white pictures of the same sizes."""
+        return Album(self._reader, self._task, self._examples, self._prompts, is_blank=True)
 
     def count(self, i: int) -> int:
         """Returns the number of patches of a prompt."""
@@ -198,8 +214,15 @@ class Album:
         """Returns the digests of the pictures of each prompt; [] if the task has no pictures."""
         if (one := self._reader) is None:
             return []
+        if self._is_blank:  # whatever the files hold
+            return [
+                [f"white, {at.height} x {at.width}" for at in prompt.pictures]
+                for prompt in self._prompts
+            ]
         return [
             [one.seen(source).digest for source in self._sources(prompt.example)]
+            if prompt.pictures  # else it has none, or one that cannot be read
+            else []
             for prompt in self._prompts
         ]
 
@@ -233,7 +256,10 @@ class Album:
     def _submit(self, i: int) -> list[futures.Future[np.ndarray]]:
         if (one := self._reader) is None:
             return []
-        return [one.submit(source) for source in self._sources(self._prompts[i].example)]
+        prompt = self._prompts[i]
+        if self._is_blank:
+            return [one.white(at.height, at.width) for at in prompt.pictures]
+        return [one.submit(source) for source in self._sources(prompt.example)]
 
     def _sources(self, example: int) -> list[Source]:
         return tasks.pictures(self._task, self._examples[example])

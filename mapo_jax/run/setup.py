@@ -88,6 +88,7 @@ class Setup:
         sets = {
             name: [one.prompts, one.examples, *filter(None, [one.album.digests()])]
             for name, one in self.eval_sets.items()
+            if not one.blank_of
         }
         files = sources.tokenizer_files(self.tokenizer)
         return contents.of(self.config, self.architecture, files, rows, sets, frozen)

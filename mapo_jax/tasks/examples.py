@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
     """The prompt of one example, as the policy sees it."""
 
     example: int  # index in its data set
-    tokens: list[int]
+    tokens: list[int]  # [] if a picture cannot be read, see `encode_prompts`
     thought: str = ""  # its end, from the <think> on that begins the answer
     pictures: tuple[Picture, ...] = ()
 
@@ -124,6 +124,7 @@ def encode_prompts(
     say: Callable[[str], None] = print,
     at_most: int | None = None,
     look: Look | None = None,
+    unreadable: list[str] | None = None,
 ) -> list[Prompt]:
     """Encodes the prompts of the examples of the set `name`.
 
@@ -138,23 +139,32 @@ def encode_prompts(
         say: prints a line with the number of prompts that are too long.
         at_most: looks at no more rows when it has so many prompts; None for all.
         look: needed if the task has pictures.
+        unreadable: gets a line for each row with a picture that cannot be read, whose prompt is
+            kept without tokens; None if that is a mistake.
 
     Raises:
-        UserError: no prompt is left, or a picture cannot be used.
+        UserError: no prompt is left, a picture cannot be used, or none can be read.
     """
     check_too_long(task, too_long)
     kept: list[Prompt] = []
     lengths: list[int] = []
     mistakes: list[str] = []
+    has_read = False  # a picture
     for i, example in enumerate(examples):
         if len(kept) == at_most:
             break
         try:
             sizes = look(example) if look and task.images else ()
         except (ValueError, errors.UserError) as error:
-            mistakes.append(f"{_place(examples, name, i)}: {error}")
+            line = f"{_place(examples, name, i)}: {error}"
+            if unreadable is not None and isinstance(error, errors.UserError):
+                unreadable.append(line)
+                kept.append(Prompt(i, []))
+            else:
+                mistakes.append(line)
             continue
         prompt = _encode(task, tokenizer, example, i, sizes)
+        has_read |= bool(sizes)
         if prompt.pictures and prompt.tokens[-1] == tokenizer.image_id:  # begins the response
             where = _place(examples, name, i)
             mistakes.append(f"{where}: the prompt ends with a picture; let text follow it")
@@ -162,8 +172,13 @@ def encode_prompts(
         if (fitting := _fit(prompt, max_prompt_tokens, too_long)) is not None:
             kept.append(fitting)
     files.check(name, mistakes)
+    if unreadable and not has_read:
+        raise errors.UserError(
+            f"{name}: no picture of its {len(unreadable)} problems with pictures can be read; the "
+            f"first: {unreadable[0]}"
+        )
     number = sum(length > max_prompt_tokens for length in lengths)
-    if not kept:
+    if not any(prompt.tokens for prompt in kept):
         raise _none_fits(task, name, max_prompt_tokens, f"all {len(lengths)}", lengths)
     if number:
         what = "are left out" if too_long == "drop" else "lose their beginning"

@@ -71,10 +71,10 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     if chosen["images"]:
         find = functools.partial(_images, chosen["images"], paths[0].parent, store)
         task = dataclasses.replace(task, images=find)
-    identity = functools.partial(places.identity, task)
     for path in paths:
         example = functools.partial(_example, chosen, not sets)  # the first file is trained on
         name = parquet.set_name(path)
+        identity = functools.partial(_identity if sets else places.identity, task)
         sets[name] = files.read(path, example, mistakes, unfit, identity, store)
     if misnamed := _misnamed_fields(chosen, sets):
         files.check(f"data.path={data_path}", [*misnamed, *mistakes])
@@ -276,6 +276,14 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
         is_path = "." in one or os.path.exists(path)  # base64 has no dots
         pictures.append(store[one] if one in store else path if is_path else one)
     return pictures
+
+
+def _identity(task: Task, example: dict) -> str:
+    """Returns what tells a row of evaluation from others, see `places.identity`.
+
+    With a picture that cannot be read it is like no other: whoever looks at pictures says so.
+    """
+    return errors.attempt([], places.identity, task, example) or ""
 
 
 def _hold_out(rows: files.Rows, every: int, data_path: str) -> tuple[files.Rows, files.Rows]:

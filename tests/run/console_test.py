@@ -40,6 +40,23 @@ def evaluation(accuracy):
     return values
 
 
+def test_white_pictures_have_a_column():
+    """Of the sets that have some, also if the first evaluation had none."""
+    first = evaluation(0.5)
+    last = {key.replace("test", "other"): x for key, x in evaluation(0.7).items()} | first
+    white = {f"eval/test/accuracy_blank{end}": 0.125 for end in ("", "_low", "_high")}
+    for mode in ("plain", "rich"):
+        stream = Terminal()
+        with console.Console(mode, stream, clock=lambda: 0.0) as shown:
+            shown.out.width = 120
+            shown.phase("rl", total=4, done=0)
+            shown.record("eval", "rl", 0, first)
+            assert "white" not in stream.text()
+            shown.record("eval", "rl", 4, last | white)
+        assert "white" in stream.text()
+        assert stream.text().count("0.125") == 3
+
+
 def row(reward, response="7", **changes):
     return {
         "prompt": "3+4=",

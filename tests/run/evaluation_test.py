@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mapo_jax import answers, errors, rewards, sharding
-from mapo_jax.run import evaluation
+from mapo_jax.run import evaluation, scores
 from tests import small
 
 
@@ -180,7 +180,7 @@ def test_the_verdict_of_a_vote_is_that_of_the_answer(responses, elected):
         }
         for response in responses
     ]
-    columns = dict(zip(evaluation._names(4), evaluation._columns(rows), strict=True))
+    columns = dict(zip(scores.names(4), scores.of_problem(rows), strict=True))
     assert columns["maj@4"] == elected
 
 
@@ -192,6 +192,52 @@ def test_in_and_out_of_domain(several):
         assert values[f"overall/A_T{suffix}"] == pytest.approx(a_t, abs=1e-6)
         assert values[f"overall/A{suffix}"] == pytest.approx((a_s + a_t) / 2, abs=1e-6)
         assert values[f"overall/A{suffix}_low"] <= values[f"overall/A{suffix}"]
+
+
+def test_a_problem_without_an_answer_is_wrong_and_nothing_else(several):
+    """The others are answered as without it."""
+    sets, whole, store = several
+    some, answers = dict(sets), Kept()
+    some["in"] = dataclasses.replace(sets["in"], unreadable=[0, 5])
+    values = evaluate(some, batch=8, samples=4, store=answers)
+    for key, rows in store.kept.items():
+        left = [row for row in rows if key[0] == "out" or row["problem"] not in (0, 5)]
+        assert answers.kept[key] == left
+    greedy, sampled = (answers.kept["in", mode] for mode in evaluation.MODES)
+    right = np.array([row["accuracy"] for row in sampled]).reshape(7, 4)
+    for name, mean in (
+        ("accuracy", sum(row["accuracy"] for row in greedy) / 9),
+        ("accuracy_sampled", right.mean(1).sum() / 9),
+        ("mean@2", right[:, :2].mean(1).sum() / 9),
+        ("pass@4", right.max(1).sum() / 9),
+        ("reward_mean", np.mean([row["reward"] for row in sampled])),
+        ("length_mean", np.mean([row["tokens"] for row in sampled])),
+        ("truncated", np.mean([not row["finished"] for row in sampled])),
+        ("invalid", 0),
+    ):
+        assert values[f"eval/in/{name}"] == pytest.approx(mean, abs=1e-6), name
+    assert values["eval/in/accuracy_high"] < 1
+    for key in ("eval/in/accuracy", "overall/A_S", "overall/A_S_sampled"):
+        assert values[key] < whole[key]
+    assert values["overall/A_S"] == pytest.approx(values["eval/in/accuracy"])
+    assert values["overall/A_T"] == whole["overall/A_T"]
+    middle = (values["overall/A_S"] + values["overall/A_T"]) / 2
+    assert values["overall/A"] == pytest.approx(middle)
+
+
+def test_white_pictures_draw_as_their_set_and_are_in_no_mean(several):
+    """Here there are no pictures, so the answers are the same."""
+    sets, values, store = several
+    blank, answers = dataclasses.replace(sets["out"], blank_of="out"), Kept()
+    more = evaluate(sets | {"out_blank": blank}, batch=8, samples=4, store=answers)
+    for mode in evaluation.MODES:
+        assert answers.kept.pop(("out_blank", mode)) == store.kept["out", mode]
+    assert answers.kept == store.kept
+    for name in ("accuracy", "accuracy_sampled"):
+        for end in ("", "_low", "_high"):
+            white = name.replace("accuracy", "accuracy_blank")
+            assert more.pop(f"eval/out/{white}{end}") == values[f"eval/out/{name}{end}"]
+    assert more | {"time/eval": 0} == values | {"time/eval": 0}
 
 
 def test_what_is_kept_is_not_answered_again(several):

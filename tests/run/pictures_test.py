@@ -44,6 +44,7 @@ SETTINGS = runs.MICRO | {
     "batch.group": 4,
     "eval.problems": 10,
     "eval.batch": 16,
+    "eval.blank": True,
     "checkpoint.every": 1,
     "log.rollouts_every": 1,
     "log.rollouts_prompts": 16,
@@ -131,6 +132,9 @@ def test_the_first_ratio_is_one_and_records_name_the_pictures(whole):
             size = images.read(one["source"]).shape[:2]
             assert (one["height"], one["width"]) == images.target_size(*size, 8, 64, 256)
     assert {"images" in row for row in runs.lines(whole / "run", "rollouts")} == {True, False}
+    evaluated = [row for row in runs.lines(whole / "run") if row["kind"] == "eval"]
+    assert all(row["eval/test/unreadable"] == 0 for row in evaluated)
+    assert all(0 <= row["eval/test/accuracy_blank_sampled"] <= 1 for row in evaluated)
 
 
 def test_thumbnails_are_of_what_the_policy_sees(whole):
@@ -238,9 +242,43 @@ def test_an_album_holds_what_was_cut(drawn):
     assert [*album._waiting] == [8]
 
 
+def test_white_pictures_are_as_those_of_files(drawn, tmp_path):
+    made = prepare(drawn)
+    assert [*made.eval_sets] == ["test", "test_blank"]
+    album, blank = (one.album for one in made.eval_sets.values())
+    indices = [*range(10), None]
+    tokens = [() if i is None else made.eval_sets["test"].prompts[i] for i in indices]
+    padded = rollouts.pad_prompts(tokens, 16)
+    before, white = (x.add(padded, indices, album.rung()) for x in (album, blank))
+    assert (before.images.patches != white.images.patches).any()
+    for i, (h, w) in enumerate(SIZES):  # not of the sizes that the policy sees
+        Image.new("RGB", (w, h), "white").save(drawn / "drawn" / f"{i}.png")
+    files = prepare(drawn).eval_sets["test"].album.add(padded, indices, album.rung())
+    jax.tree.map(np.testing.assert_array_equal, white, files)
+
+
+def test_white_pictures_need_pictures(drawn):
+    text = [json.dumps({"question": f"{i}+1=", "answer": i + 1}) + "\n" for i in range(9)]
+    (drawn / "test.jsonl").write_text("".join(text))
+    with pytest.raises(errors.UserError) as caught:
+        prepare(drawn)
+    assert caught.value.lines == (
+        "eval.blank=True: no evaluation set has pictures; set it to False",
+    )
+    shutil.copy(drawn / "train.jsonl", drawn / "seen.jsonl")
+    assert [*prepare(drawn).eval_sets] == ["test", "seen", "seen_blank"]
+    shutil.copy(drawn / "test.jsonl", drawn / "seen_blank.jsonl")
+    with pytest.raises(errors.UserError) as caught:
+        prepare(drawn)
+    assert caught.value.lines == (
+        "eval.blank=True: would name a set seen_blank, and there is one; rename that, or set "
+        "eval.blank to False",
+    )
+
+
 def test_contents_are_of_pictures_too(drawn):
     first = prepare(drawn).contents()
-    assert prepare(drawn).contents() == first
+    assert prepare(drawn).contents() == prepare(drawn, eval__blank=False).contents() == first
     Image.new("RGB", SIZES[0]).save(drawn / "drawn" / "0.png")  # as many tokens as before
     second = prepare(drawn).contents()
     assert {key for key in first if first[key] != second[key]} == {"data.path", "eval.test"}

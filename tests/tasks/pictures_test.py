@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import sys
@@ -142,6 +143,18 @@ def test_a_row_with_a_mistake_is_named(folder, row, what):
     assert what in line
 
 
+def test_a_row_of_evaluation_may_have_a_picture_that_cannot_be_read(folder):
+    """Whoever looks at the pictures says so."""
+    rows = [ROW | {"image": f"pictures/{name}.png"} for name in ("a", "none")]
+    path = write(folder, train=rows[:1], test=rows)
+    task = jsonl.make({"images": "image"}, path, 0)
+    assert len(task.evals["test"]) == 2
+    assert task.notes == ("test: 1 of 2 prompts are trained on as well",)
+    write(folder, train=rows, test=rows)
+    (line,) = mistakes(path, images="image")
+    assert line.startswith(f"{folder}/train.jsonl:2: {folder}/pictures/none.png: no such file")
+
+
 def test_options_that_make_no_sense(folder):
     path = write(folder, train=[ROW | {"image": "pictures/a.png"}], test=[])
     (line, _) = mistakes(path, images="imges")
@@ -248,6 +261,33 @@ def test_pictures_that_cannot_be_used_are_all_named(folder):
     bad = dataclasses.replace(made, prompt=lambda row: "bad" if "image" not in row else "<image>a")
     with pytest.raises(errors.UserError, match=rf"^{folder}/train\.jsonl:3: too small$"):
         tasks.encode_prompts(bad, Seeing(), made.train, "train", 99, look=_refuse)
+
+
+def test_rows_with_pictures_that_cannot_be_read_may_be_kept():
+    rows = [{"question": q, "pictures": ["x"]} for q in ("bad", "<image>a", "bad", "<image>b")]
+    lost = []
+    encode = functools.partial(
+        tasks.encode_prompts, PICTURES, Seeing(), name="test", max_prompt_tokens=9, look=look
+    )
+    kept = encode(examples=rows, unreadable=lost, at_most=3)
+    assert [prompt.example for prompt in kept] == [0, 1, 2]
+    assert [bool(prompt.tokens) for prompt in kept] == [False, True, False]
+    assert lost == [f"test: row {n}: b.png: is empty" for n in (1, 3)]
+    # Not so what is no matter of files.
+    with pytest.raises(errors.UserError, match=r"^test: row 1: no places$"):
+        encode(examples=rows[:2], unreadable=[], look=_no_places)
+    with pytest.raises(errors.UserError, match=r"all 2 prompts of .* are longer"):
+        encode(examples=rows, unreadable=[], max_prompt_tokens=1)
+    text = {"question": "a", "pictures": []}
+    line = "test: no picture of its 2 problems with pictures can be read; the first: test: row 2: b"
+    with pytest.raises(errors.UserError, match=f"^{line}"):
+        encode(examples=[text, rows[0], rows[2]], unreadable=[])
+
+
+def _no_places(row):
+    if row["question"] == "bad":
+        raise ValueError("no places")
+    return look(row)
 
 
 def _refuse(row):
