@@ -63,15 +63,15 @@ def test_a_file_of_the_package_is_found_from_anywhere(tmp_path, monkeypatch):
     assert load_tokenizer(name).vocab_size != shipped.vocab_size
 
 
-@pytest.mark.parametrize("name", make_tokenizer.CHARACTERS)
+@pytest.mark.parametrize("name", make_tokenizer.PIECES)
 def test_a_kept_model_is_what_its_script_makes(name):
-    bytes_ = make_tokenizer.make_model(make_tokenizer.CHARACTERS[name])
+    bytes_ = make_tokenizer.make_model(*make_tokenizer.PIECES[name])
     kept, made = sentencepiece.SentencePieceProcessor(), sentencepiece.SentencePieceProcessor()
     kept.load_from_serialized_proto((ARITHMETIC.parent / f"{name}.model").read_bytes())
     made.load_from_serialized_proto(bytes_)
     pieces = [[model.id_to_piece(i) for i in range(model.vocab_size())] for model in (kept, made)]
     assert pieces[0] == pieces[1]
-    assert make_tokenizer.make_model(make_tokenizer.CHARACTERS[name]) == bytes_
+    assert make_tokenizer.make_model(*make_tokenizer.PIECES[name]) == bytes_
 
 
 def test_arithmetic_model():
