@@ -1,7 +1,8 @@
-"""The reward of the paper's runs, judged by text or by algebra, and DAPO's penalty for length."""
+"""The reward of the paper's runs, for mathematics and emotions, and DAPO's penalty for length."""
 
 import atexit
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,15 +22,32 @@ def accuracy_and_format(response: str, example: dict, finished: bool = True) -> 
         example: its "answer" is the right one.
         finished: whether the response ended by itself rather than at `rollout.max_new_tokens`.
     """
-    return _graded(response, example, finished, None)
+    return _graded(response, example, finished, answers.is_equal)
 
 
 def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for mathematics; answers that text does not settle go to a verifier."""
-    return _graded(response, example, finished, verifier())
+    is_right = functools.partial(answers.is_equal, verifier=verifier())
+    return _graded(response, example, finished, is_right)
 
 
-for _fn in (accuracy_and_format, symbolic_accuracy_and_format):
+def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
+    return _graded(response, example, finished, answers.is_emotion)
+
+
+def inflected_emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an emotion; inflections of its name are right, "sad" for sadness."""
+    is_right = functools.partial(answers.is_emotion, inflected=True)
+    return _graded(response, example, finished, is_right)
+
+
+for _fn in (
+    accuracy_and_format,
+    symbolic_accuracy_and_format,
+    emotion_and_format,
+    inflected_emotion_and_format,
+):
     _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
 # `judge` looks at this many responses at once, as several workers can answer.
 symbolic_accuracy_and_format.threads = 4  # pyrefly: ignore[missing-attribute]
@@ -49,11 +67,14 @@ def timeouts() -> int:
 
 
 def _graded(
-    response: str, example: dict, finished: bool, verifier: answers.Verifier | None
+    response: str,
+    example: dict,
+    finished: bool,
+    is_right: Callable[[str | None, str], bool],
 ) -> dict:
     prediction = answers.extract(response, styles=("boxed",))
-    is_right = finished and answers.is_equal(prediction, example["answer"], verifier)
-    accuracy, format_ = float(is_right), float(_is_well_formed(response))
+    accuracy = float(finished and is_right(prediction, example["answer"]))
+    format_ = float(_is_well_formed(response))
     return {
         "reward": 0.9 * accuracy + 0.1 * format_,
         "success": accuracy == format_ == 1.0,

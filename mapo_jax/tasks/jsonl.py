@@ -69,7 +69,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         placeholder=chosen["placeholder"],
     )
     if chosen["images"]:
-        find = functools.partial(_images, chosen["images"], paths[0].parent, store)
+        find = functools.partial(pictures, chosen["images"], paths[0].parent, store)
         task = dataclasses.replace(task, images=find)
     identity = functools.partial(places.identity, task)
     for path in paths:
@@ -241,7 +241,7 @@ def _conversation(field: str, messages: list[dict]) -> str:
     return "\n\n".join(texts)
 
 
-def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> list[str | bytes]:
+def pictures(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> list[str | bytes]:
     """Returns the pictures of a row.
 
     Args:
@@ -258,7 +258,7 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
     except KeyError:
         value = None
     found = value if isinstance(value, list) else [] if value in (None, "") else [value]
-    pictures: list[str | bytes] = []
+    sources: list[str | bytes] = []
     for one in found:
         if isinstance(one, dict):
             one = one.get("bytes") or one.get("path")
@@ -274,8 +274,8 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
             )
         path = os.path.join(root, one)
         is_path = "." in one or os.path.exists(path)  # base64 has no dots
-        pictures.append(store[one] if one in store else path if is_path else one)
-    return pictures
+        sources.append(store[one] if one in store else path if is_path else one)
+    return sources
 
 
 def _hold_out(rows: files.Rows, every: int, data_path: str) -> tuple[files.Rows, files.Rows]:

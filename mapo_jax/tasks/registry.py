@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.tasks import arithmetic, files, gsm8k, jsonl, math, word_problems
+from mapo_jax.tasks import arithmetic, emotions, files, gsm8k, jsonl, math, word_problems
 from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
+    "emoset": emotions.make_emoset,
+    "emotion6": emotions.make_emotion6,
     "gsm8k": gsm8k.make,
     "jsonl": jsonl.make,
     "math": math.make,
     "multiarith": word_problems.make_multiarith,
     "svamp": word_problems.make_svamp,
+    "webemo": emotions.make_webemo,
 }
 
 
