@@ -22,24 +22,22 @@ def accuracy_and_format(response: str, example: dict, finished: bool = True) -> 
         example: its "answer" is the right one.
         finished: whether the response ended by itself rather than at `rollout.max_new_tokens`.
     """
-    return _graded(response, example, finished, answers.is_equal)
+    return _graded(response, finished, lambda x: answers.is_equal(x, example["answer"]))
 
 
 def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for mathematics; answers that text does not settle go to a verifier."""
-    is_right = functools.partial(answers.is_equal, verifier=verifier())
-    return _graded(response, example, finished, is_right)
+    return _graded(response, finished, lambda x: answers.is_equal(x, example["answer"], verifier()))
 
 
 def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
-    return _graded(response, example, finished, answers.is_emotion)
+    return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"]))
 
 
 def inflected_emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for an emotion; inflections of its name are right, "sad" for sadness."""
-    is_right = functools.partial(answers.is_emotion, inflected=True)
-    return _graded(response, example, finished, is_right)
+    return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"], True))
 
 
 for _fn in (
@@ -66,14 +64,9 @@ def timeouts() -> int:
     return verifier().timeouts if verifier.cache_info().currsize else 0
 
 
-def _graded(
-    response: str,
-    example: dict,
-    finished: bool,
-    is_right: Callable[[str | None, str], bool],
-) -> dict:
+def _graded(response: str, finished: bool, is_right: Callable[[str | None], bool]) -> dict:
     prediction = answers.extract(response, styles=("boxed",))
-    accuracy = float(finished and is_right(prediction, example["answer"]))
+    accuracy = float(finished and is_right(prediction))
     format_ = float(_is_well_formed(response))
     return {
         "reward": 0.9 * accuracy + 0.1 * format_,

@@ -44,7 +44,6 @@ votes, also neutral; ties are left out).
 
 import collections
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -55,7 +54,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import files, jsonl, parquet
+from mapo_jax.tasks import files, parquet, places
 from mapo_jax.tasks.base import Task, merge_options, prompt
 
 EMOSET = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
@@ -226,8 +225,11 @@ class _Data:
             reward=_REWARDS[chosen["grading"]],
             demonstration=demonstration,
             notes=tuple(self.notes),
-            images=functools.partial(jsonl.pictures, "image", self.root, self.store),
+            images=self._pictures,
         )
+
+    def _pictures(self, example: dict) -> list[str | bytes]:
+        return places.listed(example["image"], "image", self.root, self.store)
 
     def _missing(self) -> str:
         listed = {"emoset": "train.json and test.json", "webemo": "test25.txt"}
@@ -338,7 +340,7 @@ class _Data:
                 raise ValueError(f"no text for the {field}")
         if not re.search(Task.placeholder, example["question"]):
             example["question"] = f"<image>{example['question']}"
-        jsonl.pictures("image", self.root, self.store, example)  # raises if it holds none
+        self._pictures(example)  # raises if it holds none
         return {**example, "answer": example["answer"].strip()}
 
     def _from_lines(self, path: Path) -> list[dict]:
@@ -368,8 +370,8 @@ class _Data:
             raise ValueError("not an address or a path with the number of an emotion")
         example = self._example(int(number), source)
         name = source.rpartition("/")[2]
-        places = (f"images/{name}", f"test/{number}/{name}", f"images/test25/{number}/{name}")
-        found = (x for x in (*places, source, name) if os.path.isfile(os.path.join(self.root, x)))
+        saved = (f"images/{name}", f"test/{number}/{name}", f"images/test25/{number}/{name}")
+        found = (x for x in (*saved, source, name) if os.path.isfile(os.path.join(self.root, x)))
         return {**example, "image": next(found, "")}
 
     def _voted(self, line: str) -> dict:
