@@ -9,7 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, gsm8k, jsonl
+from experiments import arithmetic, common, emoset, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
@@ -38,12 +38,37 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, emoset, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
     assert hash(config) == hash(from_config_dict(module.get_config(presets)))
     assert module.PRESETS.keys() >= {"tiny"}
+
+
+@pytest.mark.parametrize("presets", ["", "gpu_80gb", "grpo_paper", "dapo_paper,group_8"])
+def test_emoset_is_the_papers_run(presets):
+    config = from_config_dict(emoset.get_config(presets))
+    is_its_size = presets != "gpu_80gb"
+    group = 12 if presets in ("", "grpo_paper") else 8
+    assert (config.batch.prompts, config.batch.group) == (512 if is_its_size else 128, group)
+    assert config.batch.microbatch == (1, group)
+    assert config.steps * config.batch.prompts == 60 * 512
+    assert config.algorithm.advantage == ("grpo" if "paper" in presets else "mapo")
+    assert config.algorithm.beta == (0 if "dapo" in presets else 0.01)
+    assert (config.rollout.top_p, config.eval.temperature, config.eval.top_p) == (0.99, 0.5, 0.95)
+    assert config.images.min_pixels == 262_144
+    assert (config.images.max_pixels == 4_194_304) is is_its_size
+
+
+def test_tiny_emoset_has_no_mistakes(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "fear").mkdir(parents=True)
+        (tmp_path / part / "fear" / "1.jpg").write_bytes(b"not looked at yet")
+    tree = emoset.get_config("tiny")
+    tree.data.path = str(tmp_path)
+    tree.tokenizer.path = "mapo_jax/tasks/arithmetic.model"
+    assert checks.validate(from_config_dict(tree), 2) == []
 
 
 def test_dataclasses_mirror_the_tree():
