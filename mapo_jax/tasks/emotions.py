@@ -2,7 +2,15 @@
 
 EmoSet (ICCV 2023, 118,102 pictures, 8 emotions) is for training; WEBEmo (ECCV 2018, 267,441
 addresses, 25 emotions in 6 and 2 groups) and Emotion6 (CVPR 2015, 1,980 pictures, 6 emotions)
-evaluate a policy out of domain and have no training rows here. `data.path` is a directory or file:
+evaluate a policy out of domain, in `eval.sets`, and have no training rows here. The tasks:
+
+emoset: 8 emotions.
+webemo, webemo25, webemo2: WEBEmo's 6 groups, its 25 emotions, or positive and negative. Confusion
+    belongs to none of the 6 and is left out there.
+emotion6: the emotion that a picture was searched by, which is its folder.
+emotion6_votes: the emotion with most votes, also neutral; ties are left out.
+
+`data.path` is a directory or file:
 
 emoset: train.json and test.json with rows [emotion, (id,) picture, annotation], pictures in
     image/EMOTION/. With the id as in the README and the code of JingyuanYY/EmoSet; without it as
@@ -35,11 +43,9 @@ untrained policy are too many for 25); that Emotion6's emotions were the folders
 are those of 594 pictures, which is 30% of each folder).
 
 Options: `grading`, "exact" or "inflected", see `answers.is_emotion`. The default is the paper's,
-"exact", so that accuracies can be compared; also, sets of `eval.sets` have no options. For emoset
-`train_size`, the number of training pictures, drawn by the seed from all emotions alike (0: all).
-For webemo `classes`, 25, 6 or 2; with 6, confusion belongs to no group and is left out. For
-emotion6 `labels`, "folder" (what the picture was searched by) or "votes" (the emotion with most
-votes, also neutral; ties are left out).
+"exact", so that accuracies can be compared; sets of `eval.sets`, which take no options, have it
+always. For emoset `train_size`, the number of training pictures, drawn by the seed from all
+emotions alike (0: all).
 """
 
 import collections
@@ -60,32 +66,21 @@ from mapo_jax.tasks.base import Task, merge_options, prompt
 EMOSET = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
 EMOTION6 = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 _VOTED = (*EMOTION6, "neutral")  # the order of ground_truth.txt
-WEBEMO = (  # category.txt: 25 emotions, their groups of 6 and of 2
-    ("affection", "love", "positive"),
-    ("cheerfulness", "joy", "positive"),
-    ("confusion", "", "negative"),
-    ("contentment", "joy", "positive"),
-    ("disappointment", "sadness", "negative"),
-    ("disgust", "anger", "negative"),
-    ("enthrallment", "joy", "positive"),
-    ("envy", "anger", "negative"),
-    ("exasperation", "anger", "negative"),
-    ("gratitude", "love", "positive"),
-    ("horror", "fear", "negative"),
-    ("irritability", "anger", "negative"),
-    ("lust", "love", "positive"),
-    ("neglect", "sadness", "negative"),
-    ("nervousness", "fear", "negative"),
-    ("optimism", "joy", "positive"),
-    ("pride", "joy", "positive"),
-    ("rage", "anger", "negative"),
-    ("relief", "joy", "positive"),
-    ("sadness", "sadness", "negative"),
-    ("shame", "sadness", "negative"),
-    ("suffering", "sadness", "negative"),
-    ("surprise", "surprise", "positive"),
-    ("sympathy", "sadness", "negative"),
-    ("zest", "joy", "positive"),
+_GROUPS = {  # WEBEmo's, from its category.txt
+    "anger": "disgust envy exasperation irritability rage",
+    "fear": "horror nervousness",
+    "joy": "cheerfulness contentment enthrallment optimism pride relief zest",
+    "love": "affection gratitude lust",
+    "sadness": "disappointment neglect sadness shame suffering sympathy",
+    "surprise": "surprise",
+    "": "confusion",
+}
+WEBEMO = (
+    sorted(  # each emotion with its groups of 6 and of 2; the file numbers them by the alphabet
+        (emotion, group, "positive" if group in ("joy", "love", "surprise") else "negative")
+        for group, emotions in _GROUPS.items()
+        for emotion in emotions.split()
+    )
 )
 _AS_WRITTEN = {"cheerfulness": "cheerfullness", "irritability": "irritabilty"}  # in category.txt
 
@@ -119,10 +114,22 @@ def make_emoset(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
 
 def make_webemo(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task, for evaluation only; nothing in it depends on the seed."""
-    chosen = merge_options(options, {"grading": "exact", "classes": 6})
-    if chosen["classes"] not in (25, 6, 2):
-        raise errors.UserError(f"task.options.classes={chosen['classes']}: must be 25, 6 or 2")
-    level = (25, 6, 2).index(chosen["classes"])
+    return _webemo("webemo", 1, options, data_path)
+
+
+def make_webemo25(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the same task with all 25 emotions."""
+    return _webemo("webemo25", 0, options, data_path)
+
+
+def make_webemo2(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the same task with positive and negative."""
+    return _webemo("webemo2", 2, options, data_path)
+
+
+def _webemo(name: str, level: int, options: Mapping[str, Any], data_path: str) -> Task:
+    """Makes the task with the names that stand at the index `level` of WEBEMO's rows."""
+    chosen = merge_options(options, {"grading": "exact"})
     labels: dict[str, str] = {}
     for number, names in enumerate(WEBEMO):
         written = _AS_WRITTEN.get(names[0], names[0])
@@ -131,22 +138,24 @@ def make_webemo(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         for group in filter(None, names[1 : level + 1]):
             labels.setdefault(group, names[level])
     classes = tuple(sorted(filter(None, set(labels.values()))))
-    data = _Data("webemo", classes, labels, data_path)
+    data = _Data(name, classes, labels, data_path)
     names = ("test25", "test-images-25-6-2-category", "webemo_test_2000", "test", "val")
     return data.only_evaluated(chosen, names)
 
 
 def make_emotion6(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task, for evaluation only; nothing in it depends on the seed."""
-    chosen = merge_options(options, {"grading": "exact", "labels": "folder"})
-    if chosen["labels"] not in ("folder", "votes"):
-        raise errors.UserError(f"task.options.labels={chosen['labels']}: must be folder or votes")
-    if chosen["labels"] == "folder":
-        data = _Data("emotion6", EMOTION6, {name: name for name in EMOTION6}, data_path)
-        return data.only_evaluated(chosen, ("emotion6-test", "test", "val"))
-    data = _Data("emotion6", _VOTED, {name: name for name in _VOTED}, data_path)
-    path = files.find(data_path, "emotion6 with its votes", ("ground_truth.txt",))
-    return data.only_evaluated(chosen, (path.stem,))
+    chosen = merge_options(options, {"grading": "exact"})
+    data = _Data("emotion6", EMOTION6, {name: name for name in EMOTION6}, data_path)
+    return data.only_evaluated(chosen, ("emotion6-test", "test", "val"))
+
+
+def make_emotion6_votes(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
+    """Makes the same task from ground_truth.txt."""
+    chosen = merge_options(options, {"grading": "exact"})
+    path = files.find(data_path, "emotion6_votes", ("ground_truth.txt",))
+    data = _Data("emotion6_votes", _VOTED, {name: name for name in _VOTED}, str(path))
+    return data.only_evaluated(chosen, ())
 
 
 def demonstration(example: dict) -> str:
@@ -165,7 +174,6 @@ class _Data:
     mistakes: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     store: dict[str, bytes] = dataclasses.field(default_factory=dict)
-
     root: Path = dataclasses.field(init=False)  # where paths of pictures begin
 
     def __post_init__(self) -> None:
@@ -205,10 +213,8 @@ class _Data:
             what = f"no set {name} of {self.name} there; {self._missing()}"
             raise errors.UserError(f"data.path={self.path}: {what}")
         if not found:
-            reasons = "; ".join(["", *self.notes])
-            raise errors.UserError(
-                f"data.path={self.path}: the set {name} has no pictures{reasons}"
-            )
+            what = "; ".join([f"the set {name} has no pictures", *self.notes])
+            raise errors.UserError(f"data.path={self.path}: {what}")
         return found
 
     def task(
@@ -232,13 +238,13 @@ class _Data:
         return places.listed(example["image"], "image", self.root, self.store)
 
     def _missing(self) -> str:
-        listed = {"emoset": "train.json and test.json", "webemo": "test25.txt"}
-        of = "train/EMOTION and test/EMOTION" if self.name == "emoset" else "test/EMOTION"
-        return (
-            f"give the directory that holds {listed.get(self.name, 'images/EMOTION')}, or folders "
-            f"{of} of {', '.join(self.classes[:3])}, ..."
-            f"{files.there(Path(self.path)) if self.path else ''}"
-        )
+        held = {
+            "emoset": "train.json and test.json, or folders train/EMOTION and test/EMOTION",
+            "emotion6": "images/EMOTION, or folders test/EMOTION",
+        }.get(self.name, "test25.txt, or folders test/EMOTION")
+        there = files.there(Path(self.path)) if self.path else ""
+        known = ", ".join(self.classes[:3])
+        return f"give the directory that holds {held}, as of {known}, ...{there}"
 
     def _question(self) -> str:
         listed = ", ".join(self.classes)
@@ -328,20 +334,17 @@ class _Data:
         else:
             question = _first(row, ("problem", "question"), required=False)
             answer = _first(row, ("answer", "label", "emotion"))
-        example = (
-            self._example(answer, image)
-            if question is None
-            else {"question": question, "answer": answer, "image": image}
-        )
-        for field in ("question", "answer"):
-            if question is not None and not (
-                isinstance(example[field], str) and example[field].strip()
-            ):
-                raise ValueError(f"no text for the {field}")
-        if not re.search(Task.placeholder, example["question"]):
-            example["question"] = f"<image>{example['question']}"
+        if question is None:
+            example = self._example(answer, image)
+        else:
+            for field, value in (("question", question), ("answer", answer)):
+                if not isinstance(value, str) or not value.strip():
+                    raise ValueError(f"no text for the {field}")
+            if not re.search(Task.placeholder, question):
+                question = f"<image>{question}"
+            example = {"question": question, "answer": answer.strip(), "image": image}
         self._pictures(example)  # raises if it holds none
-        return {**example, "answer": example["answer"].strip()}
+        return example
 
     def _from_lines(self, path: Path) -> list[dict]:
         """Reads the lines of ground_truth.txt, or those of WEBEmo's lists."""

@@ -11,12 +11,15 @@ TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
     "emoset": emotions.make_emoset,
     "emotion6": emotions.make_emotion6,
+    "emotion6_votes": emotions.make_emotion6_votes,
     "gsm8k": gsm8k.make,
     "jsonl": jsonl.make,
     "math": math.make,
     "multiarith": word_problems.make_multiarith,
     "svamp": word_problems.make_svamp,
     "webemo": emotions.make_webemo,
+    "webemo2": emotions.make_webemo2,
+    "webemo25": emotions.make_webemo25,
 }
 
 

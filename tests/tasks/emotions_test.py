@@ -139,14 +139,14 @@ ADDRESS = "https://as2.ftcdn.net/jpg/00/42/93/78/"
 
 
 @pytest.mark.parametrize(
-    ("classes", "answers"),
+    ("name", "classes", "answers"),
     [
-        (6, ["love", "joy", "anger", "sadness", "joy"]),
-        (25, ["affection", "cheerfulness", "irritability", "sadness", "zest"]),
-        (2, ["positive", "positive", "negative", "negative", "positive"]),
+        ("webemo", 6, ["love", "joy", "anger", "sadness", "joy"]),
+        ("webemo25", 25, ["affection", "cheerfulness", "irritability", "sadness", "zest"]),
+        ("webemo2", 2, ["positive", "positive", "negative", "negative", "positive"]),
     ],
 )
-def test_webemo_as_published(tmp_path, classes, answers):
+def test_webemo_as_published(tmp_path, name, classes, answers):
     numbers = (0, 1, 11, 19, 24)
     lines = [f"{ADDRESS}220_F_{n}.jpg {n}" for n in numbers]
     (tmp_path / "test25.txt").write_text("\n".join([*lines, f"{ADDRESS}gone.jpg 3", ""]))
@@ -154,15 +154,15 @@ def test_webemo_as_published(tmp_path, classes, answers):
     places = ["images/220_F_0.jpg", "test/1/220_F_1.jpg", "images/test25/11/220_F_11.jpg"]
     places += ["220_F_19.jpg", "images/220_F_24.jpg"]
     draw(tmp_path, *places)
-    task = tasks.make("webemo", {"classes": classes}, str(tmp_path), 0)
-    assert pairs(task.evals["webemo"]) == sorted(zip(places, answers, strict=True))
+    task = tasks.make(name, {}, str(tmp_path), 0)
+    assert pairs(task.evals[name]) == sorted(zip(places, answers, strict=True))
     assert list(task.train) == []
     gone, *others = task.notes
     assert gone == (
         f"{tmp_path}/test25.txt: 1 of 6 pictures are not in {tmp_path} and are left out"
     )
-    assert [note.startswith("webemo: no picture of ") for note in others] == [True] * (classes > 2)
-    example = task.evals["webemo"][0]
+    assert [note.startswith(f"{name}: no picture of ") for note in others] == [True] * (classes > 2)
+    example = task.evals[name][0]
     assert example["question"].count(",") == classes - 1
     assert "fullness" not in example["question"]
 
@@ -176,8 +176,8 @@ def test_webemo_in_folders_and_the_list_with_three_numbers(tmp_path):
     assert task.notes[0] == (
         "webemo: 4 of 10 pictures have none of the 6 emotions and are left out"
     )
-    (line,) = mistakes("webemo", tmp_path, classes=25)
-    assert line.startswith("DIR/test/joy: 'joy' is no emotion of webemo; those are affection, che")
+    (line,) = mistakes("webemo25", tmp_path)
+    assert line.startswith("DIR/test/joy: 'joy' is no emotion of webemo25; those are affection, c")
     (tmp_path / "test-images-25-6-2-category.txt").write_text("test/1/0.jpg 10 1 0\n")
     task = tasks.make("webemo", {}, str(tmp_path), 0)
     assert pairs(task.evals["webemo"]) == [("test/1/0.jpg", "fear")]
@@ -200,16 +200,16 @@ def test_emotion6_as_published(tmp_path):
     task = tasks.make("emotion6", {}, str(tmp_path), 0)
     assert pairs(task.evals["emotion6"]) == [(f"images/{path}", path[:-6]) for path in paths]
     assert task.notes == ()
-    task = tasks.make("emotion6", {"labels": "votes"}, str(tmp_path), 0)
-    assert pairs(task.evals["emotion6"]) == [
+    task = tasks.make("emotion6_votes", {}, str(tmp_path), 0)
+    assert pairs(task.evals["emotion6_votes"]) == [
         ("images/disgust/1.jpg", "disgust"),
         ("images/joy/1.jpg", "neutral"),
     ]
-    assert task.notes[0].startswith("emotion6: 1 of 3 pictures have none of the 7 emotions")
-    assert task.evals["emotion6"][0]["question"].endswith(" joy, sadness, surprise, neutral.")
+    assert task.notes[0].startswith("emotion6_votes: 1 of 3 pictures have none of the 7 emotions")
+    assert task.evals["emotion6_votes"][0]["question"].endswith(" joy, sadness, surprise, neutral.")
     (tmp_path / "ground_truth.txt").write_text(f"names\n{lines[1]}\t1\nno\n\n{lines[2]}\n")
     what = "not a picture and nine numbers between tabs"
-    assert mistakes("emotion6", tmp_path, labels="votes") == [
+    assert mistakes("emotion6_votes", tmp_path) == [
         f"DIR/ground_truth.txt:2: {what}",
         f"DIR/ground_truth.txt:3: {what}",
     ]
@@ -249,23 +249,20 @@ def test_options_that_cannot_be(tmp_path):
     assert mistakes("emoset", tmp_path, train_size=-1) == [
         "task.options.train_size=-1: must be 0 (all) or more"
     ]
-    assert mistakes("webemo", tmp_path, classes=7) == ["task.options.classes=7: must be 25, 6 or 2"]
-    assert mistakes("emotion6", tmp_path, labels="mine") == [
-        "task.options.labels=mine: must be folder or votes"
-    ]
-    (line,) = mistakes("emotion6", tmp_path, labels="votes")
-    assert line.startswith("data.path=DIR: emotion6 with its votes is read from a file; give it")
+    draw(tmp_path, "images/fear/1.jpg")  # folders say nothing of votes
+    (line,) = mistakes("emotion6_votes", tmp_path)
+    assert line.startswith("data.path=DIR: emotion6_votes is read from a file; give it, or the di")
 
 
 @pytest.mark.parametrize("name", ["emoset", "webemo", "emotion6"])
 def test_other_layouts_are_one_line(tmp_path, name):
     what = {
         "emoset": "give the directory that holds train.json and test.json, or folders train/EMOTION"
-        " and test/EMOTION of amusement, anger, awe, ...",
-        "webemo": "give the directory that holds test25.txt, or folders test/EMOTION of anger, "
-        "fear, joy, ...",
-        "emotion6": "give the directory that holds images/EMOTION, or folders test/EMOTION of "
-        "anger, disgust, fear, ...",
+        " and test/EMOTION, as of amusement, anger, awe, ...",
+        "webemo": "give the directory that holds test25.txt, or folders test/EMOTION, as of "
+        "anger, fear, joy, ...",
+        "emotion6": "give the directory that holds images/EMOTION, or folders test/EMOTION, as "
+        "of anger, disgust, fear, ...",
     }[name]
     assert mistakes(name, "") == [f"data.path='': {what}"]
     assert mistakes(name, "nowhere") == [f"data.path=DIR: {what}"]
