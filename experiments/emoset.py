@@ -5,7 +5,8 @@
 
 `data.path` is EmoSet-118K as published, folders of pictures by emotion, or rows of JSON lines or
 Parquet; mapo_jax/tasks/emotions.py has every layout, also of WEBEmo and Emotion6, which evaluate
-out of domain. Nothing is downloaded but the policy.
+out of domain. Nothing is downloaded but the policy. What comes closest to the paper's 2.1K pictures
+may be fuyyy74/EmoSet2k on the Hugging Face hub, with which a later work of its authors trains.
 
 The presets `mapo_paper` (the default), `grpo_paper` and `dapo_paper` are rows of the paper's
 tables, each with 12 rollouts of a prompt, and after them `group_8` makes that 8. Memory (in GB,

@@ -40,7 +40,9 @@ it, `eval.problems`, is balanced. `val` stands in for a missing `test`.
 
 Inferred, not published: the question of the paper's runs; that WEBEmo was in 6 groups (46.85% of an
 untrained policy are too many for 25); that Emotion6's emotions were the folders (its percentages
-are those of 594 pictures, which is 30% of each folder).
+are those of 594 pictures, which is 30% of each folder). A later work of authors of MAPO, EMO-R3,
+trains on rows of the hub, fuyyy74/EmoSet2k, by its configuration with the fields problem, answer
+and images; nobody has read them here.
 
 Options: `grading`, "exact" or "inflected", see `answers.is_emotion`. The default is the paper's,
 "exact", so that accuracies can be compared; sets of `eval.sets`, which take no options, have it
