@@ -46,11 +46,11 @@ def test_experiments_are_whole_and_hashable(module, presets):
     assert module.PRESETS.keys() >= {"tiny"}
 
 
-@pytest.mark.parametrize("presets", ["", "gpu_80gb", "grpo_paper", "dapo_paper,group_8"])
+@pytest.mark.parametrize("presets", ["", "gpu_80gb", "grpo_paper,gpu_80gb", "dapo_paper,group_8"])
 def test_emoset_is_the_papers_run(presets):
     config = from_config_dict(emoset.get_config(presets))
-    is_its_size = presets != "gpu_80gb"
-    group = 12 if presets in ("", "grpo_paper") else 8
+    is_its_size = "gpu_80gb" not in presets
+    group = 8 if "group_8" in presets else 12
     assert (config.batch.prompts, config.batch.group) == (512 if is_its_size else 128, group)
     assert config.batch.microbatch == (1, group)
     assert config.steps * config.batch.prompts == 60 * 512
