@@ -9,7 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, gsm8k, jsonl
+from experiments import arithmetic, common, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
@@ -38,7 +38,7 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, geometry3k, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
