@@ -40,42 +40,22 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from experiments import common
+from experiments import common, gsm8k
 
 
 def tiny(config: ConfigDict) -> None:
     """A small policy with a tower, from scratch, on a few problems in about two minutes."""
-    config.steps = 2
+    gsm8k.tiny(config)
     config.data.max_prompt_tokens = 256
-    config.tokenizer.template = ""
-    config.policy.init = ""
-    config.policy.num_layers = 2
-    config.policy.embed_dim = 64
-    config.policy.num_heads = 4
-    config.policy.num_kv_heads = 2
-    config.policy.head_dim = 16
-    config.policy.mlp_dim = 128
     config.policy.vision.num_layers = 2
     config.images.min_pixels = 64**2
     config.images.max_pixels = 128**2
     config.images.resize = "policy"
-    config.compute.dtype = "float32"
-    config.compute.matmul_precision = "highest"
-    config.warmup.steps = 40  # on right answers without a thought, which teach it the form
+    config.warmup.steps = 40  # on right answers without a thought, which teach the form
     config.warmup.learning_rate = 1e-2
     config.warmup.batch = 8
-    config.batch.prompts = 8
-    config.batch.group = 4
-    config.batch.minibatch_prompts = 4
-    config.batch.microbatch = (2, 4)
     config.rollout.max_new_tokens = 32
-    config.rollout.lanes = 0
-    config.compute.head_chunk = 1024
-    config.optimizer.learning_rate = 1e-4
-    config.eval.every = 1
-    config.eval.batch = 16
-    config.checkpoint.every = 1
-    config.log.rollouts_every = 1
+    config.eval.problems = 4000
 
 
 def gpu_80gb(config: ConfigDict) -> None:

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from mapo_jax.answers import numbers
 from mapo_jax.answers.equality import is_equal
-from mapo_jax.answers.extraction import MAX_NUMBER_CHARS
 from mapo_jax.answers.spelling import plain, tidy, tight
 from mapo_jax.answers.verifier import Verifier
 
@@ -37,7 +36,7 @@ def is_choice(
         choices: their values, in order, at most 26.
         verifier: as in `is_equal`.
     """
-    if prediction is None or len(prediction) > MAX_NUMBER_CHARS:
+    if prediction is None:
         return False
     if letter := _letter(prediction, choices):
         return letter == right

@@ -232,6 +232,17 @@ def read_object(path: Path, mistakes: list[str]) -> dict | None:
     return None
 
 
+def text(row: dict, field: str) -> str:
+    """Returns the text of a row's field without white space around it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(row.get(field), str) or not row[field].strip():
+        raise ValueError(f"no text in the field {field}")
+    return row[field].strip()
+
+
 def stamps(data_path: str) -> list[tuple[str, int, int, int]]:
     """Returns what changes with a file, or with one of a directory: sizes, times and inodes.
 

@@ -14,12 +14,11 @@ problem folders are for training, every 5th one, in the order of their numbers, 
 `test`.
 
 The question is the field `annotat_text`, if it has text, and the answer is the text of the right
-choice. So has it the paper's evaluation. With `task.options.answers=choices` the prompt lists the
+choice, as in the paper's evaluation. With `task.options.answers=choices` the prompt lists the
 choices, and the letter is right as well as the value; the rows of the hub have no choices. The
 picture comes first, unless `<image>` marks its place.
 """
 
-import functools
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,16 +67,15 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         raise errors.UserError(
             f"data.path={data_path}: no {missing} problems there; {_WAYS}{files.there(folder)}"
         )
+    by_text = rewards.symbolic_accuracy_and_format
     return Task(
         name="geometry3k",
         train=train,
         evals={name: sets[name]},
         prompt=prompt,
-        reward=rewards.choice_accuracy_and_format
-        if answers == "choices"
-        else rewards.symbolic_accuracy_and_format,
+        reward=rewards.choice_accuracy_and_format if answers == "choices" else by_text,
         demonstration=demonstration,
-        images=functools.partial(_images, root, store),
+        images=lambda example: places.listed(example["images"], "images", root, store),
         placeholder=_PLACE,
     )
 
@@ -87,20 +85,12 @@ def demonstration(example: dict) -> str:
     return f"<think></think> \\boxed{{{example['answer']}}}"
 
 
-def _images(root: Path, store: Mapping[str, bytes], example: dict) -> list[str | bytes]:
-    return places.listed(example["images"], "images", root, store)
-
-
 def _row(row: dict) -> dict:
     """Makes an example of a row of hiyouga/geometry3k."""
-    texts = {}
-    for name in ("problem", "answer"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise ValueError(f"no text in the field {name}")
-        texts[name] = row[name].strip()
+    question, answer = files.text(row, "problem"), files.text(row, "answer")
     if not places.listed(row.get("images"), "images", Path(), {}):
         raise ValueError("no picture in the field images")
-    return _example(texts["problem"], texts["answer"], row["images"])
+    return _example(question, answer, row["images"])
 
 
 def _example(question: str, answer: str, images: Any) -> dict:

@@ -21,7 +21,6 @@ decimals is right if it is when rounded, and a whole number has to be that numbe
 script cuts off decimals: 4.7 is 4). There is no other model that judges.
 """
 
-import functools
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -87,6 +86,7 @@ def _make(
             f"data.path={data_path}: no folder images in {path.parent} or above it, where the "
             f"pictures of {path.name} should be; unpack the set's pictures there"
         )
+    folder = root or path.parent
     return Task(
         name=name,
         train=[],
@@ -94,13 +94,9 @@ def _make(
         prompt=prompt,
         reward=rewards.choice_accuracy_and_format,
         demonstration=None,
-        images=functools.partial(_images, root or path.parent, store),
+        images=lambda example: places.listed(example["images"], "images", folder, store),
         placeholder="",
     )
-
-
-def _images(root: Path, store: Mapping[str, bytes], example: dict) -> list[str | bytes]:
-    return places.listed(example["images"], "images", root, store)
 
 
 def _example(
@@ -121,47 +117,44 @@ def _letter(answer: str, choices: list[str]) -> str:
 
 
 def _mathvision(row: dict) -> dict:
-    question, choices = _text(row, "question"), _texts(row, "options")
-    answer = _WORD.sub("", _text(row, "answer"))
+    question, choices = files.text(row, "question"), _texts(row, "options")
+    files.text(row, "answer")
+    # One answer is \frac with a form feed for its \f, and three have a unit in bare braces.
+    answer = _WORD.sub("", row["answer"].replace("\f", r"\f").strip())
     asked = with_choices(question, choices) if choices else question
     return _example(asked, answer, row.get("decoded_image") or row.get("image"), choices)
 
 
 def _mathvista(row: dict) -> dict:
-    _text(row, "question")  # which is not stripped, so that the prompt is MathVista's own
-    question, answer, choices = row["question"], _text(row, "answer"), _texts(row, "choices")
+    files.text(row, "question")  # which is not stripped, so that the prompt is MathVista's own
+    question, answer, choices = row["question"], files.text(row, "answer"), _texts(row, "choices")
     if choices and not (answer := _letter(answer, choices)):
         raise ValueError(f"the answer {row['answer']!r} is none of the choices")
     kind, precision = row.get("answer_type"), row.get("precision")
-    hint = _HINTS.get(precision if kind == "float" else kind)
+    asked = precision if kind == "float" else kind
+    hint = next((hint for key, hint in _HINTS.items() if key == asked), None)
     if hint is None:
         raise ValueError(f"answer_type {kind!r} with precision {precision!r} is not MathVista's")
     unit = f" (Unit: {row['unit']})" if row.get("unit") else ""
     query = f"Hint: Please answer the question {hint}, at the end.\nQuestion: {question}{unit}"
-    query = row.get("query") or (with_choices(query, row["choices"]) if choices else query).strip()
-    more = {"precision": int(precision)} if precision else {}
+    query = (with_choices(query, row["choices"]) if choices else query).strip()
+    query = files.text(row, "query") if row.get("query") else query
+    more = {"precision": int(precision)} if kind == "float" else {}
     return _example(query, answer, row.get("decoded_image") or row.get("image"), choices, **more)
 
 
 def _mathverse(row: dict) -> dict:
-    query, answer, image = _text(row, "query_cot"), _text(row, "answer"), row.get("image")
+    query, answer, image = files.text(row, "query_cot"), files.text(row, "answer"), row.get("image")
     if image and isinstance(image, str):
         image = f"images/{image}"
     # The choices stand in the text of the question; of Vision Only, that of another version.
-    text = row.get("question_for_eval") or row.get("question") or ""
+    text = str(row.get("question_for_eval") or row.get("question") or "")
     found = _CHOICE.findall(text.partition("Choice")[2])
     letters, choices = "".join(letter for letter, _ in found), [choice for _, choice in found]
     named = answer.strip("()") if answer.strip("()") in [*letters] else _letter(answer, choices)
     if named and string.ascii_uppercase.startswith(letters):
         return _example(query, named, image, choices)
     return _example(query, ", ".join(answer.split("\n")), image)  # two letters may be right
-
-
-def _text(row: dict, field: str) -> str:
-    if not isinstance(row.get(field), str) or not row[field].strip():
-        raise ValueError(f"no text in the field {field}")
-    # A formula's \f is a form feed where it has lost a backslash, as one has in MathVision.
-    return row[field].replace("\f", r"\f").strip()
 
 
 def _texts(row: dict, field: str) -> list[str]:

@@ -121,14 +121,15 @@ def test_rows_of_the_hub(tmp_path):
 
 def test_rows_of_the_hub_as_json_lines(tmp_path):
     unmarked = {**ROW, "problem": "Find y.", "images": "y.png"}
+    (tmp_path / "data").mkdir()
     for name in ("train", "validation"):
         lines = (json.dumps(row) + "\n" for row in (ROW, unmarked))
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(lines))
     task = make(tmp_path)
     assert [*task.evals] == ["validation"]
     assert [tasks.pictures(task, row) for row in task.train] == [
-        [f"{tmp_path}/x.png"],
-        [f"{tmp_path}/y.png"],
+        [f"{tmp_path}/data/x.png"],
+        [f"{tmp_path}/data/y.png"],
     ]
     assert task.train[1]["question"] == "<image>Find y."
 
