@@ -12,9 +12,9 @@ device's nominal bandwidth and a third of its nominal FLOP/s. Nobody has run the
 
 | preset | policy | memory | a step |
 | --- | --- | --- | --- |
-| | Qwen2.5-VL-7B-Instruct on 8 GPUs | 66 of 80, each | 610 s (A100) |
-| v5e_64 | Qwen2.5-VL-7B-Instruct on 64 chips | 13 of 16, each | 180 s |
-| gpu_80gb | Qwen2.5-VL-3B-Instruct, adapters of rank 32, 64 prompts x 12 | 37 of 80 | 90 s (H100) |
+| | Qwen2.5-VL-7B-Instruct on 8 GPUs | 65 of 80, each | 610 s (A100) |
+| v5e_64 | Qwen2.5-VL-7B-Instruct on 64 chips | 12 of 16, each | 180 s |
+| gpu_80gb | Qwen2.5-VL-3B-Instruct, adapters of rank 32, 64 prompts x 12 | 36 of 80 | 90 s (H100) |
 | tiny | a small policy with a tower, from scratch | 2 | 3 s (2 CPU cores) |
 
 `grpo_paper` and `dapo_paper` are the other rows of the paper's tables, and `group_8` is their other

@@ -33,6 +33,12 @@ def problem(folder: Path, number: int, **changes) -> None:
     (folder / str(number) / "img_diagram.png").write_bytes(PNG)
 
 
+def five(folder: Path, **changes) -> None:
+    """Writes as many problems as make a training and an evaluation set."""
+    for number in range(5):
+        problem(folder, number, **changes)
+
+
 def make(path, **options) -> tasks.Task:
     return geometry3k.make(options, str(path), 0)
 
@@ -85,8 +91,7 @@ def test_problem_folders_alone(tmp_path):
 
 
 def test_choices(tmp_path):
-    for number in range(5):
-        problem(tmp_path, number, answer="B", annotat_text="")
+    five(tmp_path, answer="B", annotat_text="")
     task = make(tmp_path, answers="choices")
     row = task.train[0]
     assert task.prompt(row) == (
