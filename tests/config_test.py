@@ -9,10 +9,11 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, emoset, gsm8k, jsonl
+from experiments import arithmetic, common, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
+from tests.tasks import geometry3k_test
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, emoset, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, emoset, geometry3k, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
@@ -69,6 +70,29 @@ def test_tiny_emoset_has_no_mistakes(tmp_path):
     tree.data.path = str(tmp_path)
     tree.tokenizer.path = "mapo_jax/tasks/arithmetic.model"
     assert checks.validate(from_config_dict(tree), 2) == []
+
+
+def test_geometry3k_tiny_has_no_mistakes(tmp_path):
+    geometry3k_test.five(tmp_path)
+    tree = geometry3k.get_config("tiny")
+    tree.data.path = str(tmp_path)
+    tree.tokenizer.path = arithmetic.get_config().tokenizer.path
+    assert checks.validate(from_config_dict(tree), 1) == []
+    tree.task.options.answers = "letters"
+    (line,) = checks.validate(from_config_dict(tree), 1)
+    assert line == "task.options.answers=letters: must be free or choices"
+
+
+def test_rows_of_the_paper_fit_each_machine():
+    assert geometry3k.get_config().to_dict() == geometry3k.get_config("mapo_paper").to_dict()
+    for rows, group in (("grpo_paper", 12), ("dapo_paper,group_8", 8)):
+        for machine, microbatch in (
+            ("", (1, group)),
+            ("gpu_80gb", (2, group)),
+            ("v5e_64", (1, group // 2)),
+        ):
+            batch = geometry3k.get_config(f"{rows},{machine}").batch
+            assert (batch.group, batch.microbatch) == (group, microbatch)
 
 
 def test_dataclasses_mirror_the_tree():

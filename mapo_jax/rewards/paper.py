@@ -1,4 +1,4 @@
-"""The reward of the paper's runs, for mathematics and emotions, and DAPO's penalty for length."""
+"""The reward of the paper's runs, judged in several ways, and DAPO's penalty for length."""
 
 import atexit
 import functools
@@ -30,6 +30,27 @@ def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = 
     return _graded(response, finished, lambda x: answers.is_equal(x, example["answer"], verifier()))
 
 
+def choice_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same where questions may have choices; see `answers.is_choice`.
+
+    Args:
+        response: as in `accuracy_and_format`.
+        example: its "answer" is the letter of the right one of its "choices", a list of text. If it
+            has none, "answer" is the right answer, rounded to "precision" decimals if it has that.
+        finished: as in `accuracy_and_format`.
+    """
+
+    def is_right(given: str | None) -> bool:
+        answer = example["answer"]
+        if choices := example.get("choices"):
+            return answers.is_choice(given, answer, choices, verifier())
+        if (digits := example.get("precision")) is not None:
+            return answers.is_rounded(given, answer, digits, verifier())
+        return answers.is_equal(given, answer, verifier())
+
+    return _graded(response, finished, is_right)
+
+
 def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
     return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"]))
@@ -43,12 +64,14 @@ def inflected_emotion_and_format(response: str, example: dict, finished: bool = 
 for _fn in (
     accuracy_and_format,
     symbolic_accuracy_and_format,
+    choice_accuracy_and_format,
     emotion_and_format,
     inflected_emotion_and_format,
 ):
     _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
 # `judge` looks at this many responses at once, as several workers can answer.
-symbolic_accuracy_and_format.threads = 4  # pyrefly: ignore[missing-attribute]
+for _fn in (symbolic_accuracy_and_format, choice_accuracy_and_format):
+    _fn.threads = 4  # pyrefly: ignore[missing-attribute]
 
 
 @functools.cache
