@@ -9,10 +9,11 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, gsm8k, jsonl
+from experiments import arithmetic, common, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
+from tests.tasks import geometry3k_test
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +39,60 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, emoset, geometry3k, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
     assert hash(config) == hash(from_config_dict(module.get_config(presets)))
     assert module.PRESETS.keys() >= {"tiny"}
+
+
+@pytest.mark.parametrize("presets", ["", "gpu_80gb", "grpo_paper,gpu_80gb", "dapo_paper,group_8"])
+def test_emoset_is_the_papers_run(presets):
+    config = from_config_dict(emoset.get_config(presets))
+    is_its_size = "gpu_80gb" not in presets
+    group = 8 if "group_8" in presets else 12
+    assert (config.batch.prompts, config.batch.group) == (512 if is_its_size else 128, group)
+    assert config.batch.microbatch == (1, group)
+    assert config.steps * config.batch.prompts == 60 * 512
+    assert config.algorithm.advantage == ("grpo" if "paper" in presets else "mapo")
+    assert config.algorithm.beta == (0 if "dapo" in presets else 0.01)
+    assert (config.rollout.top_p, config.eval.temperature, config.eval.top_p) == (0.99, 0.5, 0.95)
+    assert config.images.min_pixels == 262_144
+    assert (config.images.max_pixels == 4_194_304) is is_its_size
+
+
+def test_tiny_emoset_has_no_mistakes(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "fear").mkdir(parents=True)
+        (tmp_path / part / "fear" / "1.jpg").write_bytes(b"not looked at yet")
+    tree = emoset.get_config("tiny")
+    tree.data.path = str(tmp_path)
+    tree.tokenizer.path = "mapo_jax/tasks/arithmetic.model"
+    assert checks.validate(from_config_dict(tree), 2) == []
+
+
+def test_geometry3k_tiny_has_no_mistakes(tmp_path):
+    geometry3k_test.five(tmp_path)
+    tree = geometry3k.get_config("tiny")
+    tree.data.path = str(tmp_path)
+    tree.tokenizer.path = arithmetic.get_config().tokenizer.path
+    assert checks.validate(from_config_dict(tree), 1) == []
+    tree.task.options.answers = "letters"
+    (line,) = checks.validate(from_config_dict(tree), 1)
+    assert line == "task.options.answers=letters: must be free or choices"
+
+
+def test_rows_of_the_paper_fit_each_machine():
+    assert geometry3k.get_config().to_dict() == geometry3k.get_config("mapo_paper").to_dict()
+    for rows, group in (("grpo_paper", 12), ("dapo_paper,group_8", 8)):
+        for machine, microbatch in (
+            ("", (1, group)),
+            ("gpu_80gb", (2, group)),
+            ("v5e_64", (1, group // 2)),
+        ):
+            batch = geometry3k.get_config(f"{rows},{machine}").batch
+            assert (batch.group, batch.microbatch) == (group, microbatch)
 
 
 def test_dataclasses_mirror_the_tree():

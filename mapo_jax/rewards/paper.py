@@ -1,7 +1,8 @@
-"""The reward of the paper's runs, judged by text or by algebra, and DAPO's penalty for length."""
+"""The reward of the paper's runs, judged in several ways, and DAPO's penalty for length."""
 
 import atexit
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,18 +22,56 @@ def accuracy_and_format(response: str, example: dict, finished: bool = True) -> 
         example: its "answer" is the right one.
         finished: whether the response ended by itself rather than at `rollout.max_new_tokens`.
     """
-    return _graded(response, example, finished, None)
+    return _graded(response, finished, lambda x: answers.is_equal(x, example["answer"]))
 
 
 def symbolic_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for mathematics; answers that text does not settle go to a verifier."""
-    return _graded(response, example, finished, verifier())
+    return _graded(response, finished, lambda x: answers.is_equal(x, example["answer"], verifier()))
 
 
-for _fn in (accuracy_and_format, symbolic_accuracy_and_format):
+def choice_accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same where questions may have choices; see `answers.is_choice`.
+
+    Args:
+        response: as in `accuracy_and_format`.
+        example: its "answer" is the letter of the right one of its "choices", a list of text. If it
+            has none, "answer" is the right answer, rounded to "precision" decimals if it has that.
+        finished: as in `accuracy_and_format`.
+    """
+
+    def is_right(given: str | None) -> bool:
+        answer = example["answer"]
+        if choices := example.get("choices"):
+            return answers.is_choice(given, answer, choices, verifier())
+        if (digits := example.get("precision")) is not None:
+            return answers.is_rounded(given, answer, digits, verifier())
+        return answers.is_equal(given, answer, verifier())
+
+    return _graded(response, finished, is_right)
+
+
+def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
+    return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"]))
+
+
+def inflected_emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an emotion; inflections of its name are right, "sad" for sadness."""
+    return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"], True))
+
+
+for _fn in (
+    accuracy_and_format,
+    symbolic_accuracy_and_format,
+    choice_accuracy_and_format,
+    emotion_and_format,
+    inflected_emotion_and_format,
+):
     _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
 # `judge` looks at this many responses at once, as several workers can answer.
-symbolic_accuracy_and_format.threads = 4  # pyrefly: ignore[missing-attribute]
+for _fn in (symbolic_accuracy_and_format, choice_accuracy_and_format):
+    _fn.threads = 4  # pyrefly: ignore[missing-attribute]
 
 
 @functools.cache
@@ -48,12 +87,10 @@ def timeouts() -> int:
     return verifier().timeouts if verifier.cache_info().currsize else 0
 
 
-def _graded(
-    response: str, example: dict, finished: bool, verifier: answers.Verifier | None
-) -> dict:
+def _graded(response: str, finished: bool, is_right: Callable[[str | None], bool]) -> dict:
     prediction = answers.extract(response, styles=("boxed",))
-    is_right = finished and answers.is_equal(prediction, example["answer"], verifier)
-    accuracy, format_ = float(is_right), float(_is_well_formed(response))
+    accuracy = float(finished and is_right(prediction))
+    format_ = float(_is_well_formed(response))
     return {
         "reward": 0.9 * accuracy + 0.1 * format_,
         "success": accuracy == format_ == 1.0,

@@ -1,6 +1,7 @@
 """Defines a task: its examples, prompts, reward and, if it has them, demonstrations."""
 
 import dataclasses
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ INSTRUCTION = (
 def prompt(example: dict) -> str:
     """Returns the question and, as in the paper, the instruction to think first and to box."""
     return f"{example['question']}\n{INSTRUCTION}\n"
+
+
+def with_choices(question: str, choices: Sequence[str]) -> str:
+    """Returns a question with its choices as (A), (B) and so on, each on its line."""
+    named = zip(string.ascii_uppercase, choices, strict=False)
+    return "\n".join([question, "Choices:", *(f"({letter}) {choice}" for letter, choice in named)])
 
 
 @dataclasses.dataclass(frozen=True)

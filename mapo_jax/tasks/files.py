@@ -81,7 +81,8 @@ def read(
     """Reads a file; a byte-order mark, CRLF and empty lines at its end are fine.
 
     Args:
-        path: of the file, JSON lines, a JSON list or a Parquet file, see `parquet.rows`.
+        path: of the file, JSON lines, a JSON list or an object of rows by their names, or a Parquet
+            file, see `parquet.rows`.
         make: makes an example of a row, the same whenever it is called.
         mistakes: gets a line for each row that cannot be read.
         unfit: gets a line for each row that `make` raises a ValueError for; None for `mistakes`,
@@ -173,9 +174,11 @@ def _other_form(path: Path, content: bytes) -> str:
 
 
 def _list(path: Path, content: bytes, mistakes: list[str]) -> list[tuple[str, dict]]:
-    """Returns the places and the objects of a JSON list."""
+    """Returns the places and the objects of a JSON list, or of an object of objects."""
     try:
         rows = json.loads(content, object_pairs_hook=_fields)
+        if isinstance(rows, dict) and rows and all(isinstance(x, dict) for x in rows.values()):
+            rows = [*rows.values()]
         if not isinstance(rows, list):
             raise ValueError("not a list")
     except (ValueError, RecursionError) as error:
@@ -219,6 +222,27 @@ def _checked(row: object) -> dict:
     return row
 
 
+def read_object(path: Path, mistakes: list[str]) -> dict | None:
+    """Reads a file that is one JSON object; None, and a line in `mistakes`, if it is none."""
+    content = _content(path, mistakes)
+    try:
+        return _checked(json.loads(content, object_pairs_hook=_fields)) if content else None
+    except (ValueError, RecursionError) as error:
+        mistakes.append(f"{path}: cannot be read as a JSON object ({error}); give another file")
+    return None
+
+
+def text(row: dict, field: str) -> str:
+    """Returns the text of a row's field without white space around it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(row.get(field), str) or not row[field].strip():
+        raise ValueError(f"no text in the field {field}")
+    return row[field].strip()
+
+
 def stamps(data_path: str) -> list[tuple[str, int, int, int]]:
     """Returns what changes with a file, or with one of a directory: sizes, times and inodes.
 
@@ -259,6 +283,21 @@ def find(data_path: str, name: str, files: Sequence[str]) -> Path:
         f"{where}: {name} is read from a file; give it, or the directory that holds "
         f"{' or '.join(files)}{there(path) if data_path else ''}"
     )
+
+
+def find_set(folder: Path, names: Sequence[str]) -> Path | None:
+    """Returns the file of rows of the first set that a directory, or its folder `data`, holds.
+
+    It is NAME.parquet, NAME.jsonl or NAME.json. Of shards, NAME-00000-of-00002.parquet and so on,
+    it is the first.
+    """
+    for name in names:
+        for kind in (".parquet", ".jsonl", ".json"):  # a Parquet file holds the pictures as well
+            for place in (folder, folder / "data"):
+                for path in sorted(place.glob(f"{name}*{kind}")):
+                    if parquet.set_name(path) == name and parquet.is_first(path):
+                        return path
+    return None
 
 
 def check(where: str, mistakes: Sequence[str]) -> None:

@@ -20,7 +20,6 @@ with one of them, {"bytes": ..., "path": ...}, as the hub writes it.
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -242,40 +241,12 @@ def _conversation(field: str, messages: list[dict]) -> str:
 
 
 def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> list[str | bytes]:
-    """Returns the pictures of a row.
-
-    Args:
-        field: of the row.
-        root: where paths begin.
-        store: the bytes of pictures by their digests, which stand for them in rows of Parquet.
-        row: the field may be missing, as in a row without pictures.
-
-    Raises:
-        ValueError: the field holds something else.
-    """
+    """Returns the pictures of a row; the field may be missing, as in a row without pictures."""
     try:
         value = _value(row, field)
     except KeyError:
         value = None
-    found = value if isinstance(value, list) else [] if value in (None, "") else [value]
-    pictures: list[str | bytes] = []
-    for one in found:
-        if isinstance(one, dict):
-            one = one.get("bytes") or one.get("path")
-        if not isinstance(one, str) or not one:
-            raise ValueError(
-                f"the field {field} holds no picture; must be a path, base64 text, an object with "
-                "bytes or path, or a list of them"
-            )
-        if re.match(r"\w+://", one):
-            raise ValueError(
-                f"the field {field} has the address {one}; nothing is downloaded, so save the "
-                "picture and give its path"
-            )
-        path = os.path.join(root, one)
-        is_path = "." in one or os.path.exists(path)  # base64 has no dots
-        pictures.append(store[one] if one in store else path if is_path else one)
-    return pictures
+    return places.listed(value, field, root, store)
 
 
 def _identity(task: Task, example: dict) -> str:

@@ -46,8 +46,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
 
 
 def _example(row: dict) -> dict:
-    if not isinstance(row.get("problem"), str) or not row["problem"].strip():
-        raise ValueError("no text in the field problem")
+    question = files.text(row, "problem")
     answer = row.get("answer")
     if answer is None and isinstance(row.get("solution"), str):
         answer = answers.extract(row["solution"], ("boxed",))
@@ -55,4 +54,4 @@ def _example(row: dict) -> dict:
         answer = json.dumps(answer)
     if answer is not None and not isinstance(answer, str):
         raise ValueError("the field answer is neither text nor a number")
-    return {"question": row["problem"].strip(), "answer": (answer or "").strip()}
+    return {"question": question, "answer": (answer or "").strip()}

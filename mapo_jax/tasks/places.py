@@ -1,10 +1,48 @@
-"""Pictures of examples: their places in the prompt, and what tells one from another."""
+"""Pictures of examples: their files, their places in prompts, what tells one from another."""
 
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from mapo_jax import images
 from mapo_jax.tasks.base import Task
 from mapo_jax.text import Prompt
+
+
+def listed(value: Any, field: str, root: Path, store: Mapping[str, bytes]) -> list[str | bytes]:
+    """Returns the pictures that a field of a row holds; nothing is read.
+
+    Args:
+        value: of the field: null or "" for none, one, or a list of them. One is a path, base64
+            text, or an object with one of them, {"bytes": ..., "path": ...}, as the hub has it.
+        field: its name, for a message.
+        root: where paths begin.
+        store: the bytes of pictures by their digests, which stand for them in rows of Parquet.
+
+    Raises:
+        ValueError: the field holds something else.
+    """
+    found = value if isinstance(value, list) else [] if value in (None, "") else [value]
+    pictures: list[str | bytes] = []
+    for one in found:
+        if isinstance(one, dict):
+            one = one.get("bytes") or one.get("path")
+        if not isinstance(one, str) or not one:
+            raise ValueError(
+                f"the field {field} holds no picture; must be a path, base64 text, an object with "
+                "bytes or path, or a list of them"
+            )
+        if re.match(r"\w+://", one):
+            raise ValueError(
+                f"the field {field} has the address {one}; nothing is downloaded, so save the "
+                "picture and give its path"
+            )
+        path = os.path.join(root, one)
+        is_path = "." in one or os.path.exists(path)  # base64 has no dots
+        pictures.append(store[one] if one in store else path if is_path else one)
+    return pictures
 
 
 def parts(task: Task, example: dict) -> Prompt:

@@ -4,17 +4,38 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mapo_jax import errors
-from mapo_jax.tasks import arithmetic, diagrams, files, gsm8k, jsonl, math, word_problems
+from mapo_jax.tasks import (
+    arithmetic,
+    diagrams,
+    emotions,
+    files,
+    geometry3k,
+    gsm8k,
+    jsonl,
+    math,
+    visual_math,
+    word_problems,
+)
 from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
     "diagrams": diagrams.make,
+    "emoset": emotions.make_emoset,
+    "emotion6": emotions.make_emotion6,
+    "emotion6_votes": emotions.make_emotion6_votes,
+    "geometry3k": geometry3k.make,
     "gsm8k": gsm8k.make,
     "jsonl": jsonl.make,
     "math": math.make,
+    "mathverse": visual_math.make_mathverse,
+    "mathvision": visual_math.make_mathvision,
+    "mathvista": visual_math.make_mathvista,
     "multiarith": word_problems.make_multiarith,
     "svamp": word_problems.make_svamp,
+    "webemo": emotions.make_webemo,
+    "webemo2": emotions.make_webemo2,
+    "webemo25": emotions.make_webemo25,
 }
 
 

@@ -45,19 +45,13 @@ def _make(
 
 
 def _svamp(row: dict) -> dict:
-    body, question = (_text(row, name) for name in ("Body", "Question"))
+    body, question = (files.text(row, name) for name in ("Body", "Question"))
     stop = "" if body.endswith((".", "!", "?", ",")) else "."
     return {"question": f"{body}{stop} {question}", "answer": _number(row, "Answer")}
 
 
 def _multiarith(row: dict) -> dict:
-    return {"question": _text(row, "input"), "answer": _number(row, "target")}
-
-
-def _text(row: dict, name: str) -> str:
-    if not isinstance(row.get(name), str) or not row[name].strip():
-        raise ValueError(f"no text in the field {name}")
-    return row[name].strip()
+    return {"question": files.text(row, "input"), "answer": _number(row, "target")}
 
 
 def _number(row: dict, name: str) -> str:

@@ -233,6 +233,23 @@ def test_the_symbolic_reward_knows_algebra():
     assert rewards.symbolic_accuracy_and_format.threads > 1
 
 
+def test_questions_with_choices():
+    def right(given: str, **example) -> bool:
+        response = f"<think></think> \\boxed{{{given}}}"
+        judged = rewards.choice_accuracy_and_format(response, example)
+        cut = rewards.choice_accuracy_and_format(response, example, finished=False)
+        assert (cut["reward"], judged["reward"] == 1.0) == (0.1, judged["success"])
+        return judged["success"]
+
+    choices = ["9", r"\frac{3}{\sqrt{3}}"]
+    assert right("B", answer="B", choices=choices)
+    assert right(r"\sqrt{3}", answer="B", choices=choices)  # by algebra
+    assert not right("9", answer="B", choices=choices)
+    assert right("1.26", answer="1.3", precision=1)
+    assert not right("1.26", answer="1.3")
+    assert right(r"\frac{1}{\sqrt{2}}", answer=r"\frac{\sqrt{2}}{2}")
+
+
 def test_a_reward_with_threads_keeps_the_order():
     barrier = threading.Barrier(4, timeout=30)
 
