@@ -8,12 +8,14 @@ preset this is the paper's run: all of Qwen2.5-VL-7B-Instruct, its tower too, 51
 steps. It cuts the policy over all devices, and the paper had eight. Memory (in GB, 10^9 bytes) is
 that of `python launch/plan.py`, at full lengths. The seconds of a step are computed: for prompts of
 512 tokens, as a diagram has 319 to 352, and responses of 40% of the full length, for half of a
-device's nominal bandwidth and a third of its nominal FLOP/s. Nobody has run these here.
+device's nominal bandwidth and a third of its nominal FLOP/s. Nobody has run these here. Compiled
+ahead of time, with `--topology v5e:8x8`, the second one has 11.3 GiB for sampling and 11.8 for the
+update, and 526 s for a step of full lengths at 40% of the peak.
 
 | preset | policy | memory | a step |
 | --- | --- | --- | --- |
 | | Qwen2.5-VL-7B-Instruct on 8 GPUs | 65 of 80, each | 610 s (A100) |
-| v5e_64 | Qwen2.5-VL-7B-Instruct on 64 chips | 12 of 16, each | 180 s |
+| v5e_64 | Qwen2.5-VL-7B-Instruct on 64 chips | 13 of 16, each | 180 s |
 | gpu_80gb | Qwen2.5-VL-3B-Instruct, adapters of rank 32, 64 prompts x 12 | 36 of 80 | 90 s (H100) |
 | tiny | a small policy with a tower, from scratch | 2 | 3 s (2 CPU cores) |
 
