@@ -18,7 +18,7 @@ An example depends on (seed, set, index) alone. Its picture is drawn whenever it
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ def _eval(name: str, seed: int, size: int) -> list[dict]:
     return [_draw_example(random.Random(f"{seed}/{name}/{i}"), belongs) for i in range(size)]
 
 
-def _draw_example(rng: random.Random, belongs) -> dict:
+def _draw_example(rng: random.Random, belongs: Callable[[int, int], bool]) -> dict:
     """Draws an example whose sides `belongs` takes."""
     question, shape = rng.choice(
         [("area?", "rectangle"), ("perimeter?", "rectangle"), ("area?", "triangle")]
@@ -173,37 +173,37 @@ def _draw_example(rng: random.Random, belongs) -> dict:
     }
     example = {"question": question, "drawing": drawing}
     steps = _work(example, width, height)
-    return {**example, "answer": steps[-1][1], "demonstration": _response(width, height, steps)}
+    return {
+        **example,
+        "answer": _result(steps[-1]),
+        "demonstration": _response(width, height, steps),
+    }
 
 
-def _work(
-    example: dict, width: int, height: int, slip: tuple[int, int] = (-1, 0)
-) -> list[tuple[str, str]]:
-    """Returns the steps (left of =, right of =) for these sides.
+def _work(example: dict, width: int, height: int, slip: tuple[int, int] = (-1, 0)) -> list[str]:
+    """Returns the steps, "6*4=24" and so on, for sides as they were read.
 
     Args:
         example: its question and shape count.
-        width, height: the sides as they were read.
+        width, height: the sides.
         slip: (step, amount that is added to its result).
     """
     large, small = max(width, height), min(width, height)
-    if example["question"] == "perimeter?":
-        first, then = f"{large}+{small}", ("2*{}", 2.0)
-        result = float(large + small)
-    else:
-        first, then = f"{large}*{small}", ("{}/2", 0.5)
-        result = float(large * small)
-    steps = [first]
-    results = [result + slip[1] * (slip[0] == 0)]
-    if example["question"] == "perimeter?" or example["drawing"]["shape"] == "triangle":
-        steps.append(then[0].format(f"{results[0]:g}"))
-        results.append(results[0] * then[1] + slip[1] * (slip[0] == 1))
-    return [(step, f"{value:g}") for step, value in zip(steps, results, strict=True)]
+    is_sum = example["question"] == "perimeter?"
+    result = (large + small if is_sum else large * small) + slip[1] * (slip[0] == 0)
+    steps = [f"{large}{'+' if is_sum else '*'}{small}={result}"]
+    if is_sum or example["drawing"]["shape"] == "triangle":
+        left, then = (f"2*{result}", 2 * result) if is_sum else (f"{result}/2", result / 2)
+        steps.append(f"{left}={then + slip[1] * (slip[0] == 1):g}")
+    return steps
 
 
-def _response(width: int, height: int, steps: list[tuple[str, str]]) -> str:
-    worked = " ".join(f"{left}={right}" for left, right in steps)
-    return f"<think>w={width} h={height} {worked}</think> \\boxed{{{steps[-1][1]}}}"
+def _result(step: str) -> str:
+    return step.partition("=")[2]
+
+
+def _response(width: int, height: int, steps: list[str]) -> str:
+    return f"<think>w={width} h={height} {' '.join(steps)}</think> \\boxed{{{_result(steps[-1])}}}"
 
 
 def _mistaken(rng: random.Random, example: dict, kind: int) -> str:
@@ -212,15 +212,17 @@ def _mistaken(rng: random.Random, example: dict, kind: int) -> str:
     if kind == 4:
         return example["demonstration"].replace(*rng.choice(_FORMAT_MISTAKES))
     while True:
-        read, slip = [width, height], (-1, 0)
-        if kind < 2:
-            read[rng.randrange(2)] += rng.choice((-1, 1))
+        w, h, slip = width, height, (-1, 0)
+        if kind >= 2:
+            slip = (rng.randrange(len(_work(example, w, h))), rng.choice(_SLIPS))
+        elif rng.random() < 0.5:
+            w += rng.choice((-1, 1))
         else:
-            slip = (rng.randrange(len(_work(example, width, height))), rng.choice(_SLIPS))
-        steps = _work(example, *read, slip)
-        results = [float(result) for _, result in steps]
-        if min(*read, *results) > 0 and steps[-1][1] != example["answer"]:
-            return _response(*read, steps)
+            h += rng.choice((-1, 1))
+        steps = _work(example, w, h, slip)
+        is_wrong = _result(steps[-1]) != example["answer"]
+        if is_wrong and min(w, h, *(float(_result(step)) for step in steps)) > 0:
+            return _response(w, h, steps)
 
 
 def _blank(example: dict) -> dict:
