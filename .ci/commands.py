@@ -42,6 +42,9 @@ SHORTENED = {  # regular expression of a whole line: arguments that are appended
         "--config.warmup.steps=60 --config.steps=4 --config.eval.every=2 "
         "--config.checkpoint.every=2 --config.log.rollouts_every=2"
     ),
+    r"python launch/run\.py --config experiments/diagrams\.py": (
+        "--config.warmup.steps=20 --config.steps=1 --config.eval.problems=64 --config.eval.batch=64"
+    ),
     r"python launch/run\.py .*--workdir runs/reproduce/.*": (
         "--config.warmup.steps=5 --config.steps=2 --config.eval.problems=64 --config.eval.batch=64"
     ),

@@ -1,9 +1,12 @@
 """Makes the pictures of README.md from a finished run: `python docs/figures.py DIR`.
 
-docs/figures/console.svg is a screenshot of the real console, which replays the run's records up to
-one moment. The other pictures are copied from the run's report.
+From a run whose prompts have pictures comes docs/figures/diagrams.png, the prompts on record with
+answers before and after. Of any other run docs/figures/console.svg is a screenshot of the real
+console, which replays the run's records up to one moment, and the other pictures are copied from
+its report.
 """
 
+import collections
 import io
 import json
 import re
@@ -11,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from rich.console import CONSOLE_SVG_FORMAT
 from rich.terminal_theme import TerminalTheme
 
@@ -88,10 +92,38 @@ def _without_fonts(code: str) -> str:
     return code.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
 
 
+def diagrams(workdir: Path) -> plt.Figure:
+    """Shows the first pictures on record, how many answers were right, and the commonest one."""
+    rows = _lines(workdir / "rollouts.jsonl")
+    moments = {
+        "before": [row for row in rows if row["kind"] == "train" and row["step"] == 1],
+        "after": [row for row in rows if row["kind"] == "after"],
+    }
+    files = list(dict.fromkeys(row["images"][0]["file"] for row in moments["before"]))
+    figure, axes = plt.subplots(1, len(files), figsize=(3 * len(files), 3.2), squeeze=False)
+    for ax, file in zip(axes[0], files, strict=True):
+        ax.imshow(plt.imread(workdir / file))
+        ax.set_axis_off()
+        words = []
+        for moment, found in moments.items():
+            group = [row for row in found if row["images"][0]["file"] == file]
+            thoughts = collections.Counter(row["response"].split("</think>")[0] for row in group)
+            common = thoughts.most_common(1)[0][0].removeprefix("<think>")
+            right = sum(row["success"] for row in group)
+            words.append(f"{moment}: {right} of {len(group)} right\n{common}")
+        ax.set_title(group[0]["prompt"], fontsize=11)
+        ax.text(0.5, -0.06, "\n".join(words), va="top", ha="center", transform=ax.transAxes)
+    figure.subplots_adjust(0.02, 0.36, 0.98, 0.9)
+    return figure
+
+
 def main(workdir: Path) -> None:
     """Writes all pictures into docs/figures."""
     figures = DOCS / "figures"
     figures.mkdir(exist_ok=True)
+    if (workdir / "pictures").is_dir():
+        diagrams(workdir).savefig(figures / "diagrams.png", dpi=100)
+        return
     (figures / "console.svg").write_text(console_svg(workdir), encoding="utf-8")
     for name in PICTURES:
         shutil.copyfile(workdir / "figures" / name, figures / name)

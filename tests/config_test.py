@@ -9,7 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, emoset, geometry3k, gsm8k, jsonl
+from experiments import arithmetic, common, diagrams, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
@@ -39,7 +39,7 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, emoset, geometry3k, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, diagrams, emoset, geometry3k, gsm8k, jsonl])
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
@@ -454,3 +454,10 @@ def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
         assert alone.eval == dataclasses.replace(plain.eval, **sampled) != plain.eval
         assert alone == dataclasses.replace(plain, eval=alone.eval)
         assert alone == from_config_dict(module.get_config(f"paper_eval,{presets}"))
+
+
+@pytest.mark.parametrize("presets", ["", *(name for name in diagrams.PRESETS if "_" in name)])
+def test_diagrams_have_no_mistakes(presets):
+    tree = diagrams.get_config(presets)
+    tree.task.options.update(train_size=9, eval_size=9)
+    assert checks.validate(from_config_dict(tree), 1) == []
