@@ -121,7 +121,10 @@ def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(monkeypatch
         ("arithmetc", "did you mean arithmetic?"),
         ("arithmetic.py", "did you mean arithmetic?"),
         ("experiments/arithmetic.py", "did you mean arithmetic?"),  # the path in a clone
-        ("mine.py", "experiments that ship: arithmetic, bench, emoset, geometry3k, gsm8k, jsonl"),
+        (
+            "mine.py",
+            "experiments that ship: arithmetic, bench, diagrams, emoset, geometry3k, gsm8k, jsonl",
+        ),
     ],
 )
 def test_missing_config_outside_of_a_clone(capsys, monkeypatch, tmp_path, name, hint):
