@@ -305,6 +305,7 @@ def test_all_mistakes_of_files_at_once(tmp_path):
             {"image": "a.jpg", "label": 3},
             {"image": "a.jpg", "conversations": two[:1]},
             {"image": "a.jpg", "problem": "b", "answer": 3},
+            {"images": [], "answer": "fear"},
         ],
     )
     known = "is no emotion of emoset; those are amusement, anger, awe, contentment, disgust, "
@@ -321,13 +322,17 @@ def test_all_mistakes_of_files_at_once(tmp_path):
         "object with bytes or path, or a list of them",
         f"DIR/test.jsonl:5: 3 {known}",
         'DIR/test.jsonl:6: the field conversations is not two turns {"value": text}',
-        "data.path=DIR: and 1 more malformed rows",
+        "data.path=DIR: and 2 more malformed rows",
     ]
-    rows(tmp_path / "test.jsonl", [{"image": "a.jpg", "problem": "b", "answer": 3}])
+    last_two = [{"image": "a.jpg", "problem": "b", "answer": 3}, {"images": [], "answer": "fear"}]
+    rows(tmp_path / "test.jsonl", last_two)
     (tmp_path / "train.json").write_text('[["fear", "a.jpg"], [')
-    broken, last = mistakes("emoset", tmp_path)
+    broken, *others = mistakes("emoset", tmp_path)
     assert broken.startswith("DIR/train.json: not a JSON list of lists (")
-    assert last == "DIR/test.jsonl:1: no text for the answer"
+    assert others == [
+        "DIR/test.jsonl:1: no text for the answer",
+        "DIR/test.jsonl:2: no picture in the field image or images",
+    ]
     (tmp_path / "test25.txt").write_text(f"{ADDRESS}a.jpg\na.jpg joy\na.jpg 25\n")
     no_number, word, high = mistakes("webemo", tmp_path)
     assert no_number == "DIR/test25.txt:1: not an address or a path with the number of an emotion"
