@@ -92,7 +92,7 @@ _REWARDS = {
 }
 _HELD_OUT = 10  # every n-th picture of an emotion
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-_IS_LIST_OF_LISTS = re.compile(rb"\s*\[\s*\[")
+_IS_LIST_OF_LISTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\[")  # perhaps after a byte-order mark
 
 
 def make_emoset(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -388,7 +388,7 @@ class _Data:
             votes = [float(number) for number in numbers]
         except ValueError:
             votes = []
-        if len(votes) != 2 + len(_VOTED):
+        if len(votes) != 2 + len(_VOTED) or not np.isfinite(votes).all():
             raise ValueError("not a picture and nine numbers between tabs")
         most = [
             one for one, share in zip(_VOTED, votes[2:], strict=True) if share == max(votes[2:])
