@@ -2,8 +2,8 @@
 
 An experiment is a file with `get_config(presets)` and `PRESETS`, a dict from a name to a function
 that changes the config. It imports only ml_collections and this package, because a config is data.
-The end of this file has presets that every experiment has: published methods, and the evaluation of
-the MAPO paper.
+The end of this file has presets that every experiment has, published methods and the evaluation of
+the MAPO paper, and the rows of its tables for the experiments with its data.
 
 An experiment of your own is such a file, in a clone or, after `pip install`, in any directory:
 
@@ -362,7 +362,7 @@ METHODS["paper_eval"] = _preset(
 # whose mean accuracy is not between .01 and .99, clips at 1.28 and has no KL. The microbatch, which
 # changes no result, is small, as prompts with pictures are long.
 _ROW = _METHOD | _PAPERS["mapo"].method | _ADAMW | _PAPERS["mapo"].sizes
-_ROW["batch.microbatch"] = (1, 12)
+_ROW |= {"batch.microbatch": (1, 12)}
 _ITS_DAPO = {
     "algorithm.advantage": "grpo",
     "algorithm.clip_high": 0.28,

@@ -53,7 +53,6 @@ def gpu_80gb(config: ConfigDict) -> None:
     config.rollout.lanes = 32
     config.eval.every = 20
     config.eval.problems = 512
-    config.eval.batch = 128
     config.checkpoint.every = 20
 
 
@@ -121,6 +120,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.rollout.lanes = 4
     config.eval.every = 5
     config.eval.problems = 2000
+    config.eval.batch = 128
     config.eval.temperature = 0.5
     config.eval.top_p = 0.95
     config.checkpoint.every = 5

@@ -443,7 +443,7 @@ def test_methods_are_those_of_their_papers():
     assert get["dr_grpo"].algorithm.aggregation == "constant"
 
 
-@pytest.mark.parametrize("module", [arithmetic, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, diagrams, gsm8k, jsonl])
 def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
     """It changes how answers are sampled and no more, whatever stands before or after it."""
     for presets in ("", "tiny", "mapo_paper"):

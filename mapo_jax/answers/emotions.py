@@ -3,7 +3,8 @@
 The MAPO paper's grader (grade_answer of the package mathruler 0.1.0) compares spellings: case,
 white space, dollar signs, braces and LaTeX's commands for text do not count, all else does. So
 "Sad" and "sadness." are not "sadness". It differs in that it takes the last box of a response,
-where `extract` joins neighbouring ones, and in that it forgets units of measure ("sadness day").
+where `extract` joins neighbouring ones, and in that it forgets units of measure ("sadness day"),
+per cent signs and LaTeX's spaces and sizes ("\\,sadness").
 """
 
 import re

@@ -18,8 +18,10 @@ _MOST_PARTS = 6  # parts of a list that algebra compares each with each
 # Numbers in another base, times and ratios: they have one spelling and need no algebra.
 _LITERAL = re.compile(r"[0-9a-z]+_\(?[0-9]+\)?|[^=]*[0-9]\s*:.*")
 _OPTION = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?[.:)]?", re.IGNORECASE)
-_CHOSEN = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(([a-z])\)|([a-z])[.:)])\s*\S", re.IGNORECASE
+_CHOSEN = re.compile(  # but not of two, as in (A) or (B)
+    r"(?:(?:option|choice|answer)\s+)?(?:\(([a-z])\)|([a-z])[.:)])\s*"
+    r"(?![,;/&\s]|(?:or|and)\b)\S",
+    re.IGNORECASE,
 )
 _DECIMAL_COMMA = re.compile(r"(-?(?:[0-9]{4,}|[0-9]{1,3}(?:[. ][0-9]{3})+)),([0-9]+)")
 _WITH_UNIT = re.compile(r"(-?[0-9]+),([0-9]{1,2})")  # 1,25 alone may be a list

@@ -7,8 +7,8 @@ and boxes the result: `<think>w=4 h=6 6*4=24 24/2=12</think> \\boxed{12}`.
 
 Sides are 1 to 10. One pair (width, height) in ten is never trained on, but the same pair turned
 by a right angle is: a policy has met its products, but not its shape. The evaluation set `test` has
-these pairs alone. In `hard` one side is 11 or more, and
-`blank` has the questions of `test` under white pictures, which nothing but guesses can answer.
+these pairs alone. In `hard` a side is 11, and `blank` has the questions of `test` under white
+pictures, which nothing but guesses can answer.
 
 Demonstrations hold mistakes at an exact rate, as those of `arithmetic` do: of five mistakes two
 read a side wrong by one, two slip in a step (off by 1, 2 or 10), and one breaks the format.

@@ -62,7 +62,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import files, parquet, places
+from mapo_jax.tasks import files, places
 from mapo_jax.tasks.base import Task, merge_options, prompt
 
 EMOSET = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
@@ -92,7 +92,7 @@ _REWARDS = {
 }
 _HELD_OUT = 10  # every n-th picture of an emotion
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-_IS_LIST_OF_LISTS = re.compile(rb"\s*\[\s*\[")
+_IS_LIST_OF_LISTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\[")  # perhaps after a byte-order mark
 
 
 def make_emoset(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -187,7 +187,8 @@ class _Data:
     def read(self, name: str, names: Sequence[str]) -> list[dict] | None:
         """Returns the examples of a set from the first file or folder of these names, if any."""
         for one in names if Path(self.path).is_dir() else ():
-            if path := _file(self.root, one):
+            lines = self.root / f"{one}.txt"
+            if path := lines if lines.is_file() else files.find_set(self.root, [one]):
                 return self._from_file(path, name)
             if self._folders(self.root / one):
                 return self._from_folders(self.root / one, name)
@@ -345,7 +346,8 @@ class _Data:
             if not re.search(Task.placeholder, question):
                 question = f"<image>{question}"
             example = {"question": question, "answer": answer.strip(), "image": image}
-        self._pictures(example)  # raises if it holds none
+        if not self._pictures(example):
+            raise ValueError("no picture in the field image or images")
         return example
 
     def _from_lines(self, path: Path) -> list[dict]:
@@ -386,25 +388,13 @@ class _Data:
             votes = [float(number) for number in numbers]
         except ValueError:
             votes = []
-        if len(votes) != 2 + len(_VOTED):
+        if len(votes) != 2 + len(_VOTED) or not np.isfinite(votes).all():
             raise ValueError("not a picture and nine numbers between tabs")
         most = [
             one for one, share in zip(_VOTED, votes[2:], strict=True) if share == max(votes[2:])
         ]
         example = self._example(most[0], f"images/{name}")
         return example if len(most) == 1 else {**example, "answer": ""}
-
-
-def _file(root: Path, name: str) -> Path | None:
-    """Returns the file of a set; of several shards the first."""
-    for folder in (root, root / "data"):
-        for suffix in (".txt", ".json", ".jsonl"):
-            if (path := folder / f"{name}{suffix}").is_file():
-                return path
-        for path in sorted(folder.glob("*.parquet")):
-            if parquet.set_name(path) == name and parquet.is_first(path):
-                return path
-    return None
 
 
 def _first(row: dict, names: Iterable[str], required: bool = True) -> Any:

@@ -16,6 +16,7 @@ UNSURE = ("A", "B", "C", "D", "C or D")
 TURNED = ("False", "True")
 RATIOS = ("$1: 2$", "$a: b$", "$2: 1$")
 ORDERS = ("$1,2,3$", "$2,1,3$", "$3,1,2$")
+POINTS = ("$(1, 2)$", "$(2, 1)$")
 MIXED = ("(c)", "(a)", "(b)")
 
 
@@ -41,6 +42,12 @@ MIXED = ("(c)", "(a)", "(b)")
         (r"\text{(B)}\ 12", "B", NUMBERS, True),
         ("B) 9", "B", NUMBERS, True),  # the letter alone counts
         ("(A) 12", "B", NUMBERS, False),
+        ("(A) or (B)", "A", NUMBERS, False),  # two letters are no choice
+        ("(A), (B)", "A", NUMBERS, False),
+        ("A. and B.", "A", NUMBERS, False),
+        ("(A) 9 or (B) 12", "A", NUMBERS, False),
+        ("(A) (B)", "A", NUMBERS, False),
+        (".", "B", ("1", ""), False),  # nothing, which is how a choice in a picture is written
         ("18", "C", NUMBERS, True),  # two choices of one value: it is the right one
         ("18", "D", NUMBERS, True),
         ("D", "C", NUMBERS, False),
@@ -74,6 +81,10 @@ MIXED = ("(c)", "(a)", "(b)")
         ("A. False", "A", TURNED, True),
         ("a:b", "B", RATIOS, True),
         ("a:b", "A", RATIOS, False),
+        ("a: b", "B", RATIOS, True),
+        ("(B) (2, 1)", "B", POINTS, True),
+        ("(B) f(a)=3", "B", POINTS, True),
+        ("(a)(a+1)", "A", POINTS, False),
         ("2, 1, 3", "B", ORDERS, True),  # as a list it would be all three
         ("2, 1, 3", "A", ORDERS, False),
         ("c", "A", MIXED, True),

@@ -815,6 +815,9 @@ Tom ate 3 apples | 3 pears
 5 cm | 5 km
 A | B
 (A) | (B)
+(A) or (B) | A
+(A), (B) | A
+A. and B. | A
 A. | B
 -\frac{1}{2} | \frac{1}{2}
 1\frac{1}{2} | 11/2

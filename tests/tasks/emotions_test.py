@@ -1,5 +1,6 @@
 """EmoSet, WEBEmo and Emotion6: every layout, balanced parts, prompts, gradings and mistakes."""
 
+import codecs
 import collections
 import json
 
@@ -50,6 +51,8 @@ def test_emoset_as_published(tmp_path, has_id):
     for name, some in (("train", found[::2]), ("val", found[1:3]), ("test", found[1::2])):
         rows(tmp_path / f"{name}.json", some)
     (tmp_path / "info.json").write_text("{}")
+    train = (tmp_path / "train.json").read_bytes()
+    (tmp_path / "train.json").write_bytes(codecs.BOM_UTF8 + train)
     task = tasks.make("emoset", {}, str(tmp_path), 0)
     assert pairs(task.train) == sorted((row[-2], row[0]) for row in found[::2])
     assert pairs(task.evals["test"]) == sorted((row[-2], row[0]) for row in found[1::2])
@@ -207,11 +210,13 @@ def test_emotion6_as_published(tmp_path):
     ]
     assert task.notes[0].startswith("emotion6_votes: 1 of 3 pictures have none of the 7 emotions")
     assert task.evals["emotion6_votes"][0]["question"].endswith(" joy, sadness, surprise, neutral.")
-    (tmp_path / "ground_truth.txt").write_text(f"names\n{lines[1]}\t1\nno\n\n{lines[2]}\n")
+    nan = voted("joy/1.jpg", 0, 0, 0, 0, 0, 0, "nan")
+    (tmp_path / "ground_truth.txt").write_text(f"names\n{lines[1]}\t1\nno\n\n{lines[2]}\n{nan}")
     what = "not a picture and nine numbers between tabs"
     assert mistakes("emotion6_votes", tmp_path) == [
         f"DIR/ground_truth.txt:2: {what}",
         f"DIR/ground_truth.txt:3: {what}",
+        f"DIR/ground_truth.txt:6: {what}",
     ]
 
 
@@ -305,6 +310,7 @@ def test_all_mistakes_of_files_at_once(tmp_path):
             {"image": "a.jpg", "label": 3},
             {"image": "a.jpg", "conversations": two[:1]},
             {"image": "a.jpg", "problem": "b", "answer": 3},
+            {"images": [], "answer": "fear"},
         ],
     )
     known = "is no emotion of emoset; those are amusement, anger, awe, contentment, disgust, "
@@ -321,13 +327,17 @@ def test_all_mistakes_of_files_at_once(tmp_path):
         "object with bytes or path, or a list of them",
         f"DIR/test.jsonl:5: 3 {known}",
         'DIR/test.jsonl:6: the field conversations is not two turns {"value": text}',
-        "data.path=DIR: and 1 more malformed rows",
+        "data.path=DIR: and 2 more malformed rows",
     ]
-    rows(tmp_path / "test.jsonl", [{"image": "a.jpg", "problem": "b", "answer": 3}])
+    last_two = [{"image": "a.jpg", "problem": "b", "answer": 3}, {"images": [], "answer": "fear"}]
+    rows(tmp_path / "test.jsonl", last_two)
     (tmp_path / "train.json").write_text('[["fear", "a.jpg"], [')
-    broken, last = mistakes("emoset", tmp_path)
+    broken, *others = mistakes("emoset", tmp_path)
     assert broken.startswith("DIR/train.json: not a JSON list of lists (")
-    assert last == "DIR/test.jsonl:1: no text for the answer"
+    assert others == [
+        "DIR/test.jsonl:1: no text for the answer",
+        "DIR/test.jsonl:2: no picture in the field image or images",
+    ]
     (tmp_path / "test25.txt").write_text(f"{ADDRESS}a.jpg\na.jpg joy\na.jpg 25\n")
     no_number, word, high = mistakes("webemo", tmp_path)
     assert no_number == "DIR/test25.txt:1: not an address or a path with the number of an emotion"
