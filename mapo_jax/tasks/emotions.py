@@ -282,6 +282,7 @@ class _Data:
         return self._classed(found, f"{folder}", name)
 
     def _from_file(self, path: Path, name: str) -> list[dict]:
+        self.root = path.parent
         if path.suffix == ".txt":
             found = self._from_lines(path)
         elif path.suffix == ".json" and _IS_LIST_OF_LISTS.match(path.read_bytes()[:100]):

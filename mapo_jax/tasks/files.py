@@ -246,14 +246,15 @@ def text(row: dict, field: str) -> str:
 def stamps(data_path: str) -> list[tuple[str, int, int, int]]:
     """Returns what changes with a file, or with one of a directory: sizes, times and inodes.
 
-    Of the directories in it, that is so for `data`.
+    So it is for files in its directories too, but deeper down only for new ones and for those that
+    are gone.
     """
     path = Path(data_path).absolute()
     try:
         found = [path]
         if data_path and path.is_dir():
-            found = sorted([*path.iterdir(), *(path / "data").glob("*")])
-        stats = [(str(file), file.stat()) for file in found if data_path and file.is_file()]
+            found = sorted([*path.glob("*"), *path.glob("*/*")])
+        stats = [(str(file), file.stat()) for file in found if data_path and file.exists()]
     except OSError:  # whoever reads there says so
         return []
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats]

@@ -56,10 +56,11 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
                 f"task.options.answers=choices: the rows of {train} have no choices; set it to "
                 "free, or give the directory that holds InterGPS's train and test"
             )
-        root = train.parent
-        for name in ("train", *_EVALUATION):
+        root, sets["train"] = train.parent, files.read(train, _row, mistakes, store=store)
+        for name in _EVALUATION:
             if path := files.find_set(folder, [name]):
                 sets[name] = files.read(path, _row, mistakes, store=store)
+                break
     files.check(f"data.path={data_path}", mistakes)
     train, name = sets.get("train"), next((x for x in _EVALUATION if sets.get(x)), "")
     if not train or not name:

@@ -131,7 +131,7 @@ def _mathvista(row: dict) -> dict:
     if choices and not (answer := _letter(answer, choices)):
         raise ValueError(f"the answer {row['answer']!r} is none of the choices")
     kind, precision = row.get("answer_type"), row.get("precision")
-    asked = precision if kind == "float" else kind
+    asked = precision if kind == "float" and precision in (1, 2) else kind
     hint = next((hint for key, hint in _HINTS.items() if key == asked), None)
     if hint is None:
         raise ValueError(f"answer_type {kind!r} with precision {precision!r} is not MathVista's")
@@ -139,7 +139,7 @@ def _mathvista(row: dict) -> dict:
     query = f"Hint: Please answer the question {hint}, at the end.\nQuestion: {question}{unit}"
     query = (with_choices(query, row["choices"]) if choices else query).strip()
     query = files.text(row, "query") if row.get("query") else query
-    more = {"precision": int(precision)} if kind == "float" and precision else {}
+    more = {"precision": int(asked)} if kind == "float" else {}
     return _example(query, answer, row.get("decoded_image") or row.get("image"), choices, **more)
 
 
