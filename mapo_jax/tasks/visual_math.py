@@ -139,7 +139,7 @@ def _mathvista(row: dict) -> dict:
     query = f"Hint: Please answer the question {hint}, at the end.\nQuestion: {question}{unit}"
     query = (with_choices(query, row["choices"]) if choices else query).strip()
     query = files.text(row, "query") if row.get("query") else query
-    more = {"precision": int(asked)} if kind == "float" else {}
+    more = {"precision": int(row["precision"])} if kind == "float" else {}
     return _example(query, answer, row.get("decoded_image") or row.get("image"), choices, **more)
 
 

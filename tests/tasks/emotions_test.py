@@ -348,3 +348,18 @@ def test_all_mistakes_of_files_at_once(tmp_path):
         "data.path=DIR: the set webemo has no pictures; DIR/test25.txt: 1 of 1 pictures are not in "
         "DIR and are left out"
     ]
+
+
+def test_rows_in_the_folder_data_have_their_pictures_there(tmp_path):
+    for name in ("train", "test"):
+        draw(tmp_path / "data", f"{name}.png")
+        rows(tmp_path / "data" / f"{name}.jsonl", [{"image": f"{name}.png", "label": "awe"}])
+    made = tasks.make("emoset", {}, str(tmp_path), 0)
+    assert made.images(made.evals["test"][0]) == [str(tmp_path / "data" / "test.png")]
+
+
+def test_a_new_picture_in_a_folder_is_noticed(tmp_path):
+    draw(tmp_path, "images/joy/0.png", "images/joy/1.png")
+    assert len(tasks.make("emotion6", {}, str(tmp_path), 0).evals["emotion6"]) == 2
+    draw(tmp_path, "images/joy/2.png")
+    assert len(tasks.make("emotion6", {}, str(tmp_path), 0).evals["emotion6"]) == 3

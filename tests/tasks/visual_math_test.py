@@ -197,6 +197,12 @@ def test_mathverse(tmp_path):
         ("mathvista", VISTA, {"answer": ""}, "no text in the field answer"),
         ("mathvista", CHOICE, {"answer": "A"}, "the answer 'A' is none of the choices"),
         ("mathvista", VISTA, {"precision": 3}, "answer_type 'float' with precision 3 is not"),
+        (
+            "mathvista",
+            VISTA,
+            {"precision": "text"},
+            "answer_type 'float' with precision 'text' is",
+        ),
         ("mathvista", VISTA, {"precision": []}, "answer_type 'float' with precision [] is not"),
         ("mathvista", VISTA, {"query": 5}, "no text in the field query"),
         ("mathverse", VERSE, {"query_cot": None}, "no text in the field query_cot"),
