@@ -5,10 +5,10 @@ of a right triangle on it, in one of four colours and anywhere. The question is 
 rectangle only, "perimeter?". A response reads both sides, works it out with the larger side first,
 and boxes the result: `<think>w=4 h=6 6*4=24 24/2=12</think> \\boxed{12}`.
 
-Sides are 1 to 10. One pair (width, height) in ten is never trained on, but the same pair turned
-by a right angle is: a policy has met its products, but not its shape. The evaluation set `test` has
-these pairs alone. In `hard` a side is 11, and `blank` has the questions of `test` under white
-pictures, which nothing but guesses can answer.
+Sides are 1 to 10. Six pairs (width, height) from the middle of these are never trained on, but the
+same pairs turned by a right angle are: a policy has met their products, but not these shapes. The
+evaluation set `test` has these pairs alone. In `hard` a side is 11, and `blank` has the questions of
+`test` under white pictures, which nothing but guesses can answer.
 
 Demonstrations hold mistakes at an exact rate, as those of `arithmetic` do: of five mistakes two
 read a side wrong by one, two slip in a step (off by 1, 2 or 10), and one breaks the format.
@@ -123,8 +123,8 @@ def draw(shape: str, columns: int, box: tuple[int, int, int, int], colour: int) 
 
 
 def is_held_out(width: int, height: int) -> bool:
-    """Whether shapes of these sides are never trained on; of (4, 5) and (5, 4) at most one is."""
-    return (width + 2 * height) % 11 == 0
+    """Whether shapes of these sides are never trained on; of (3, 4) and (4, 3) at most one is."""
+    return (width + 2 * height) % 11 == 0 and 1 < min(width, height) <= max(width, height) < LARGEST
 
 
 def _train(seed: int, chosen: Mapping[str, Any]) -> list[dict]:

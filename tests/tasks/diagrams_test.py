@@ -75,7 +75,9 @@ def test_held_out_pairs_are_not_trained_on():
     everything = {(w, h) for w in range(1, 11) for h in range(1, 11)}
     assert trained | tested == everything
     assert not trained & tested
+    assert len(tested) == 6
     assert {(h, w) for w, h in tested} <= trained  # all products are met in training
+    assert all(2 <= side <= 9 for pair in tested for side in pair)
     assert all(max(pair) == 11 for pair in hard)
 
 
