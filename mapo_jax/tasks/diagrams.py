@@ -7,7 +7,7 @@ and boxes the result: `<think>w=4 h=6 6*4=24 24/2=12</think> \\boxed{12}`.
 
 Sides are 1 to 10. Six pairs (width, height) from the middle of these are never trained on, but the
 same pairs turned by a right angle are: a policy has met their products, but not these shapes. The
-evaluation set `test` has these pairs alone. In `hard` a side is 11, and `blank` has the questions of
+evaluation set `test` has these pairs alone. In `hard` a side is 11. `blank` has the questions of
 `test` under white pictures, which nothing but guesses can answer.
 
 Demonstrations hold mistakes at an exact rate, as those of `arithmetic` do: of five mistakes two
