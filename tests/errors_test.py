@@ -130,7 +130,7 @@ SURROGATE_FORM = (
 )
 PRESETS = (
     "tiny, mapo, grpo, dapo, gspo, cispo, dr_grpo, maxrl, mapo_paper, grpo_paper, dapo_paper, "
-    "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper"
+    "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper, paper_eval"
 )
 NEEDS_A_MODEL = (
     "missing; give a SentencePiece model, a tokenizer.json or a folder with one, which decides the "
