@@ -190,6 +190,26 @@ def get_config() -> ConfigDict:
     return config
 
 
+def paper_with_pictures(config: ConfigDict) -> None:
+    """The MAPO paper's run with pictures: all of Qwen2.5-VL-7B-Instruct, cut over all devices."""
+    ROWS["mapo_paper"](config)
+    config.tokenizer.template = "chat"
+    config.policy.init = "Qwen/Qwen2.5-VL-7B-Instruct"
+    config.images.min_pixels = 512**2
+    config.images.max_pixels = 2048**2
+    config.images.resize = "easyr1"  # twice, as its code does
+    config.compute.dtype = "bfloat16"
+    config.compute.matmul_precision = "default"
+    config.compute.head_chunk = 512
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    config.eval.every = 5
+    config.eval.batch = 128
+    config.eval.temperature = 0.5
+    config.eval.top_p = 0.95
+    config.checkpoint.every = 5
+
+
 def apply(config: ConfigDict, presets: str, functions: Mapping[str, Callable]) -> ConfigDict:
     """Applies the comma-separated `presets` in order and locks the tree."""
     for name in filter(None, presets.split(",")):

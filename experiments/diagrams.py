@@ -23,7 +23,7 @@ from experiments import common
 
 
 def tiny(config: ConfigDict) -> None:
-    """The same code in about a minute."""
+    """The same code in a minute or two."""
     config.steps = 4
     config.task.options.train_size = 2000
     config.task.options.eval_size = 64
@@ -91,7 +91,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.policy.vision.num_heads = 4
     config.policy.vision.mlp_dim = 192
     config.policy.vision.window = 4
-    config.images.min_pixels = 1024
+    config.images.min_pixels = 1024  # no picture is enlarged
     config.compute.remat = False
     config.optimizer.b2 = 0.98
     config.warmup.steps = 2200

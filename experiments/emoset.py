@@ -36,7 +36,7 @@ epochs, and 60 steps are 14.6 of 2,100.
 
 from ml_collections import ConfigDict
 
-from experiments import common
+from experiments import common, gsm8k
 
 
 def gpu_80gb(config: ConfigDict) -> None:
@@ -59,17 +59,9 @@ def gpu_80gb(config: ConfigDict) -> None:
 
 def tiny(config: ConfigDict) -> None:
     """A small policy with a tower from scratch: warm-up, then RL."""
-    config.steps = 2
+    gsm8k.tiny(config)
     config.task.options.train_size = 64
     config.data.max_prompt_tokens = 320
-    config.tokenizer.template = ""
-    config.policy.init = ""
-    config.policy.num_layers = 2
-    config.policy.embed_dim = 64
-    config.policy.num_heads = 4
-    config.policy.num_kv_heads = 2
-    config.policy.head_dim = 16
-    config.policy.mlp_dim = 128
     config.policy.vision.num_layers = 2
     config.policy.vision.embed_dim = 32
     config.policy.vision.num_heads = 2
@@ -77,24 +69,13 @@ def tiny(config: ConfigDict) -> None:
     config.images.min_pixels = 1024
     config.images.max_pixels = 1024  # 4 tokens
     config.images.resize = "policy"
-    config.compute.dtype = "float32"
-    config.compute.matmul_precision = "highest"
     config.compute.remat = False
     config.warmup.steps = 80
     config.warmup.learning_rate = 3e-3
-    config.warmup.batch = 16
-    config.batch.prompts = 8
-    config.batch.group = 4
-    config.batch.minibatch_prompts = 4
-    config.batch.microbatch = (2, 4)
     config.rollout.max_new_tokens = 64
     config.rollout.lanes = 0
-    config.optimizer.learning_rate = 1e-4
     config.eval.every = 2
-    config.eval.problems = 16
-    config.eval.batch = 16
     config.checkpoint.every = 2
-    config.log.rollouts_every = 1
 
 
 PRESETS = {"tiny": tiny, "gpu_80gb": gpu_80gb} | common.METHODS | common.ROWS
@@ -103,26 +84,11 @@ PRESETS = {"tiny": tiny, "gpu_80gb": gpu_80gb} | common.METHODS | common.ROWS
 def get_config(presets: str = "") -> ConfigDict:
     """Returns the experiment with the comma-separated `presets` applied."""
     config = common.get_config()
-    common.ROWS["mapo_paper"](config)
+    common.paper_with_pictures(config)
     config.steps = 60  # 15 epochs of 2.1K pictures, 4 batches each
     config.task.name = "emoset"
     config.task.options.grading = "exact"  # as the paper's; or "inflected"
     config.task.options.train_size = 2100  # pictures, drawn by the seed from all emotions alike
-    config.tokenizer.template = "chat"
-    config.policy.init = "Qwen/Qwen2.5-VL-7B-Instruct"
-    config.images.min_pixels = 262_144  # 512 x 512
-    config.images.max_pixels = 4_194_304
-    config.images.resize = "easyr1"  # twice, as its code does
-    config.compute.dtype = "bfloat16"
-    config.compute.matmul_precision = "default"
-    config.compute.head_chunk = 512
-    config.mesh.data = 1
-    config.mesh.fsdp = -1  # all devices hold a part each
     config.rollout.lanes = 4
-    config.eval.every = 5
     config.eval.problems = 2000
-    config.eval.batch = 128
-    config.eval.temperature = 0.5
-    config.eval.top_p = 0.95
-    config.checkpoint.every = 5
     return common.apply(config, presets, PRESETS)

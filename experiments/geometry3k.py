@@ -85,25 +85,10 @@ PRESETS = {"tiny": tiny, "gpu_80gb": gpu_80gb, "v5e_64": v5e_64} | common.METHOD
 def get_config(presets: str = "") -> ConfigDict:
     """Returns the experiment with the comma-separated `presets` applied."""
     config = common.get_config()
-    common.ROWS["mapo_paper"](config)
+    common.paper_with_pictures(config)
     config.steps = 80
     config.task.name = "geometry3k"
     config.task.options.answers = "free"  # or "choices", which the prompt lists; letter or value
-    config.tokenizer.template = "chat"
-    config.policy.init = "Qwen/Qwen2.5-VL-7B-Instruct"
-    config.images.min_pixels = 512**2
-    config.images.max_pixels = 2048**2
-    config.images.resize = "easyr1"
-    config.compute.dtype = "bfloat16"
-    config.compute.matmul_precision = "default"
-    config.compute.head_chunk = 512
     config.rollout.lanes = 8
-    config.mesh.data = 1
-    config.mesh.fsdp = -1  # all devices
-    config.eval.every = 5
     config.eval.problems = 4000  # all of each set
-    config.eval.batch = 128
-    config.eval.temperature = 0.5
-    config.eval.top_p = 0.95
-    config.checkpoint.every = 5
     return common.apply(config, presets, PRESETS)

@@ -36,9 +36,9 @@ DEFAULTS = {
 
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _MAX_FACTOR = 9
-_SLIPS = (-10, -2, -1, 1, 2, 10)
+SLIPS = (-10, -2, -1, 1, 2, 10)
 _FORMAT_MISTAKE_EVERY = 5  # one mistake in 5 breaks the format
-_FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
+FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
 _HELD_OUT_SHARE = 8  # one question in 8 is never trained on
 
 
@@ -108,7 +108,7 @@ def _train(
             examples.append(_example(*question))
         elif mistake % _FORMAT_MISTAKE_EVERY == _FORMAT_MISTAKE_EVERY - 1:
             example = _example(*question)
-            text = example["demonstration"].replace(*rng.choice(_FORMAT_MISTAKES))
+            text = example["demonstration"].replace(*rng.choice(FORMAT_MISTAKES))
             examples.append({**example, "demonstration": text})
         else:
             examples.append(_example(*question, slip=_choose_slip(rng, *question)))
@@ -179,7 +179,7 @@ def _choose_slip(
     rng: random.Random, operands: tuple[int, ...], operators: tuple[str, ...]
 ) -> tuple[int, int]:
     """Draws a slip that makes no number negative. The answer is wrong, as no product follows."""
-    slips = [(step, amount) for step in range(len(operators)) for amount in _SLIPS]
+    slips = [(step, amount) for step in range(len(operators)) for amount in SLIPS]
     return rng.choice([s for s in slips if min(_results(operands, operators, s)) >= 0])
 
 

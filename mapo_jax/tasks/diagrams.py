@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors, rewards
+from mapo_jax.tasks.arithmetic import FORMAT_MISTAKES, SLIPS
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -38,8 +39,6 @@ ROWS, COLUMNS = 12, (12, 16)  # cells of the papers
 LARGEST = 10  # side in training and in `test`
 _LINE = (215, 225, 240)
 _COLOURS = ((0, 0, 0), (200, 30, 30), (30, 90, 200), (20, 140, 60))
-_SLIPS = (-10, -2, -1, 1, 2, 10)
-_FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
@@ -147,9 +146,8 @@ def _train(seed: int, chosen: Mapping[str, Any]) -> list[dict]:
 
 def _eval(name: str, seed: int, size: int) -> list[dict]:
     def belongs(width: int, height: int) -> bool:
-        if name == "hard":
-            return max(width, height) > LARGEST
-        return max(width, height) <= LARGEST and is_held_out(width, height)
+        is_hard = max(width, height) > LARGEST
+        return is_hard if name == "hard" else is_held_out(width, height)
 
     return [_draw_example(random.Random(f"{seed}/{name}/{i}"), belongs) for i in range(size)]
 
@@ -210,11 +208,11 @@ def _mistaken(rng: random.Random, example: dict, kind: int) -> str:
     """Returns a demonstration with a mistake: kinds 0 and 1 read wrong, 2 and 3 slip, 4 is form."""
     *_, width, height = example["drawing"]["box"]
     if kind == 4:
-        return example["demonstration"].replace(*rng.choice(_FORMAT_MISTAKES))
+        return example["demonstration"].replace(*rng.choice(FORMAT_MISTAKES))
     while True:
         w, h, slip = width, height, (-1, 0)
         if kind >= 2:
-            slip = (rng.randrange(len(_work(example, w, h))), rng.choice(_SLIPS))
+            slip = (rng.randrange(len(_work(example, w, h))), rng.choice(SLIPS))
         elif rng.random() < 0.5:
             w += rng.choice((-1, 1))
         else:

@@ -252,7 +252,8 @@ def _images(field: str, root: Path, store: Mapping[str, bytes], row: dict) -> li
 def _identity(task: Task, example: dict) -> str:
     """Returns what tells a row of evaluation from others, see `places.identity`.
 
-    With a picture that cannot be read it is like no other: whoever looks at pictures says so.
+    With a picture that cannot be read it is "", like no row of training: whoever looks at pictures
+    says so.
     """
     return errors.attempt([], places.identity, task, example) or ""
 
