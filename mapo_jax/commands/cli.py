@@ -38,6 +38,7 @@ PROCESSES = """
 class Arguments:
     """A command line, read and checked."""
 
+    experiment: str  # as typed, "arithmetic:tiny"
     config: Any  # the result of `read`
     workdir: epath.Path  # local, or gs://...
     overrides: tuple[str, ...]  # "a.b=value", as typed
@@ -65,6 +66,8 @@ def parse(
     read: Callable[[Any], Any] = from_config_dict,
     check: Callable[[Any, int], list[str]] | None = None,
     several: bool = False,
+    root: str = "runs",
+    required: Mapping[str, str] = MappingProxyType({}),
     extra: Mapping[str, str] = MappingProxyType({}),
 ) -> Arguments:
     """Reads the command line, loads the experiment and checks everything.
@@ -75,6 +78,8 @@ def parse(
         read: turns the experiment's tree into a config.
         check: lists the config's mistakes, given the number of devices; None checks as for a run.
         several: whether the launcher may be one of several processes.
+        root: where the default work directory is.
+        required: those of the launcher's own flags that must be given, with an example of each.
         extra: the launcher's own flags, as "--name VALUE" or "--switch", with their help.
 
     Raises:
@@ -96,6 +101,9 @@ def parse(
         module = experiment.load(path, lines)
     elif not wants_help:
         lines.append("--config: missing; give an experiment, as in --config arithmetic")
+    for flag, example in required.items():
+        if flag not in flags and not wants_help:
+            lines.append(f"{flag}: missing; as in {flag} {example}")
     if wants_help:
         usage = USAGE + "".join(f"\n{flag:31} {text}" for flag, text in extra.items())
         usage += PROCESSES if several else ""
@@ -114,7 +122,7 @@ def parse(
         raise errors.UserError(*lines, *error.lines) from None
 
     name = "-".join([Path(path).stem, *filter(None, presets.split(","))])
-    workdir = epath.Path(flags.get("--workdir", f"runs/{name}"))
+    workdir = epath.Path(flags.get("--workdir", f"{root}/{name}"))
     if not presets_known:  # a config without one of its presets is not the one that was meant
         raise errors.UserError(*lines)
     import jax  # imported late, so that the mistakes above need not wait for it
@@ -138,7 +146,9 @@ def parse(
     overrides = tuple(f"{key}={text}" for key, text in dict(settings).items())  # the last counts
     every = {name: values for name, values in every.items() if name in own}
     flags = {name: flags[name] for name in every}
-    return Arguments(config, workdir, overrides, flags, every)
+    return Arguments(
+        ":".join(filter(None, [path, presets])), config, workdir, overrides, flags, every
+    )
 
 
 _TEXTS = ("--prompt", "--answer")  # flags whose value may be anything

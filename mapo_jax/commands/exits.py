@@ -50,7 +50,7 @@ def main(run: Callable[[list[str]], None]) -> int:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return _leave_others(130)
     except Exception as error:
-        if line := _lack(error):
+        if line := lack(error):
             print(line, file=sys.stderr)
             return _leave_others(2)
         if not _is_one_of_several():
@@ -67,7 +67,7 @@ def main(run: Callable[[list[str]], None]) -> int:
     return 0
 
 
-def _lack(error: Exception) -> str:
+def lack(error: Exception) -> str:
     """Returns a line if the disk or the memory was too small, else ""."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _leave_quietly()

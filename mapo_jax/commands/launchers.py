@@ -7,6 +7,7 @@ after the command line has been read, so that a mistake there is shown at once.
 import argparse
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -152,7 +153,34 @@ def report(argv: list[str]) -> None:
     print(room.write(flags.workdirs, flags.output or alone))
 
 
-COMMANDS = {fn.__name__: fn for fn in (run, evaluate, sample, export, plan, bench, report)}
+def study(argv: list[str]) -> None:
+    """Compares methods over seeds: `mapo study --config EXPERIMENT --methods A,B --seeds 0,1,2`.
+
+    Trains every method with every seed from one warm-up per seed. Prints a table with paired
+    differences and writes it to DIR/report.html and DIR/study.json. The same command goes on with a
+    study that was stopped; started once more for another device, it does some of the runs there.
+    """
+    extra = {
+        "--methods A,B": "advantages, FILE.py:FUNCTION, or presets of the experiment (required)",
+        "--seeds 0,1,2": "of the warm-up, the order of the data and the draws (required)",
+        "--baseline A": "which method the others are compared with (default: the first)",
+        '--setting "KEY=VALUE ..."': "changes for all methods; may be given several times",
+    }
+    required = {"--methods": "mapo,grpo", "--seeds": "0,1,2"}
+    options: dict = {"root": "runs/studies", "required": required, "extra": extra}
+    arguments = cli.parse(argv, _description(study), **options)
+    flags = arguments.flags
+    from mapo_jax.commands import study as command
+    from mapo_jax.run import compilation
+
+    compilation.keep()
+    settings, baseline = arguments.several.get("--setting", []), flags.get("--baseline", "")
+    typed = shlex.join([*_started_as(study).split(), *argv])
+    methods, seeds = (flags[name].split(",") for name in required)
+    command.run(command.make(arguments, methods, seeds, settings, baseline, typed))
+
+
+COMMANDS = {fn.__name__: fn for fn in (run, evaluate, sample, export, plan, bench, report, study)}
 
 
 def mapo() -> int:

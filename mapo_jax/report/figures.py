@@ -318,24 +318,15 @@ def gradient_by_successes(arms: Sequence[Arm]) -> Callable[[Any], bool]:
     def draw(axes) -> bool:
         found = False
         for i, arm in enumerate(arms):
-            shares, magnitudes = (
-                _by_count(arm, name) for name in ("success_count", "advantage_magnitude")
-            )
-            held = {
-                count: np.nansum(
-                    curve.values * np.interp(curve.steps, shares[count].steps, shares[count].values)
-                )
-                for count, curve in magnitudes.items()
-                if count in shares
-            }
-            total = sum(held.values())
-            if not total > 0:
+            held = gradient_shares(arm)
+            if not held:
                 continue
             found = True
             color = ARMS[i % len(ARMS)]
-            heights = [part / total for part in held.values()]
             label = _text(arm.label) if len(arms) > 1 else None
-            axes.plot(list(held), heights, "o-", color=color, ms=5, linewidth=1.2, label=label)
+            axes.plot(
+                list(held), list(held.values()), "o-", color=color, ms=5, linewidth=1.2, label=label
+            )
         if not found:
             return False
         axes.set_ylim(bottom=0)
@@ -347,6 +338,20 @@ def gradient_by_successes(arms: Sequence[Arm]) -> Callable[[Any], bool]:
         return True
 
     return draw
+
+
+def gradient_shares(arm: Arm) -> dict[int, float]:
+    """Returns the share of all |advantage| that groups with K successes held, by K; {} if none."""
+    shares, magnitudes = (_by_count(arm, name) for name in ("success_count", "advantage_magnitude"))
+    held = {
+        count: np.nansum(
+            curve.values * np.interp(curve.steps, shares[count].steps, shares[count].values)
+        )
+        for count, curve in magnitudes.items()
+        if count in shares
+    }
+    total = sum(held.values())
+    return {count: float(part / total) for count, part in held.items()} if total > 0 else {}
 
 
 def _weighted(curve: Curve, shares: Curve) -> tuple[float, float, float]:

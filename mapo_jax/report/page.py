@@ -1,16 +1,13 @@
 """Writes the page. Its sections follow a researcher's questions; text of a run is escaped."""
 
 import re
-import string
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from mapo_jax import errors
-from mapo_jax.report import figures, health, markup, samples, tables
+from mapo_jax.report import figures, health, markup, samples, saving, tables
 from mapo_jax.report.figures import Line, Panel
 from mapo_jax.report.runs import Arm, Run, arms, read
 
@@ -30,27 +27,10 @@ def write(workdirs: Sequence[Any], output: Any) -> epath.Path:
             cannot be written.
     """
     runs = read(workdirs)
-    output = epath.Path(output)
     sections, panels = _sections(runs)
-    title = markup.text(runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared")
-    body = "\n".join(f'<section id="{name}">{content}</section>' for name, content in sections)
-    links = '<a href="#healthy">healthy?</a> ' + " ".join(
-        f'<a href="#{name}">{name}</a>' for name, _ in sections[1:]
-    )
-    template = string.Template((Path(__file__).parent / "page.html").read_text("utf-8"))
-    page = template.substitute(title=title, links=links, body=body)
-    try:
-        (output / "figures").mkdir(parents=True, exist_ok=True)
-        for panel in panels:
-            (output / "figures" / f"{panel.name}.png").write_bytes(panel.png)
-        path = output / "report.html"
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise errors.UserError(
-            f"--output={output}: cannot be written ({error.strerror or error}); choose another "
-            "directory"
-        ) from None
-    return path
+    title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared"
+    links = [("healthy", "healthy?"), *((name, name) for name, _ in sections[1:])]
+    return saving.save(output, title, links, sections, panels)
 
 
 _DECODED = (
