@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from mapo_jax import advantages  # noqa: E402
-from mapo_jax.advantages import diagnostics, paper  # noqa: E402
+from mapo_jax.advantages import bandit, diagnostics, paper  # noqa: E402
 from mapo_jax.report.figures import ARMS, GRID, INK, MUTED  # noqa: E402
 
 PAGE = DOCS / "method.md"
@@ -55,6 +55,11 @@ CASES = {
     "ngrpo": ("ngrpo", {}),
     "dgpo": ("dgpo", {}),
     "sign_balance": ("sign_balance", {}),
+    "rs_grpo(4)": ("rs_grpo", {"beta": 4.0}),
+    "mgpo": ("mgpo", {}),
+    "a_grae": ("a_grae", {}),
+    "lite_ppo": ("lite_ppo", {}),
+    "jspo": ("jspo", {}),
     "focal(grpo, 1)": ("focal", {"base": "grpo", "gamma": 1.0}),
     "signed(grpo, 0.1, 1)": ("signed", {"base": "grpo", "pos": 0.1, "neg": 1.0}),
 }
@@ -169,8 +174,46 @@ def identities():
     return rows
 
 
+STEPS, RATE = 1000, 0.1  # of the bandits
+STARTS = (0.01, 0.1, 0.5)
+FOLLOWED = ("dr_grpo", "apd", "mapo", "grpo", "tree_rpo")
+
+
+@functools.cache
+def two_answers(case):
+    """The chance of the right of two answers, [STEPS + 1, 3], from each of STARTS."""
+    p = np.array(STARTS)
+    logits = np.log(np.stack([p, 1 - p], 1))
+    followed = bandit.follow(bandit.make(CASES[case][0], (1, 0), 8), logits, 3 * STEPS, RATE)
+    return np.asarray(followed)[..., 0]
+
+
+@functools.cache
+def four_answers(case):
+    """The chances of answers of reward 0, 0.1, 0.9 and 1, [STEPS + 1, 2000, 4]; random starts."""
+    logits = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 2000))
+    made = bandit.make(CASES[case][0], diagnostics.LEVELS, 8)
+    return np.asarray(bandit.follow(made, logits.astype(np.float32), STEPS, RATE))
+
+
+def dynamics():
+    """Where and how fast an advantage leads a bandit."""
+    rows = [
+        ("advantage", *(f"updates from p = {p:g}" for p in STARTS), "median updates, 4 answers")
+    ]
+    rows[0] += ("chance of 0.9 after 1,000",)
+    for case in FOLLOWED:
+        reached = [str(np.argmax(curve > 0.9)) for curve in two_answers(case).T]
+        policies = four_answers(case)
+        is_sure = policies[..., 3] > 0.9
+        first = np.where(is_sure.any(0), is_sure.argmax(0), np.inf)
+        slips = policies[-1, :, 2].mean()
+        rows.append((f"`{case}`", *reached, f"{np.median(first):.0f}", f"{slips:.3f}"))
+    return rows
+
+
 TABLES = {
-    f.__name__: f for f in (family, examples, reversion, mirror, ratio, identities)
+    f.__name__: f for f in (family, examples, reversion, mirror, ratio, identities, dynamics)
 }  # by their names on the page
 
 
@@ -432,7 +475,45 @@ def _naive(rewards_G):
     return np.abs(deviations_G / (std + np.float32(1e-6))).max()
 
 
+def method_family(figure):
+    """w(p) of MAPO for large groups over RS-GRPO's, which one option bends."""
+    figure.set_size_inches(8, 3.4)
+    ax = figure.subplots()
+    for beta in (-16, -4, -2, 0, 2, 4, 16):
+        power = np.exp(beta)
+        w = (power - 1) / (beta * (1 - PS + PS * power)) if beta else 1 + 0 * PS
+        w *= max(abs(beta), 1)
+        at = np.searchsorted(PS, 0.5 - np.sign(beta) * (0.42 if abs(beta) < 4 else 0.45))
+        ax.plot(PS, w, color="#a9b1ba", linewidth=1.1)
+        label = {"color": MUTED, "ha": "center", "va": "center", "fontsize": 8}
+        ax.text(PS[at], w[at], f"{beta}", bbox={"color": "white", "pad": 1}, **label)
+    ax.plot(PS, LIMITS["mapo"][0](PS), color=COLORS["mapo"])
+    ax.text(0.45, 2.25, "mapo", color=COLORS["mapo"])
+    ax.set(yscale="log", ylim=(0.8, 40), xlabel=_SHARE, ylabel="w(p)")
+    ax.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    ax.minorticks_off()
+    ax.set_title("grey: rs_grpo with beta, times max(|beta|, 1)")
+
+
+def method_dynamics(figure):
+    """A bandit under the expected update."""
+    figure.set_size_inches(8, 3.4)
+    left, right = figure.subplots(1, 2)
+    for case in FOLLOWED:
+        style = {"color": COLORS[case], "label": "apd = maxrl" if case == "apd" else case}
+        left.plot(two_answers(case)[:, 0], **style)
+        slips = four_answers(case)[..., 2].mean(1)
+        right.plot(np.arange(1, len(slips)), slips[1:], **style)
+    left.set(xscale="log", xlim=(10, 3 * STEPS), ylim=(0, 1.02), xlabel="update")
+    left.set_title("two answers, from p = 0.01: p")
+    right.set(xscale="log", xlim=(1, STEPS), ylim=(0, None), xlabel="update")
+    right.set_title("four answers: chance of the one with 0.9")
+    right.legend(loc="lower left")
+
+
 FIGURES = (
+    method_dynamics,
+    method_family,
     method_advantages,
     method_certainty,
     method_ratio,

@@ -33,6 +33,8 @@ OPTION_RANGES = {
     "pos": (0.0, 100.0),
     "neg": (0.0, 100.0),
     "temperature": (0.0, 1e6),
+    "beta": (-1000.0, 1000.0),
+    "strength": (0.0, 100.0),
     "virtual": (-1e6, 1e6),
 }
 
@@ -145,6 +147,8 @@ def _check_value(
         high = largest_k
     if option == "temperature" and 0 < value < 1e-3:
         return [f"{where}: must be 0 (no weights) or at least 0.001"]
+    if option == "beta" and 0 < abs(value) < 0.01:
+        return [f"{where}: must be 0 (dr_grpo) or at least 0.01 in size"]
     return [] if low <= value <= high else [f"{where}: must be from {low} to {high}"]
 
 

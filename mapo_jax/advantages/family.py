@@ -3,12 +3,13 @@
 They are functions of one group, as in `paper.py`. Some are combinators: a function with the
 parameter `base_G` changes the advantages of another entry, which the option `base` names.
 
-The formulas were compared with the papers or their authors' code. Those of `quantile`, `focal` and
-`sign_balance` were compared only with detailed summaries.
+The formulas were compared with the papers or their authors' code. Those of `quantile`, `focal`,
+`sign_balance` and `mgpo` were compared only with detailed summaries.
 """
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -184,6 +185,44 @@ def sign_balance(rewards_G: Array, success_G: Array, mask_G: Array, *, eps: floa
     then advantages are in [-(G - 1), 1]. `success_G` is not used.
     """
     return divide(deviations(rewards_G, mask_G), 1 - masked.mean(rewards_G, mask_G), eps)
+
+
+def rs_grpo(rewards_G: Array, success_G: Array, mask_G: Array, *, beta: float) -> Array:
+    """A_i = (exp(beta (r_i - s)) - 1) / beta, s = ln(mean exp(beta r)) / beta.
+
+    RS-GRPO, arXiv 2509.24261: risk-seeking for beta > 0, risk-averse below. With 0/1 rewards
+    w(p) = (e^beta - 1) / (beta (1 - p + p e^beta)), and it climbs s(p). One option runs through
+    three other entries: beta=0 is `dr_grpo`, beta A tends to `apd` for a large beta, and |beta| A
+    to `sign_balance` for a large -beta. Advantages sum to 0 and are 0 for a constant group. Rewards
+    r + b give the same advantages. `success_G` is not used.
+    """
+    if beta == 0:
+        return deviations(rewards_G, mask_G)
+    x_G = jnp.where(mask_G, beta * rewards_G, -jnp.inf)
+    weights_G = jnp.exp(x_G - jnp.max(x_G, initial=-jnp.finfo(x_G.dtype).max))
+    deviations_G = weights_G - masked.mean(weights_G, mask_G)
+    advantages_G = divide(deviations_G / beta, masked.mean(weights_G, mask_G), 0.0)
+    return jnp.where(is_constant(rewards_G, mask_G), 0, advantages_G)
+
+
+def mgpo(
+    rewards_G: Array,
+    success_G: Array,
+    mask_G: Array,
+    *,
+    strength: float = 1.0,
+    eps: float = 1e-6,
+    ddof: int = 0,
+) -> Array:
+    """`grpo` x exp(-strength KL(p || 1/2)), p the share of successes. MGPO, arXiv 2511.06221.
+
+    KL = p ln(2 p) + (1 - p) ln(2 (1 - p)). Uncertain groups count most, nearly decided ones up to
+    2^strength times less; MAPO has the opposite instinct. strength=0 is `grpo`. Advantages sum to 0
+    and are 0 for a constant group. Rewards a r + b with a > 0 give the same advantages (eps=0).
+    """
+    p = masked.mean(success_G, mask_G)
+    kl = math.log(2) + jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlog1py(1 - p, -p)
+    return jnp.exp(-strength * kl) * grpo(rewards_G, success_G, mask_G, eps=eps, ddof=ddof)
 
 
 def focal(

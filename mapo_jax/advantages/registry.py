@@ -81,6 +81,11 @@ ADVANTAGES: dict[str, Advantage] = {
     "ngrpo": Advantage(family.ngrpo),
     "dgpo": Advantage(family.dgpo, stage=stages.question_weights),
     "sign_balance": Advantage(family.sign_balance, rewards=(-math.inf, 1.0)),
+    "rs_grpo": Advantage(family.rs_grpo),
+    "mgpo": Advantage(family.mgpo),
+    "a_grae": Advantage(paper.grpo, stage=stages.asymmetric, rewards=_UNIT),
+    "lite_ppo": Advantage(paper.dr_grpo, stage=stages.over_batch_std),
+    "jspo": Advantage(paper.rloo, stage=stages.james_stein),
     "focal": Advantage(family.focal, rewards=_UNIT, fewest=1),
     "signed": Advantage(family.signed, fewest=1),
 }

@@ -113,6 +113,83 @@ def question_weights(
     return jnp.where(mixed_P[:, None], weights_P[:, None] * advantages_PG, 0)
 
 
+def over_batch_std(
+    advantages_PG: Array,
+    rewards_PG: Array,
+    mask_PG: Array,
+    lengths_PG: Array | None,
+    *,
+    eps: float = 1e-6,
+    ddof: int = 0,
+) -> Array:
+    """A_i / (sigma + eps), sigma of all rewards of the batch. Lite PPO, arXiv 2508.08221.
+
+    So a group with one odd reward is not blown up, as by its own sigma. Every other property is as
+    in `dr_grpo`.
+    """
+    return divide(advantages_PG, masked.std(rewards_PG, mask_PG, ddof=ddof), eps)
+
+
+def james_stein(
+    advantages_PG: Array, rewards_PG: Array, mask_PG: Array, lengths_PG: Array | None
+) -> Array:
+    """A_i = r_i - (1 - l) m_i - l M, the James-Stein baseline. JSPO, arXiv 2511.03710.
+
+    m_i is the mean of the group's other rewards, M the mean of the other prompts' group means mu,
+    and l = v / (v + s). v is the mean over the other prompts of sigma^2 / G (sigma with ddof=1),
+    how far a group's mean is off by chance; s is the variance of their mu. l is 0 where v + s is,
+    or there is no other prompt. l=0 is `rloo`. A constant group is not 0, because it is compared
+    with the others: with 0/1 rewards, one that fails gets -l M. Advantages need not sum to 0.
+    """
+    n_P = jnp.sum(mask_PG, axis=1)
+    counts_P = n_P > 0
+    others = jnp.sum(counts_P) - counts_P  # of each prompt, i32[P]
+    mu_P = masked.mean(rewards_PG, mask_PG, 1)
+    deviations_PG = jax.vmap(deviations)(rewards_PG, mask_PG)
+    noise_P = jnp.square(masked.std(deviations_PG, mask_PG, 1, ddof=1)) / jnp.maximum(n_P, 1)
+
+    def of_others(x_P):
+        x_P = jnp.where(counts_P, x_P, 0)
+        return (jnp.sum(x_P) - x_P) / jnp.maximum(others, 1)
+
+    centre = masked.mean(mu_P, counts_P)  # sums of squares keep more digits near 0
+    mean_P = of_others(mu_P - centre)
+    spread_P = jnp.maximum(of_others(jnp.square(mu_P - centre)) - jnp.square(mean_P), 0)
+    noise_P = jnp.maximum(of_others(noise_P), 0)
+    shrink_P1 = jnp.where(others > 0, divide(noise_P, noise_P + spread_P, 0.0), 0)[:, None]
+    from_others_PG = rewards_PG - (centre + mean_P)[:, None]
+    return (1 - shrink_P1) * advantages_PG + shrink_P1 * from_others_PG
+
+
+def asymmetric(
+    advantages_PG: Array,
+    rewards_PG: Array,
+    mask_PG: Array,
+    lengths_PG: Array | None,
+    *,
+    threshold: float = 0.0,
+) -> Array:
+    """A_i (m / (2 sqrt(mu)) + (1 - m) / (2 sqrt(1 - mu))), m the batch's mean reward.
+
+    A-GRAE, arXiv 2602.05548, whose base is `grpo`: hard groups count less while the policy is weak,
+    and easy ones less when it is strong. Successes (A_i > 0) get a further factor
+    min(1, m / threshold). Advantages sum to 0 if threshold=0 and are 0 for a constant group.
+    Rewards must be in [0, 1].
+
+    Differs from the paper: the mean reward replaces its share of successes; the two are equal for
+    0/1 rewards. Its released code has 1 - sqrt(mu) where the paper has sqrt(1 - mu).
+
+    Args:
+        threshold: 0 sets none.
+    """
+    m, mu_P1 = masked.mean(rewards_PG, mask_PG), masked.mean(rewards_PG, mask_PG, 1)[:, None]
+    inside_P1 = (mu_P1 > 0) & (mu_P1 < 1)
+    mu_P1 = jnp.where(inside_P1, mu_P1, 0.5)
+    scaled_PG = (m / jnp.sqrt(mu_P1) + (1 - m) / jnp.sqrt(1 - mu_P1)) / 2 * advantages_PG
+    kept = jnp.minimum(1, m / threshold) if threshold else 1.0
+    return jnp.where(inside_P1, jnp.where(advantages_PG > 0, kept, 1) * scaled_PG, 0)
+
+
 def _mixed(rewards_PG: Array, mask_PG: Array) -> Array:
     """bool[P, G], true for valid rollouts of groups whose rewards are not all equal."""
     return mask_PG & ~jax.vmap(is_constant)(rewards_PG, mask_PG)[:, None]

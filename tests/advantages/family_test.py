@@ -49,13 +49,32 @@ CASES = {
     "dgpo": ("dgpo", {}),
     "dgpo, weighed": ("dgpo", {"temperature": 0.5}),
     "sign_balance": ("sign_balance", {}),
+    "rs_grpo(0)": ("rs_grpo", {"beta": 0.0}),
+    "rs_grpo(4)": ("rs_grpo", {"beta": 4.0}),
+    "rs_grpo(-2)": ("rs_grpo", {"beta": -2.0}),
+    "mgpo": ("mgpo", {}),
+    "mgpo(3)": ("mgpo", {"strength": 3.0}),
+    "a_grae": ("a_grae", {}),
+    "a_grae, threshold=0.6": ("a_grae", {"threshold": 0.6}),
+    "lite_ppo": ("lite_ppo", {}),
+    "jspo": ("jspo", {}),
     "focal(mapo)": ("focal", {"base": "mapo", "gamma": 1.5}),
     "focal(gpg)": ("focal", {"base": "gpg", "gamma": 1.0}),
     "signed(grpo)": ("signed", {"base": "grpo", "pos": 0.1, "neg": 1.0}),
     "signed(remax)": ("signed", {"base": "remax", "pos": 2.0, "neg": 0.5}),
 }
 # Another option's effect is tested below: see ROUGH and `same_as`.
-FURTHER = ("mapo, ddof=1", "beta_norm(1.3, 3)", "pkpo(1)", "passk(1)", "quantile(0.5)")
+FURTHER = (
+    "rs_grpo(0)",
+    "rs_grpo(-2)",
+    "mgpo(3)",
+    "a_grae",
+    "mapo, ddof=1",
+    "beta_norm(1.3, 3)",
+    "pkpo(1)",
+    "passk(1)",
+    "quantile(0.5)",
+)
 every = pytest.mark.parametrize(
     "case", [*(c for c in CASES if c not in FURTHER), *small.slow(*([c] for c in FURTHER))]
 )
@@ -142,6 +161,8 @@ ROUGH = {
     "grpo": {"ddof": 1},
     "dgpo": {},
     "sign_balance": {},
+    "mgpo": {"ddof": 1, "strength": 2.0},
+    "lite_ppo": {"ddof": 1},
     "apd": {},
     "mapo": {"ddof": 1},
     "beta_norm": {"a": 1.3, "b": 3.0},
@@ -201,7 +222,7 @@ def test_order_does_not_matter(case, groups, order):
     np.testing.assert_allclose(compute(case, shuffled), compute(case, groups)[:, order], **close)
 
 
-MOVES_CONSTANT_GROUPS = ("ngrpo", "remax", *WHITENED)
+MOVES_CONSTANT_GROUPS = ("ngrpo", "remax", "jspo", *WHITENED)
 
 
 @every
@@ -230,7 +251,7 @@ def test_named_exceptions_do_move_constant_groups(name):
     assert np.all(result[0] != 0)
 
 
-UNCENTRED = ("ngrpo", "remax", "opo", "quantile", "signed", *WHITENED)
+UNCENTRED = ("ngrpo", "remax", "opo", "quantile", "signed", "a_grae", "jspo", *WHITENED)
 
 
 @every
@@ -251,9 +272,10 @@ def test_opo_sums_to_zero_over_tokens(groups):
 
 # The effect on the advantages of rewards a r + b, for a shift b and for a scale a > 0.
 SHIFTED = dict.fromkeys(["grpo", "dr_grpo", "gpg", "rloo", "opo", "quantile", "dgpo"], "same")
+SHIFTED |= dict.fromkeys(["rs_grpo", "mgpo", "lite_ppo", "jspo"], "same")
 SCALED = dict.fromkeys(["mapo", "mapo_random", "mapo_linear", "grpo", "apd"], "same")
-SCALED |= dict.fromkeys(["maxrl", "quantile", "dgpo"], "same")
-SCALED |= dict.fromkeys(["dr_grpo", "gpg", "rloo", "opo"], "times")
+SCALED |= dict.fromkeys(["maxrl", "quantile", "dgpo", "mgpo", "lite_ppo"], "same")
+SCALED |= dict.fromkeys(["dr_grpo", "gpg", "rloo", "opo", "jspo"], "times")
 
 
 @every
@@ -279,6 +301,8 @@ def bounds(name, options, n):
         "mapo_random": (-max(1, root), n - 1),
         "mapo_linear": (-max(1, root), n - 1),
         "grpo": (-root, root),
+        "mgpo": (-root, root),
+        "jspo": (-1, 1),
         "dr_grpo": (-1, 1),
         "tree_rpo": (-n, n),
         "apd": (-1, top["apd"]),
@@ -408,8 +432,53 @@ def test_entries_that_are_others():
     same_as("passk", {"k": 1, "eps": 0.0}, "grpo", 1)
     same_as("maxrl", {"eps": 0.0}, "apd", 1)
     same_as("dgpo", {"eps": 0.0}, "tree_rpo", 1 / 2)
+    same_as("mgpo", {"strength": 0.0, "eps": 0.0}, "grpo", 1)
     same_as("focal", {"base": "grpo", "gamma": 0.0, "eps": 0.0}, "grpo", 1)
     same_as("signed", {"base": "apd", "pos": 1.0, "neg": 1.0, "eps": 0.0}, "apd", 1)
+
+
+def test_rs_grpo_runs_from_sign_balance_through_dr_grpo_to_apd():
+    size, k = np.array([(n, k) for n in range(2, 17) for k in range(n + 1)]).T[..., None]
+    mask, success = np.arange(16) < size, np.arange(16) < k
+
+    def of(name, **options):
+        return group_advantages(name, np.float32(success), success, mask, **options)
+
+    np.testing.assert_allclose(of("rs_grpo", beta=0.0), of("dr_grpo"), atol=1e-6)
+    np.testing.assert_allclose(of("rs_grpo", beta=0.01), of("dr_grpo"), atol=0.01)
+    np.testing.assert_allclose(50 * of("rs_grpo", beta=50.0), of("apd", eps=0.0), atol=1e-5)
+    falling = 50 * of("rs_grpo", beta=-50.0)
+    np.testing.assert_allclose(falling, of("sign_balance", eps=0.0), atol=1e-5)
+    # The values of the paper's family at beta = 8, times beta, in groups of 8.
+    for k, expected in ((1, (6.98, -1.00)), (4, (1, -1)), (7, (0.14, -1))):
+        rewards = np.float32(np.arange(8) < k)
+        found = 8 * group_advantages("rs_grpo", rewards[None], rewards[None] == 1, beta=8.0)[0]
+        np.testing.assert_allclose((found[0], found[-1]), expected, atol=6e-3)
+
+
+def test_jspo_compares_constant_groups_with_the_other_prompts():
+    rewards = jnp.array([[0.0] * 4, [1.0] * 4, [1.0, 0, 0, 0], [1.0, 1, 1, 0]])
+    # Of prompt 0's others: sigma^2 / G is 0, 1/16, 1/16; mu is 1, 1/4, 3/4.
+    noise, spread, mean = 1 / 24, np.var([1, 0.25, 0.75]), 2 / 3
+    shrink = noise / (noise + spread)
+    found = group_advantages("jspo", rewards, rewards == 1)
+    np.testing.assert_allclose(found[0], -shrink * mean, rtol=1e-5)
+    alone = group_advantages("jspo", rewards[2:3], rewards[2:3] == 1)
+    rloo = group_advantages("rloo", rewards[2:3], rewards[2:3] == 1)
+    np.testing.assert_allclose(alone, rloo)
+
+
+def test_numbers_of_a_grae():
+    """At G = 8 and a batch of which 3 of 10 are right."""
+    rows = [[1.0] * k + [0.0] * (8 - k) for k in (1, 4, 7)]
+    filler = [[0.0] * 8] * 2  # 12 of 40 rewards are 1
+    rewards = jnp.array(rows + filler)
+    found = group_advantages("a_grae", rewards, rewards == 1, eps=0.0)
+    ends = [(row[0], row[-1]) for row in found[:3]]
+    p = np.array([1, 4, 7]) / 8
+    scale = 0.3 / (2 * np.sqrt(p)) + 0.7 / (2 * np.sqrt(1 - p))
+    grpo = np.stack([np.sqrt((1 - p) / p), -np.sqrt(p / (1 - p))], 1)
+    np.testing.assert_allclose(ends, scale[:, None] * grpo, rtol=1e-5)
 
 
 @examples

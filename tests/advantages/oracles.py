@@ -196,6 +196,21 @@ def _dgpo(g, o):
     return _over(r, _mean([abs(v - mu) for v in r]) + o.get("eps", 1e-6))
 
 
+def _rs_grpo(g, o):
+    r, beta = g["r"], o["beta"]
+    if beta == 0 or _constant(r):
+        return _over(r, 1.0)
+    top = max(beta * v for v in r)  # of both powers; it cancels
+    powers = [math.exp(beta * v - top) for v in r]
+    return [(x / _mean(powers) - 1) / beta for x in powers]
+
+
+def _mgpo(g, o):
+    p = _p(g)
+    kl = scipy.stats.entropy([p, 1 - p], [0.5, 0.5])
+    return [math.exp(-o.get("strength", 1.0) * kl) * a for a in _grpo(g, o)]
+
+
 FORMULAS = {
     "mapo": _mix(lambda g: 4 * _p(g) * (1 - _p(g))),
     "mapo_random": _mix(lambda g: 1 - g["drawn"]),
@@ -219,6 +234,11 @@ FORMULAS = {
     "ngrpo": _ngrpo,
     "dgpo": _dgpo,
     "sign_balance": lambda g, o: _over(g["r"], 1 - _mean(g["r"]) + o.get("eps", 1e-6)),
+    "rs_grpo": _rs_grpo,
+    "mgpo": _mgpo,
+    "a_grae": _grpo,
+    "lite_ppo": lambda g, o: _over(g["r"], 1.0),
+    "jspo": _rloo,
 }
 
 
@@ -264,7 +284,44 @@ def _question_weights(out_PG, counted, rewards_PG, lengths_PG, o):
         out_PG[p] *= len(rows) * power / math.fsum(powers)
 
 
+def _over_batch_std(out_PG, counted, rewards_PG, lengths_PG, o):
+    if counted and not _constant(r := [rewards_PG[place] for place in counted]):
+        for place in counted:
+            out_PG[place] /= _std(r, o.get("ddof", 0)) + o.get("eps", 1e-6)
+
+
+def _rows(rewards_PG, counted):
+    return {p: [rewards_PG[q, g] for q, g in counted if q == p] for p, _ in counted}
+
+
+def _james_stein(out_PG, counted, rewards_PG, lengths_PG, o):
+    rows = _rows(rewards_PG, counted)
+    for p, g in counted:
+        rest = [row for q, row in rows.items() if q != p]
+        means = [_mean(row) for row in rest]
+        noise = _mean([_std(row, 1) ** 2 / len(row) for row in rest]) if rest else 0
+        spread = _std(means) ** 2 if rest else 0
+        if noise + spread > 0:
+            shrink = noise / (noise + spread)
+            own = rewards_PG[p, g] - out_PG[p, g]  # the mean of the group's others
+            out_PG[p, g] = rewards_PG[p, g] - (1 - shrink) * own - shrink * _mean(means)
+
+
+def _asymmetric(out_PG, counted, rewards_PG, lengths_PG, o):
+    rows, threshold = _rows(rewards_PG, counted), o.get("threshold", 0.0)
+    m = _mean([rewards_PG[place] for place in counted]) if counted else 0
+    for p, g in counted:
+        if not _constant(rows[p]):
+            mu = _mean(rows[p])
+            out_PG[p, g] *= m / (2 * math.sqrt(mu)) + (1 - m) / (2 * math.sqrt(1 - mu))
+            if threshold and out_PG[p, g] > 0:
+                out_PG[p, g] *= min(1, m / threshold)
+
+
 STAGES = {
+    "a_grae": _asymmetric,
+    "lite_ppo": _over_batch_std,
+    "jspo": _james_stein,
     "gpg": _gpg,
     "reinforce_plus_plus": _whiten,
     "reinforce_plus_plus_baseline": _whiten,
