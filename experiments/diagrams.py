@@ -70,7 +70,7 @@ PRESETS = {
 def get_config(presets: str = "") -> ConfigDict:
     """Returns the experiment with the comma-separated `presets` applied."""
     config = common.get_config()
-    config.steps = 60
+    config.steps = 40
     config.task.name = "diagrams"
     options = config.task.options
     options.train_size = 20_000  # examples
@@ -93,6 +93,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.policy.vision.window = 4
     config.images.min_pixels = 1024  # no picture is enlarged
     config.compute.remat = False
+    config.compute.head_chunk = 8192  # the vocabulary is tiny
     config.optimizer.b2 = 0.98
     config.warmup.steps = 2200
     config.warmup.learning_rate = 1.5e-3

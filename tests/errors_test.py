@@ -652,7 +652,8 @@ REPORT_CASES = {
 MAPO_CASES = {
     "evalute --config=x": ["mapo evalute: no such command; did you mean evaluate?"],
     "train": [
-        "mapo train: no such command; commands: run, evaluate, sample, export, plan, bench, report"
+        "mapo train: no such command; commands: run, evaluate, sample, export, plan, bench, report, "
+        "study"
     ],
 }
 
