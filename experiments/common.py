@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
     warmup.learning_rate = 1e-3
     warmup.batch = 128  # demonstrations per step
     warmup.schedule_steps = 0  # steps over which the learning rate rises from 0
+    warmup.decay = "constant"  # after it has risen; "linear" or "cosine": falls to 0 at the end
 
     config.batch = batch = ConfigDict()
     batch.prompts = 512  # per rollout batch
@@ -123,7 +124,7 @@ def get_config() -> ConfigDict:
     algorithm.clip_low = 0.2  # the ratio is clipped below at 1 - clip_low; 1: no bound
     algorithm.clip_high = 0.3  # the ratio is clipped above at 1 + clip_high
     algorithm.clip_dual = 3.0  # bound of the ratio if the advantage is negative; 0: none
-    algorithm.aggregation = "token_mean"  # or "sequence_mean", "constant"
+    algorithm.aggregation = "token_mean"  # or "sequence_mean", "prompt_mean", "constant"
     algorithm.beta = 0.0  # weight of the KL to the reference policy; 0: no reference is kept
     algorithm.kl = "k3"  # its estimator: "k1", "k2" or "k3"
     algorithm.entropy = 0.0  # weight of the entropy bonus
@@ -144,6 +145,9 @@ def get_config() -> ConfigDict:
     # Of the vision tower; 0 freezes it in RL. None: as the rest, and --config.KEY=NUMBER sets it.
     optimizer.vision_learning_rate = placeholder(float)
     optimizer.schedule_steps = 0  # optimizer steps over which it rises from 0
+    optimizer.decay = (
+        "constant"  # after that; "linear" or "cosine": falls to 0 at the end of `steps`
+    )
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
@@ -251,6 +255,7 @@ _ADAMW = {
     "optimizer.learning_rate": 1e-6,
     "optimizer.vision_learning_rate": None,
     "optimizer.schedule_steps": 0,
+    "optimizer.decay": "constant",
     "optimizer.b1": 0.9,
     "optimizer.b2": 0.999,
     "optimizer.eps": 1e-8,

@@ -99,6 +99,7 @@ def get_config(presets: str = "") -> ConfigDict:
     config.warmup.learning_rate = 1.5e-3
     config.warmup.batch = 32  # small batches learn to read from the fewest pictures
     config.warmup.schedule_steps = 50
+    config.warmup.decay = "cosine"
     config.batch.prompts = 64
     config.batch.group = 8
     config.batch.minibatch_prompts = 32

@@ -76,6 +76,7 @@ VisionRate = Annotated[
     float | None,
     Limit(">= 0, or None for that of the rest", lambda rate: rate is None or rate >= 0),
 ]
+Decay = Annotated[str, OneOf("constant", "linear", "cosine")]
 Slice = Annotated[
     str, Limit("A:B with 1 <= A < B, as in 10:12, which traces steps 10 and 11", _is_slice)
 ]
@@ -167,6 +168,7 @@ class WarmupConfig:
     learning_rate: AtLeast0
     batch: Count
     schedule_steps: Steps
+    decay: Decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +226,7 @@ class OptimizerConfig:
     learning_rate: AtLeast0
     vision_learning_rate: VisionRate
     schedule_steps: Steps
+    decay: Decay
     b1: Fraction
     b2: Fraction
     eps: Above0
@@ -315,6 +318,12 @@ class Config:
     checkpoint: CheckpointConfig
     log: LogConfig
     profile: ProfileConfig
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of RL."""
+        batch = self.batch
+        return self.steps * (batch.prompts // batch.minibatch_prompts) * batch.epochs
 
 
 # Open keys, whose options are not listed here.

@@ -199,8 +199,8 @@ CASES = {
     "--config.rollout.top_p=0": ["rollout.top_p=0.0: must be > 0 and <= 1"],
     "--config.policy.head_dim=3": ["policy.head_dim=3: must be >= 2 and even (RoPE turns pairs)"],
     "--config.algorithm.aggregation=token_maen": [
-        "algorithm.aggregation=token_maen: must be one of token_mean, sequence_mean, constant; did "
-        "you mean token_mean?"
+        "algorithm.aggregation=token_maen: must be one of token_mean, sequence_mean, prompt_mean, "
+        "constant; did you mean token_mean?"
     ],
     "--config.algorithm.old_logps=x": ["algorithm.old_logps=x: must be one of sampler, rescored"],
     "--config.algorithm.correction=tsi": [
@@ -557,6 +557,16 @@ CASES = {
     "--config.algorithm.advantage=pkpo --config.algorithm.advantage_options.k=9": [
         "algorithm.advantage_options.k=9: must be from 1 to 8"
     ],
+    "--config.warmup.decay=cosine --config.warmup.steps=5 --config.warmup.schedule_steps=5 "
+    "--config.optimizer.decay=linear --config.optimizer.schedule_steps=100": [
+        "warmup.decay=cosine: nothing is left to fall over, as warmup.schedule_steps=5 takes "
+        "warmup.steps, 5; lower it",
+        "optimizer.decay=linear: nothing is left to fall over, as optimizer.schedule_steps=100 "
+        "takes the updates of all steps, 8; lower it",
+    ],
+    "--config.warmup.decay=cosin": [
+        "warmup.decay=cosin: must be one of constant, linear, cosine; did you mean cosine?"
+    ],
     "--config.dynamic.low=0.5 --config.dynamic.high=0.5": [
         "dynamic.low=0.5: must be below dynamic.high=0.5, since groups are kept whose accuracy is "
         "between the two; try dynamic.low=0"
@@ -652,8 +662,8 @@ REPORT_CASES = {
 MAPO_CASES = {
     "evalute --config=x": ["mapo evalute: no such command; did you mean evaluate?"],
     "train": [
-        "mapo train: no such command; commands: run, evaluate, sample, export, plan, bench, report, "
-        "study"
+        "mapo train: no such command; commands: run, evaluate, sample, export, plan, bench, "
+        "report, study"
     ],
 }
 

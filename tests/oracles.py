@@ -47,6 +47,14 @@ def token_mean(per_token_BT, mask_BT):
     return sum(values) / len(values) if values else 0.0
 
 
+def prompt_mean(per_token, mask):
+    """Mean over prompts of the mean over all tokens of their rollouts; [..., G, T]."""
+    shape = (-1, *mask.shape[-2:])
+    pairs = zip(per_token.reshape(shape), mask.reshape(shape), strict=True)
+    means = [x[kept].mean() for x, kept in pairs if kept.any()]
+    return np.mean(means) if means else 0.0
+
+
 def sequence_mean(per_token_BT, mask_BT):
     """Mean of the rows' means, over rows that have tokens."""
     rows = [np.mean(row[m]) for row, m in zip(per_token_BT, mask_BT, strict=True) if m.any()]

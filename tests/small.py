@@ -32,6 +32,11 @@ def slow(*cases):
     return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
+def nightly(*cases):
+    """Further cases of a test of which CI runs others."""
+    return [pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
+
+
 @functools.cache
 def params(config=CONFIG, seed=0):
     """Makes NumPy parameters unlike the initial ones, with no bias 0, no scale 1, spread logits."""

@@ -196,7 +196,7 @@ def _jobs(
 _RL_ALONE = re.compile(
     r"(steps|(algorithm|dynamic|batch|eval|log|checkpoint|guard|profile)\..*"
     r"|rollout\.(?!max_new_tokens$).*"
-    r"|optimizer\.(learning_rate|vision_learning_rate|schedule_steps))$"
+    r"|optimizer\.(learning_rate|vision_learning_rate|schedule_steps|decay))$"
 )
 
 

@@ -196,6 +196,11 @@ def _combination_mistakes(
             f"dynamic.low={config.dynamic.low}: must be below dynamic.high={config.dynamic.high}, "
             "since groups are kept whose accuracy is between the two; try dynamic.low=0"
         )
+    if ok("warmup.steps", "warmup.schedule_steps", "warmup.decay"):
+        lines += _decay_mistakes("warmup", config.warmup, config.warmup.steps, "warmup.steps")
+    if ok("optimizer.schedule_steps", "optimizer.decay", "steps", "batch.minibatch_prompts"):
+        of = "the updates of all steps"
+        lines += _decay_mistakes("optimizer", config.optimizer, config.updates, of)
     if ok("mesh.data", "mesh.fsdp", "mesh.tensor"):
         lines += _mesh_mistakes(config, numbers, device_count, ok)
     return lines
@@ -236,6 +241,16 @@ def _vision_mistakes(
             f"images.max_pixels={high}: must be at least {vision.factor**2}, the pixels of a token"
         )
     return lines
+
+
+def _decay_mistakes(group: str, schedule: Any, steps: int, of: str) -> list[str]:
+    rise = schedule.schedule_steps
+    if schedule.decay == "constant" or not 0 < steps <= rise:
+        return []
+    return [
+        f"{group}.decay={schedule.decay}: nothing is left to fall over, as "
+        f"{group}.schedule_steps={rise} takes {of}, {steps}; lower it"
+    ]
 
 
 def _mesh_mistakes(

@@ -43,6 +43,8 @@ ADDED: dict[str, Any] = {
     "images.resize": "policy",
     "optimizer.vision_learning_rate": None,
     "eval.blank": False,
+    "warmup.decay": "constant",
+    "optimizer.decay": "constant",
 }
 # Options that came after the first version of their task, with the value of runs without them.
 ADDED_OPTIONS = {"task.options.images": "", "task.options.placeholder": r"<image\d*>"}

@@ -48,6 +48,7 @@ class Programs:
             entropy_gradient=c.algorithm.entropy > 0,
             **memory,
         )
+        falls = c.optimizer.decay != "constant"  # else no program depends on the length of the run
         self.txs = {
             "warmup": training.make_optimizer(
                 dataclasses.replace(
@@ -55,9 +56,11 @@ class Programs:
                     learning_rate=c.warmup.learning_rate,
                     vision_learning_rate=None,
                     schedule_steps=c.warmup.schedule_steps,
-                )
+                    decay=c.warmup.decay,
+                ),
+                c.warmup.steps,
             ),
-            "rl": training.make_optimizer(c.optimizer),
+            "rl": training.make_optimizer(c.optimizer, c.updates if falls else 0),
         }
         self._trains_vision = {"warmup": True, "rl": c.optimizer.trains_vision}
         self.warmup_step = training.TrainStep(

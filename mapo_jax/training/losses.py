@@ -230,6 +230,12 @@ def sequence_mean(mask: Array) -> Array:
     return mask / jnp.maximum(lengths, 1) / jnp.maximum(jnp.sum(lengths > 0), 1)
 
 
+def prompt_mean(mask: Array) -> Array:
+    """Weights f32[..., G, T], with equal sums for all prompts with tokens (arXiv 2510.13786)."""
+    tokens = jnp.sum(mask, axis=(-2, -1), keepdims=True)
+    return mask / jnp.maximum(tokens, 1) / jnp.maximum(jnp.sum(tokens > 0), 1)
+
+
 def constant(mask: Array) -> Array:
     """Weights f32[..., T], 1 / (T * rows with tokens) per token (Dr. GRPO, arXiv 2503.20783).
 
@@ -241,10 +247,11 @@ def constant(mask: Array) -> Array:
     return mask / (mask.shape[-1] * jnp.maximum(rows, 1))
 
 
-# name -> fn(mask bool[..., T]) -> weights f32[..., T], 0 off the mask. The weights of the two means
-# sum to 1, the weights of `constant` to the filled share of the rows with tokens.
+# name -> fn(mask bool[..., G, T]) -> weights f32[..., G, T], 0 off the mask. The weights of the
+# means sum to 1, the weights of `constant` to the filled share of the rows with tokens.
 AGGREGATIONS: dict[str, Callable[[Array], Array]] = {
     "token_mean": token_mean,
     "sequence_mean": sequence_mean,
+    "prompt_mean": prompt_mean,
     "constant": constant,
 }

@@ -159,7 +159,9 @@ def test_processes_that_read_other_content_are_named(frozen, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["an answer", "one in front", "one appended"])
+@pytest.mark.parametrize(
+    "change", ["an answer", *small.nightly(["one in front"], ["one appended"])]
+)
 def test_the_command_does_not_go_on_with_other_rows(tmp_path, monkeypatch, capsys, change):
     """Exit code 2 and one line; with the rows put back, in another place, it goes on."""
     rows = [json.dumps({"question": f"{n}+1=", "answer": str(n + 1)}) + "\n" for n in range(40)]

@@ -69,7 +69,7 @@ def test_sigterm_in_both_phases_saves_and_ends_with_143(undisturbed, tmp_path, m
     assert lines(run, "rollouts") == lines(undisturbed, "rollouts")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_to_a_process_in_both_phases(whole, environment, tmp_path):
     """The same in processes of their own, at any moment of a step."""
     run = tmp_path / "run"
@@ -232,7 +232,7 @@ def test_rewards_that_are_not_finite_are_left_out(tmp_path, capsys, monkeypatch)
         assert not batch["advantages"][invalid].any()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_reward_that_raises_in_mid_run_loses_nothing(whole, environment, tmp_path):
     """Mended, the same command ends as if nothing had been."""
     reward = tmp_path / "my.py"

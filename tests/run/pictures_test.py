@@ -169,7 +169,7 @@ def test_a_continued_run_repeats_itself(whole, tmp_path):
     assert one == other
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_warm_up_that_is_continued(drawn, tmp_path):
     """Its last step, the first of RL and their evaluations, also in calls of several sizes."""
     changes = {"warmup__steps": 2, "steps": 1, "eval__batch": 4}
@@ -201,7 +201,8 @@ def moved(run, step):
 
 
 @pytest.mark.parametrize(
-    ("rate", "least", "most"), [(0.0, 0, 0), (1e-4, 0.9e-4, 2.2e-4), (None, 0.9e-2, 2.2e-2)]
+    ("rate", "least", "most"),
+    [(0.0, 0, 0), *small.nightly((1e-4, 0.9e-4, 2.2e-4), (None, 0.9e-2, 2.2e-2))],
 )
 @pytest.mark.slow
 def test_the_rate_of_the_tower(drawn, tmp_path, rate, least, most):
@@ -421,7 +422,7 @@ def test_a_policy_answers_about_files(whole, tmp_path):
         assert one[name] == two[name]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_as_one(drawn, tmp_path):
     """Each reads the pictures of its own prompts; some parts have none."""
     reward = processes_test.short(tmp_path)

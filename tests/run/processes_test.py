@@ -87,7 +87,7 @@ def assert_close(ours: list[dict], theirs: list[dict]) -> None:
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     """The others end soon; what four saved continues in one, to the metrics of a single run."""
     run, reward = tmp_path / "run", short(tmp_path)
@@ -111,7 +111,7 @@ def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_to_one_process_saves_one_step_of_all(tmp_path, start):
     run = tmp_path / "run"
     processes = start(2, "--config.checkpoint.every=100000", "--config.steps=100000")

@@ -80,7 +80,7 @@ def start(tmp_path, monkeypatch):
     return start
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_prompts_of_a_large_set_have_the_draws_of_all_encoded_at_the_start(start, tmp_path):
     evaluated = 3 * 16  # three sets of 16
     kept, encoded = start("whole", 1e9, 2)

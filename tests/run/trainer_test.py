@@ -116,7 +116,7 @@ def knobs(tmp_path_factory):
     return workdir, run.setup.programs, loop.program._cache_size() - before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, knobs):
     for one, other in zip(lines(undisturbed), lines(knobs[0]), strict=True):
         assert one["step"] == other["step"]
@@ -125,7 +125,7 @@ def test_memory_knobs_and_rescoring_change_no_reward(undisturbed, knobs):
                 np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_in_float16(undisturbed, tmp_path):
     """With a reference, and near the run in float32 as long as the draws are the same."""
     runs.train(micro(compute__dtype="float16", steps=1), tmp_path)
@@ -188,7 +188,7 @@ def test_policy_init_starts_from_another_run(undisturbed, tmp_path):
     assert timeless(without([first], "step")) == timeless(without([last], "step"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_learning_rate_nothing_moves(tmp_path, monkeypatch):
     (tmp_path / "my.py").write_text(  # a reward without parts: its accuracy is success
         "def short(response, example):\n"

@@ -247,7 +247,7 @@ def test_the_defaults_have_no_mistakes(name):
     assert "set algorithm.old_logps=rescored" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_with_a_correction(tmp_path, monkeypatch):
     """Through the command line, with a gap at the odd tokens."""
     rescore = training.Score.__call__

@@ -356,7 +356,10 @@ def test_aggregations_by_hand():
     mask = jnp.array([[[1, 1, 1, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]]], bool)
     np.testing.assert_allclose(losses.token_mean(mask)[:, 0, 0], [1 / 4, 1 / 4])
     np.testing.assert_allclose(losses.sequence_mean(mask)[:, 0, 0], [1 / 6, 1 / 2])
+    np.testing.assert_allclose(losses.prompt_mean(mask)[:, 0, 0], [1 / 6, 1 / 2])
     np.testing.assert_allclose(losses.constant(mask)[:, 0, 0], [1 / 8, 1 / 8])
+    mask = mask.at[0, 1].set(True)  # its second rollout counts by its tokens
+    np.testing.assert_allclose(losses.prompt_mean(mask)[:, :, 0], [[1 / 14, 1 / 14], [1 / 2, 0]])
 
 
 class VariantsTest(chex.TestCase):
@@ -379,5 +382,8 @@ class VariantsTest(chex.TestCase):
             )
         for name, aggregation in training.AGGREGATIONS.items():
             weights = self.variant(aggregation)(mask)
-            expected = getattr(oracles, name)(logps.reshape(6, 4).astype(float), mask.reshape(6, 4))
+            shape = (2, 3, 4) if name == "prompt_mean" else (6, 4)
+            expected = getattr(oracles, name)(
+                logps.reshape(shape).astype(float), mask.reshape(shape)
+            )
             np.testing.assert_allclose((weights * logps).sum(), expected, rtol=1e-5)

@@ -12,6 +12,7 @@ CONFIG = OptimizerConfig(
     learning_rate=0.1,
     vision_learning_rate=None,
     schedule_steps=3,
+    decay="constant",
     b1=0.8,
     b2=0.95,
     eps=1e-6,
@@ -20,8 +21,8 @@ CONFIG = OptimizerConfig(
 )
 
 
-def run(config, params, gradients):
-    tx = make_optimizer(config)
+def run(config, params, gradients, steps=0):
+    tx = make_optimizer(config, steps)
     state, out = tx.init(params), []
     for g in gradients:
         updates, state = jax.jit(tx.update)(g, state, params)
@@ -55,7 +56,7 @@ def test_equals_adamw_by_hand():
 @pytest.mark.parametrize(("schedule_steps", "first"), [(0, 0.1), (1, 0.05), (3, 0.025)])
 def test_schedule_starts_above_zero(schedule_steps, first):
     config = OptimizerConfig(
-        0.1, None, schedule_steps, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
+        0.1, None, schedule_steps, "constant", b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
     )
     w = np.float32([1.0, 1.0])  # with no averaging, a step is exactly the rate
     after = run(config, w, [np.float32([1, -1])] * (schedule_steps + 2))
@@ -63,6 +64,21 @@ def test_schedule_starts_above_zero(schedule_steps, first):
     np.testing.assert_allclose(rates[0], first, rtol=1e-5)
     np.testing.assert_allclose(rates[schedule_steps:], 0.1, rtol=1e-5)
     np.testing.assert_allclose(np.diff(rates)[:schedule_steps], first, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("decay", "factors"),
+    [("linear", [1, 3 / 4, 2 / 4, 1 / 4]), ("cosine", (1 + np.cos(np.pi * np.arange(4) / 4)) / 2)],
+)
+def test_it_rises_and_falls_to_zero_at_the_end(decay, factors):
+    config = OptimizerConfig(
+        0.1, None, 3, decay, b1=0, b2=0, eps=0, weight_decay=0, max_grad_norm=9
+    )
+    w = np.float32([1.0, 1.0])
+    after = run(config, w, [np.float32([1, -1])] * 8, steps=7)
+    rates = -np.diff(np.stack([w, *after])[:, 0])
+    expected = 0.1 * np.array([1 / 4, 2 / 4, 3 / 4, *factors, 0])
+    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_a_tower_has_a_rate_of_its_own():

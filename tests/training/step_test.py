@@ -29,7 +29,7 @@ OBJECTIVES = {
     "cispo": {"kl": "k1", "entropy": 0.05},
 }
 TRIED = [("clipped", "token_mean"), ("clipped", "sequence_mean")]
-TRIED += [("gspo", "sequence_mean"), ("cispo", "constant")]
+TRIED += [("gspo", "sequence_mean"), ("cispo", "constant"), ("clipped", "prompt_mean")]
 
 
 @functools.cache
@@ -157,8 +157,8 @@ def assert_same(actual, expected):
 
 
 # By default `test_meshes`, `test_packed_rows` and `test_cross_entropy` split their batches.
-SPLITS = [(*TRIED[0], size) for size in ((2, 1), (2, G), (P, 1))]
-SPLITS += [(*tried, (2, 2)) for tried in TRIED[1:]]
+SPLITS = [(*TRIED[0], size) for size in ((2, G), (P, 1))]
+SPLITS += small.nightly((*TRIED[0], (2, 1)), *((*tried, (2, 2)) for tried in TRIED[1:]))
 
 
 @pytest.mark.slow
@@ -201,11 +201,8 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
 
 
 PACKED = [("plain", (3, 0), 2, (1, 1, 1))]
-PACKED += small.slow(
-    ("plain", (), 0, (2, 2, 2)),
-    ("cudnn_imitated", (3, 0), 0, (1, 1, 1)),
-    ("splash_interpreted", (), 0, (1, 1, 1)),
-)
+PACKED += small.slow(("cudnn_imitated", (3, 0), 0, (1, 1, 1)))
+PACKED += small.nightly(("plain", (), 0, (2, 2, 2)), ("splash_interpreted", (), 0, (1, 1, 1)))
 
 
 @pytest.mark.parametrize(("attention", "windows", "chunk", "shape"), PACKED, ids=str)
@@ -290,8 +287,8 @@ def compiled(capfd, _compiled={}):  # noqa: B006  # kept: several tests read the
 
 MICROBATCH = {(8, 1, 1): (8, 2), (1, 8, 1): (8, 2), (1, 4, 2): (4, 2), (2, 2, 2): (8, 2)}
 ON_MESHES = [((2, 2, 2), *TRIED[0])]
-ON_MESHES += small.slow(
-    ((1, 8, 1), *TRIED[0]),
+ON_MESHES += small.slow(((1, 8, 1), *TRIED[0]))
+ON_MESHES += small.nightly(
     *(((8, 1, 1), *tried) for tried in (TRIED[0], TRIED[3])),
     *(((1, 4, 2), *tried) for tried in (TRIED[0], TRIED[2])),
 )
@@ -334,7 +331,7 @@ def test_weights_move_and_activations_do_not(dtype, compiled):
     assert "collective-permute(" not in text
 
 
-@pytest.mark.parametrize("tied", [True, *small.slow([False])])
+@pytest.mark.parametrize("tied", [True, *small.nightly([False])])
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
 def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied, compiled):
     """Nothing of the vocabulary's size crosses devices in the loop over the head's pieces."""
@@ -386,7 +383,7 @@ def test_what_is_not_valid_counts_in_nothing():
 
 
 @pytest.mark.parametrize(
-    "aggregation", ["token_mean", *small.slow(["sequence_mean"], ["constant"])]
+    "aggregation", ["token_mean", *small.slow(["sequence_mean"], ["constant"], ["prompt_mean"])]
 )
 def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
     """A stretch inside a response, as a tool's output would be; on policy, so that ratios are 1."""
@@ -409,6 +406,7 @@ def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
         "token_mean": trained / trained.sum(),
         "sequence_mean": trained / trained.sum(-1, keepdims=True) / (P * G),
         "constant": trained / (T * P * G),
+        "prompt_mean": trained / trained.sum((-2, -1), keepdims=True) / P,
     }[aggregation]
     weights = (weights * b.advantages[..., None]).astype(np.float32)
     small.assert_trees_close(actual, plain_gradient(small.params(CONFIG), weights), 2e-5)
@@ -440,7 +438,8 @@ def test_values_equal_the_oracle(loss, aggregation):
         kl[p, g, kept] = [k(*x) for x in zip(new, b.ref_logps[p, g, kept], strict=True)]
     entropy = -(np.exp(log_probs) * log_probs).sum(-1)
     gap = np.abs(logps - r.logps)[r.trained]
-    mean = lambda x: getattr(oracles, aggregation)(x.reshape(-1, T), r.trained.reshape(-1, T))  # noqa: E731
+    rows = (P, G, T) if aggregation == "prompt_mean" else (-1, T)
+    mean = lambda x: getattr(oracles, aggregation)(x.reshape(rows), r.trained.reshape(rows))  # noqa: E731
     trace, metrics = whole(loss, aggregation)
     bonus = OBJECTIVES[loss]["entropy"]
     expected = {
@@ -576,7 +575,7 @@ def distance(actual, expected):
 
 @pytest.mark.parametrize(
     ("dtype", "least", "most"),
-    [("bfloat16", 1e-3, 0.1), *small.slow(("float16", 1e-4, 0.01))],
+    [("bfloat16", 1e-3, 0.1), *small.nightly(("float16", 1e-4, 0.01))],
 )
 def test_16_bits_compute_near_float32(dtype, least, most):
     (actual, metrics), (single, expected) = (
@@ -587,7 +586,7 @@ def test_16_bits_compute_near_float32(dtype, least, most):
         np.testing.assert_allclose(metrics.losses[name], value, rtol=0.1, atol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("light", [1e-9, *small.slow([1.0])])
+@pytest.mark.parametrize("light", [1e-9, *small.nightly([1.0])])
 def test_float16_holds_the_gradient_of_light_tokens(light, monkeypatch):
     """As in a minibatch of millions of tokens, each of which weighs less than float16's least."""
     single, _ = gradient(on_policy())
@@ -619,7 +618,7 @@ def test_what_float16_cannot_hold_is_skipped():
 
 # ---- the step ----
 
-ADAM = make_optimizer(OptimizerConfig(1e-2, None, 2, 0.9, 0.99, 1e-8, 0.01, 1.0))
+ADAM = make_optimizer(OptimizerConfig(1e-2, None, 2, "constant", 0.9, 0.99, 1e-8, 0.01, 1.0))
 
 
 def test_compiles_once_donates_keeps_layouts_and_learns():

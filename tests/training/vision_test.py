@@ -117,7 +117,7 @@ def test_lanes_change_nothing():
     np.testing.assert_allclose(other.logps, sampled().logps, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_some_prompts_at_a_time(monkeypatch):
     monkeypatch.setattr(sampling.loop, "PREFILL_PATCHES", 2 * 64)
     jax.clear_caches()
@@ -126,7 +126,7 @@ def test_some_prompts_at_a_time(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 2), *small.nightly([(1, 8, 1)])], ids=str)
 def test_a_mesh_gives_the_same_sample(shape):
     other = sampled(settings=small.replace(SETTINGS, lanes=None), mesh_shape=shape)
     np.testing.assert_array_equal(other.tokens, sampled().tokens)
@@ -137,7 +137,7 @@ def test_a_mesh_gives_the_same_sample(shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("microbatch", [(2, 2), (8, 1), (1, 4)], ids=str)
+@pytest.mark.parametrize("microbatch", [(2, 2), *small.nightly([(8, 1)], [(1, 4)])], ids=str)
 def test_splits(microbatch):
     assert_same(gradient(batch(), microbatch=microbatch))
 
@@ -149,7 +149,7 @@ def test_kernels(attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 2), *small.nightly([(1, 8, 1)])], ids=str)
 def test_meshes_and_splits(shape):
     shards = shape[0] * shape[1]
     assert_same(gradient(batch(), mesh_shape=shape, microbatch=(shards, 2)))
