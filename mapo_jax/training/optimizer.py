@@ -20,9 +20,10 @@ def make_optimizer(config: OptimizerConfig, steps: int = 0) -> optax.GradientTra
         rise = c.schedule_steps
         schedule = optax.schedules.linear_schedule(rate / (rise + 1), rate, rise)
         if c.decay != "constant":
+            left = max(steps - rise, 1)  # of a phase without steps too
             fall = {
-                "linear": optax.schedules.linear_schedule(rate, 0.0, steps - rise),
-                "cosine": optax.schedules.cosine_decay_schedule(rate, steps - rise),
+                "linear": optax.schedules.linear_schedule(rate, 0.0, left),
+                "cosine": optax.schedules.cosine_decay_schedule(rate, left),
             }[c.decay]
             schedule = optax.schedules.join_schedules([schedule, fall], [rise])
         return optax.adamw(schedule, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay)
