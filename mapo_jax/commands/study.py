@@ -135,10 +135,10 @@ def make(
                 jobs |= {job.workdir: job for job in found if job.workdir not in jobs}
     every = tuple(jobs.values())
     for job in every:
-        found = checks.validate(job.config, jax.device_count(), needs_policy=job.after is None)
-        if not found and job.workdir.exists():
-            errors.attempt(found, workdirs.check, job.workdir, to_dict(job.config), False)
-        lines += [line for line in found if line not in lines]
+        if job.config.seed == every[0].config.seed:  # others differ in the seed alone
+            lines += checks.validate(job.config, jax.device_count(), needs_policy=not job.after)
+        if job.workdir.exists():
+            errors.attempt(lines, workdirs.check, job.workdir, to_dict(job.config), False)
     if (arguments.workdir / "config.json").exists():
         lines.append(f"--workdir={arguments.workdir}: holds a run; choose another directory")
     if lines:

@@ -30,6 +30,7 @@ print(json.dumps(pages))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_a_program_gets_no_new_pages():
     def pages(*words):

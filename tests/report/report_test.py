@@ -261,7 +261,7 @@ CASES = {
 
 
 # A whole page takes seconds.
-WHOLE = ("one step", "no evaluation", "an old record")
+WHOLE = ("one step", "no evaluation", "an old record", "holes")
 
 
 @pytest.mark.parametrize(

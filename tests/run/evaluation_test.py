@@ -49,6 +49,7 @@ def evaluate(sets, batch, seed=0, **options):
     )
 
 
+@pytest.mark.slow
 def test_the_size_of_a_call_changes_nothing():
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 40, rng.integers(1, 5)).tolist() for _ in range(11)]

@@ -155,6 +155,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     assert (run / "checkpoints" / "10").is_dir()
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_end_the_run(tmp_path):
     """The parameters stay those before them, and another run starts from these."""
     config = micro(

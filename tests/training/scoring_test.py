@@ -45,11 +45,12 @@ def test_greedy_is_scored_at_temperature_1():
     np.testing.assert_array_equal(cold[0], warm[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         ScoringConfig(remat=True, head_chunk=150, attention_chunk=4),  # 4 and 4 do not divide 6
-        *small.slow([ScoringConfig(remat=False, head_chunk=1)]),
+        ScoringConfig(remat=False, head_chunk=1),
     ],
     ids=str,
 )

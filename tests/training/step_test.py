@@ -586,6 +586,7 @@ def test_16_bits_compute_near_float32(dtype, least, most):
         np.testing.assert_allclose(metrics.losses[name], value, rtol=0.1, atol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [1e-9, *small.nightly([1.0])])
 def test_float16_holds_the_gradient_of_light_tokens(light, monkeypatch):
     """As in a minibatch of millions of tokens, each of which weighs less than float16's least."""
@@ -606,6 +607,7 @@ def test_the_scale_of_the_loss_is_a_power_of_two():
     assert np.isfinite(step_module._loss_scale(jnp.zeros(3), "float16"))
 
 
+@pytest.mark.slow
 def test_what_float16_cannot_hold_is_skipped():
     huge = small.replace(on_policy(), advantages=np.full((P, G), 1e6, np.float32))
     step, mesh = build(dtype="float16")

@@ -89,6 +89,7 @@ def test_sampler_and_scorer_agree():
     assert (rollouts.tokens[rollouts.trained] == pictures.IMAGE).any()
 
 
+@pytest.mark.slow
 def test_a_response_equals_a_pass_over_its_whole_row():
     """Each response alone, behind its own prompt; no image token in it becomes a picture."""
     rollouts, config = pictures.rollouts(2, T, config=CONFIG), CONFIG
@@ -165,6 +166,7 @@ def test_padding_and_order():
     assert_same(gradient(shuffled))
 
 
+@pytest.mark.slow
 def test_groups_of_one_sum_to_the_gradient_of_a_shared_prompt():
     """A prompt that is computed once for its group has the gradient of its G computations."""
 
