@@ -45,6 +45,12 @@ SHORTENED = {  # regular expression of a whole line: arguments that are appended
     r"python launch/run\.py --config experiments/diagrams\.py": (
         "--config.warmup.steps=20 --config.steps=1 --config.eval.problems=64 --config.eval.batch=64"
     ),
+    r"python launch/study\.py .*": (
+        "--config.warmup.steps=10 --config.steps=2 --config.eval.problems=32 --config.eval.batch=32"
+    ),
+    r"python launch/bench\.py .*:small": (
+        "--config.bench.repetitions=1 --config.rollout.max_new_tokens=32"
+    ),
     r"python launch/run\.py .*--workdir runs/reproduce/.*": (
         "--config.warmup.steps=5 --config.steps=2 --config.eval.problems=64 --config.eval.batch=64"
     ),
