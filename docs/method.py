@@ -181,7 +181,7 @@ FOLLOWED = ("dr_grpo", "apd", "mapo", "grpo", "tree_rpo")
 
 @functools.cache
 def two_answers(case):
-    """The chance of the right of two answers, [STEPS + 1, 3], from each of STARTS."""
+    """The chance of the right of two answers, [3 STEPS + 1, 3], from each of STARTS."""
     p = np.array(STARTS)
     logits = np.log(np.stack([p, 1 - p], 1))
     followed = bandit.follow(bandit.make(CASES[case][0], (1, 0), 8), logits, 3 * STEPS, RATE)

@@ -145,9 +145,7 @@ def get_config() -> ConfigDict:
     # Of the vision tower; 0 freezes it in RL. None: as the rest, and --config.KEY=NUMBER sets it.
     optimizer.vision_learning_rate = placeholder(float)
     optimizer.schedule_steps = 0  # optimizer steps over which it rises from 0
-    optimizer.decay = (
-        "constant"  # after that; "linear" or "cosine": falls to 0 at the end of `steps`
-    )
+    optimizer.decay = "constant"  # after that; "linear" or "cosine": falls to 0 at the last step
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8

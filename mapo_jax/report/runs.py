@@ -93,18 +93,30 @@ class Arm:
     runs: list[Run]
 
     def curve(self, kind: str, phase: str, key: str) -> Curve:
-        """Returns the mean over the runs with their range as band; one run's curve has no band."""
+        """Returns the mean over the runs with its band; one run's curve has no band."""
         curves = [run.curve(kind, phase, key) for run in self.runs]
         if len(curves) == 1:
             return curves[0]
         steps, values = (np.concatenate(x) for x in list(zip(*curves, strict=True))[:2])
         steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
         steps, index = np.unique(steps, return_inverse=True)
-        low, high = np.full(len(steps), np.inf), np.full(len(steps), -np.inf)
+        mean = np.bincount(index, values, len(steps)) / np.maximum(np.bincount(index), 1)
+        return Curve(steps, mean, *self.band(index, values, mean))
+
+    def band(
+        self, index: np.ndarray, values: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the range of the runs at each step, (lowest, highest).
+
+        Args:
+            index: i64[values], the step of each value.
+            values: f64[values], of all runs.
+            mean: f64[steps], their mean.
+        """
+        low, high = np.full(len(mean), np.inf), np.full(len(mean), -np.inf)
         np.minimum.at(low, index, values)
         np.maximum.at(high, index, values)
-        mean = np.bincount(index, values, len(steps)) / np.maximum(np.bincount(index), 1)
-        return Curve(steps, mean, low, high)
+        return low, high
 
     def interval(self, key: str) -> Curve:
         """Returns an evaluation's values with their 95% interval, or the range over the seeds."""

@@ -1,7 +1,7 @@
 """Reports on a study: methods x seeds x settings in one table, with differences seed by seed.
 
-`numbers` reads the runs and compares them; `write` saves study.json, which holds every number, and
-a page. No JAX.
+`begun` reads the runs, `numbers` compares them, and `write` saves study.json, which holds every
+number, and a page. No JAX.
 """
 
 import json
@@ -15,7 +15,7 @@ from scipy import special
 
 from mapo_jax.report import figures, markup, paired, saving
 from mapo_jax.report.figures import Line, Panel
-from mapo_jax.report.runs import Arm, Curve, Run, read
+from mapo_jax.report.runs import Arm, Run, read
 
 _NO_METRIC = ("time/", "throughput/", "memory/")
 _SHOWN = (  # training metrics of the page, with the words for them
@@ -31,30 +31,25 @@ _SHOWN = (  # training metrics of the page, with the words for them
 class Method(Arm):
     """The runs of one method in one setting; a curve is their mean with its 95% t-interval."""
 
-    def curve(self, kind: str, phase: str, key: str) -> Curve:
-        curves = [run.curve(kind, phase, key) for run in self.runs]
-        if len(curves) == 1:
-            return curves[0]
-        steps, values = (np.concatenate(x) for x in list(zip(*curves, strict=True))[:2])
-        steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
-        steps, index = np.unique(steps, return_inverse=True)
-        n = np.bincount(index, minlength=len(steps))
-        mean = np.bincount(index, values, len(steps)) / np.maximum(n, 1)
-        squares = np.bincount(index, (values - mean[index]) ** 2, len(steps))
+    def band(
+        self, index: np.ndarray, values: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n = np.bincount(index, minlength=len(mean))
+        squares = np.bincount(index, (values - mean[index]) ** 2, len(mean))
         freedom = np.maximum(n - 1, 1)
         half = special.stdtrit(freedom, 0.975) * np.sqrt(squares / freedom / np.maximum(n, 1))
         half = np.where(n > 1, half, np.nan)
-        return Curve(steps, mean, mean - half, mean + half)
+        return mean - half, mean + half
 
 
-def numbers(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Any]:
+def numbers(runs: Mapping[str, Run], study: Mapping[str, Any]) -> dict[str, Any]:
     """Returns every number of a study.
 
     Args:
-        directory: of the study.
+        runs: as `begun` returns them.
         study: its description: "methods", "seeds", "settings" and "baseline", and "runs", each a
-            mapping with "setting", "method", "seed", "workdir" (below `directory`), "status" and
-            "reason".
+            mapping with "setting", "method", "seed", "workdir" (below the study's directory),
+            "status" and "reason".
 
     Returns:
         The description and
@@ -68,11 +63,8 @@ def numbers(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Any]:
         - "gradient": for each setting and method the share of all |advantage| by successes.
 
         A run counts in "after" and "area" only if it is done.
-
-    Raises:
-        UserError: the records of a run are malformed.
     """
-    runs, rows = _read(directory, study), []
+    rows = []
     for row in study["runs"]:
         run = runs.get(row["workdir"])
         rows.append({**row, **_values(run, row["status"] == "done")} if run else dict(row))
@@ -91,13 +83,18 @@ def numbers(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes DIRECTORY/study.json, report.html and figures/; returns `numbers`."""
-    found = numbers(directory, study)
+    """Writes DIRECTORY/study.json, report.html and figures/; returns `numbers`.
+
+    Raises:
+        UserError: the records of a run are malformed.
+    """
+    runs = begun(directory, study)
+    found = numbers(runs, study)
     text = json.dumps(_plain(found), indent=2, allow_nan=False) + "\n"
     temporary = directory / "study.tmp"
     temporary.write_text(text)
     temporary.replace(directory / "study.json")
-    sections, panels = _sections(found, _read(directory, study))
+    sections, panels = _sections(found, runs)
     links = [(name, name) for name, _ in sections[1:]]
     saving.save(directory, f"{study['experiment']}, study", links, sections, panels)
     return found
@@ -116,11 +113,11 @@ def change(workdir: epath.Path) -> str:
     return f": {', '.join(shown)}" if shown else ""
 
 
-def _read(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Run]:
+def begun(directory: epath.Path, study: Mapping[str, Any]) -> dict[str, Run]:
     """Reads the runs that have begun, by their work directory."""
-    begun = [r["workdir"] for r in study["runs"] if r["status"] != "waiting"]
-    begun = [name for name in begun if _has_records(directory / name / "metrics.jsonl")]
-    return dict(zip(begun, read([directory / name for name in begun]), strict=True))
+    names = [r["workdir"] for r in study["runs"] if r["status"] != "waiting"]
+    names = [name for name in names if _has_records(directory / name / "metrics.jsonl")]
+    return dict(zip(names, read([directory / name for name in names]), strict=True))
 
 
 def _has_records(path: epath.Path) -> bool:

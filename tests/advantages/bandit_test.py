@@ -41,9 +41,8 @@ def test_update_is_the_mean_of_sampled_updates(name):
     options, key = OPTIONS.get(name, {}), jax.random.key(7)
     answers_PG = jax.random.categorical(key, LOGITS, shape=(DRAWN, G))
     rewards_PG = jnp.asarray(REWARDS)[answers_PG]
-    fn, exact = advantages.ADVANTAGES[name].fn, advantages.ADVANTAGES[name].fn  # without a stage
-    if name == "mapo_random":
-        exact = mean_of_random
+    fn = advantages.ADVANTAGES[name].fn  # without a stage
+    exact = mean_of_random if name == "mapo_random" else fn
     inputs = {"baseline_P": jnp.full(DRAWN, 0.9)} if name == "remax" else {}
     sampled = (
         {**options, "base": advantages.ADVANTAGES[options["base"]].fn}

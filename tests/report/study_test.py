@@ -49,7 +49,7 @@ def described(tmp_path):
 
 
 def test_numbers(tmp_path, described):
-    found = study.numbers(epath.Path(tmp_path), described)
+    found = study.numbers(study.begun(epath.Path(tmp_path), described), described)
     mapo, grpo = found["table"]
     assert (mapo["method"], grpo["method"], mapo["key"]) == ("mapo", "grpo", KEY)
     assert mapo["after"]["n"] == 3
@@ -80,7 +80,7 @@ def test_page_and_json(tmp_path, described):
 
 
 def test_band_is_the_t_interval_over_the_seeds(tmp_path, described):
-    found = study.numbers(epath.Path(tmp_path), described)
+    found = study.numbers(study.begun(epath.Path(tmp_path), described), described)
     runs = study.read([tmp_path / f"mapo/seed_{seed}" for seed in range(3)])
     curve = study.Method("mapo", runs).interval(KEY)
     after = found["table"][0]["after"]

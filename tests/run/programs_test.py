@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mapo_jax import sharding
+from mapo_jax import sharding, training
 from mapo_jax.model import decoding
 from mapo_jax.rollouts import Experience
 from mapo_jax.run import programs
@@ -152,6 +152,17 @@ def test_the_warm_up_computes_as_many_rows_as_the_update(batch, microbatch, expe
     config = runs.micro(warmup__batch=batch, batch__microbatch=microbatch)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     assert programs._demonstrations(config, mesh) == expected
+
+
+def test_a_rate_falls_until_the_end_of_its_phase(monkeypatch):
+    make, made = training.make_optimizer, []
+    monkeypatch.setattr(
+        training, "make_optimizer", lambda c, n: made.append((c.decay, n)) or make(c, n)
+    )
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    config = runs.micro(warmup__decay="linear", optimizer__decay="cosine")
+    programs.Programs(config, small.CONFIG, (1,), mesh)
+    assert made == [("linear", 5), ("cosine", 5 * 2 * 2)]  # steps, minibatches, epochs
 
 
 def test_the_reference_is_a_copy_in_the_compute_dtype():
