@@ -1,9 +1,10 @@
 """The policy: one Flax Linen decoder for the Llama, Mistral, Qwen2/2.5/3 and Gemma 2/3 families.
 
 Flax stays in this room, behind pure functions; other rooms see parameters as nested dicts of
-arrays. The parameters of the layers are stacked, [L, ...]. Scoring scans over them; decoding takes
-them apart once, outside its loop. A pass returns its keys and values, and the response pass takes
-the keys and values of the prompt pass as its prefix. Embeddings of pictures come from vision.py.
+arrays. The parameters of the layers are stacked, [L, ...]. A pass scans over them or takes them
+apart, see `layers.through`; decoding takes them apart once, outside its loop. A pass returns its
+keys and values, and the response pass takes the keys and values of the prompt pass as its prefix.
+Embeddings of pictures come from vision.py.
 """
 
 import functools
@@ -20,7 +21,7 @@ from mapo_jax import images, sharding
 from mapo_jax.model import vision
 from mapo_jax.model.attention import ABSENT, Segment, attend, rope_angles, rotate, written
 from mapo_jax.model.config import ModelConfig
-from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, lookup, product, rounded
+from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, lookup, product, rounded, through
 from mapo_jax.model.lora import SUFFIX, Lora, Params
 from mapo_jax.model.streams import prompt_stream
 from mapo_jax.model.vision import Features
@@ -254,11 +255,11 @@ def forward(
     prefix: Segment | None = None,
     *,
     features: Features | None = None,
-    remat: bool = False,
+    remat: bool | None = None,
     dtype: Any = None,
     attend: Callable = attend,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Runs one pass over a stream of tokens, by a scan over the layers.
+    """Runs one pass over a stream of tokens.
 
     Args:
       params: as `init_params` makes them.
@@ -270,7 +271,7 @@ def forward(
       prefix: keys and values of all layers that the stream can see, [L, P, K, S, H] twice, with
         positions i32[P, S].
       features: of the pictures in the stream, see `encode_images`.
-      remat: recompute each layer in the backward pass.
+      remat: recompute each layer in the backward pass; None if there is no backward pass.
       dtype: to compute in; None means the dtype of the parameters.
       attend: `attention.attend`, or an equal for some device, see splash.py and cudnn.py.
 
@@ -295,15 +296,14 @@ def forward(
     x = sharding.constrain(x, ("batch", None, None, None))
     shared = None if prefix is None else (prefix.k, prefix.v)
     layers, deep = (params["layers"], shared, windows_L), None
-    scan = functools.partial(jax.lax.scan, jax.checkpoint(body) if remat else body)
     if features is None or (deep := features.deep) is None:
-        return scan(x, (*layers, None))
+        return through(body, x, (*layers, None), remat)
     first, rest = (
         jax.tree.map(lambda y: y[part], layers)  # noqa: B023
         for part in (slice(len(deep)), slice(len(deep), None))
     )
-    x, early = scan(x, (*first, deep))
-    x, late = scan(x, (*rest, None))
+    x, early = through(body, x, (*first, deep), remat)
+    x, late = through(body, x, (*rest, None), remat)
     return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
 
 

@@ -22,7 +22,7 @@ from jax import Array
 from mapo_jax import sharding
 from mapo_jax.model.attention import ABSENT, Segment, attend, rotate
 from mapo_jax.model.config import VisionConfig
-from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, product, rounded
+from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, product, rounded, through
 from mapo_jax.model.lora import Params
 from mapo_jax.rollouts import Images
 
@@ -199,7 +199,7 @@ def encode(
     features: int,
     images: Images,
     *,
-    remat: bool = False,
+    remat: bool | None = None,
     dtype: Any = None,
     attend: Callable = attend,
 ) -> Features:
@@ -210,7 +210,7 @@ def encode(
       config: of the tower.
       features: D of the decoder.
       images: of P prompts.
-      remat: recompute each layer in the backward pass.
+      remat: recompute each layer in the backward pass; None if there is no backward pass.
       dtype: to compute in; None means the dtype of the parameters.
       attend: `attention.attend`, or an equal for some device.
 
@@ -238,11 +238,10 @@ def encode(
         out: Any = Block(c, dtype).apply({"params": weights}, x, rope, number, attend=attend)
         return sharding.constrain(out, ("batch", None, None)), None
 
-    body = jax.checkpoint(body) if remat else body
     borders, deep = [0, *(i + 1 for i in c.deepstack), c.num_layers], []
     for n, (start, end) in enumerate(itertools.pairwise(borders)):
         part = jax.tree.map(lambda y: y[start:end], (params["layers"], is_full_L))  # noqa: B023
-        x, _ = jax.lax.scan(body, x, part)
+        x, _ = through(body, x, part, remat)
         if n < len(c.deepstack):
             weights = jax.tree.map(lambda y: y[n], params["deepstack"])  # noqa: B023
             deep.append(Merger(c, features, True, dtype).apply({"params": weights}, x))
