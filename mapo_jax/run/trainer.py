@@ -127,16 +127,17 @@ class Trainer:
         c, progress = self.config, self.progress
         guard, self._phase = self._guard(), "warmup"
         self.console.phase("warmup", c.warmup.steps, progress.done)
+        following = self._batch_or_error(progress.done + 1)
         for step in range(progress.done + 1, c.warmup.steps + 1):
             start = time.perf_counter()
-            try:
-                batch = self._demonstration_batch(step)
-            except errors.UserError:
+            if isinstance(batch := following, errors.UserError):
                 self._save_now(step - 1)
-                raise
+                raise batch
             progress.state, reported = self.setup.programs.warmup_step(
                 progress.state, batch, np.int32(0), progress.frozen
             )
+            if step < c.warmup.steps:  # made while the devices compute
+                following = self._batch_or_error(step + 1)
             values = _values([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", step, values)
@@ -145,6 +146,13 @@ class Trainer:
                 if step % c.checkpoint.every == 0:
                     self._save(step, None)
                 self._end_if_asked(step)
+
+    def _batch_or_error(self, step: int) -> Batch | errors.UserError:
+        """Makes a batch of the warm-up in advance; an error waits until the step has its turn."""
+        try:
+            return self._demonstration_batch(step)
+        except errors.UserError as error:
+            return error
 
     def _demonstration_batch(self, step: int) -> Batch:
         c, mesh = self.config, self.setup.mesh

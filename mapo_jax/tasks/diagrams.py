@@ -16,6 +16,7 @@ read a side wrong by one, two slip in a step (off by 1, 2 or 10), and one breaks
 An example depends on (seed, set, index) alone. Its picture is drawn whenever it is asked for.
 """
 
+import functools
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -103,10 +104,9 @@ def draw(shape: str, columns: int, box: tuple[int, int, int, int], colour: int) 
         box: left, top, width, height of the shape in cells.
         colour: index of its colour.
     """
-    paper = np.full((ROWS * CELL, columns * CELL, 3), 255, np.uint8)
+    paper = _paper(columns, shape != "none").copy()
     if shape == "none":
         return paper
-    paper[::CELL], paper[:, ::CELL] = _LINE, _LINE
     left, top, width, height = (CELL * cells for cells in box)
     right, bottom, ink = left + width, top + height, _COLOURS[colour]
     paper[top : bottom + 1, left] = ink
@@ -118,6 +118,14 @@ def draw(shape: str, columns: int, box: tuple[int, int, int, int], colour: int) 
         along = np.linspace(0, 1, 2 * max(width, height) + 1)
         y, x = np.rint(top + along * height), np.rint(left + along * width)
         paper[y.astype(int), x.astype(int)] = ink
+    return paper
+
+
+@functools.cache
+def _paper(columns: int, has_squares: bool) -> np.ndarray:
+    paper = np.full((ROWS * CELL, columns * CELL, 3), 255, np.uint8)
+    if has_squares:
+        paper[::CELL], paper[:, ::CELL] = _LINE, _LINE
     return paper
 
 

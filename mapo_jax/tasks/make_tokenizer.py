@@ -4,8 +4,8 @@ Run from the repository's root; it writes the same bytes every time:
 
     python -m mapo_jax.tasks.make_tokenizer
 
-Each character is a piece, and so are the four tags and the questions about diagrams. Nothing is
-normalized, so that a text decodes to itself.
+Each character is a piece, and so are the four tags, the questions about diagrams, and whatever all
+answers to these have in common. Nothing is normalized, so that a text decodes to itself.
 """
 
 import io
@@ -17,7 +17,10 @@ import sentencepiece
 TAGS = ("<think>", "</think>", "\\boxed{", "}")
 PIECES = {  # of a task: its characters, and its words
     "arithmetic": ("0123456789+-*= ", ()),
-    "diagrams": ("0123456789+-*/=. hw", ("area?", "perimeter?")),
+    "diagrams": (
+        "0123456789+-*/=. hw",
+        ("area?", "perimeter?", "w=", "\u2581h=", "</think>\u2581\\boxed{"),
+    ),
 }
 
 
