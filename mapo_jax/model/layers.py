@@ -18,6 +18,7 @@ from jax import Array
 
 from mapo_jax import sharding
 
+_FEW = 8  # layers; a loop over more would take long to compile
 Names = tuple[str | None, ...]  # logical axes of an array
 ACTIVATIONS = {
     "silu": nn.silu,
@@ -174,8 +175,8 @@ def through(body: Callable, x: Array, layers: Any, remat: bool | None) -> tuple[
     """Runs x through the layers.
 
     A scan compiles one layer for all. But its backward pass writes whatever it needs into arrays
-    of all layers, which took a quarter of a small policy's update on a CPU. So layers that are not
-    recomputed run in a loop.
+    of all layers, which took a quarter of a small policy's update on a CPU. So a few layers that
+    are not recomputed run in a loop.
 
     Args:
       body: from x and one layer to x and the layer's output.
@@ -186,7 +187,7 @@ def through(body: Callable, x: Array, layers: Any, remat: bool | None) -> tuple[
       x, and the layers' outputs, [L, ...].
     """
     leaves, tree = jax.tree.flatten(layers)
-    if remat is not False or len(leaves[0]) == 0:
+    if remat is not False or not 0 < len(leaves[0]) <= _FEW:
         return jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers)
     # The gradient of `split` is one concatenation; that of L slices would be a sum of L arrays.
     parts = [jax.lax.split(leaf, (1,) * len(leaf)) for leaf in leaves]

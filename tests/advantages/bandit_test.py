@@ -24,8 +24,7 @@ OPTIONS = {
     "focal": {"base": "mapo", "gamma": 1.5},
     "signed": {"base": "grpo", "pos": 0.1, "neg": 1.0},
 }
-FIRST = ("mapo", "grpo", "rs_grpo", "signed")
-NAMES = [*FIRST, *small.slow(*([n] for n in advantages.ADVANTAGES if n not in FIRST))]
+NAMES = ["mapo", *small.slow(*([name] for name in advantages.ADVANTAGES if name != "mapo"))]
 
 
 def mean_of_random(rewards_G, success_G, mask_G, *, eps):

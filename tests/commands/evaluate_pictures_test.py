@@ -55,6 +55,7 @@ def run(data, workdir, **changes):
     return result, files
 
 
+@pytest.mark.slow
 def test_the_same_prompts_with_white_pictures(drawn, tmp_path, capsys, calls):
     plain, alone = run(drawn, tmp_path / "plain")
     capsys.readouterr()

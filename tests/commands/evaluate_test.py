@@ -128,6 +128,7 @@ def own(config, path, text):
     return dataclasses.replace(config, task=task)
 
 
+@pytest.mark.slow
 def test_responses_are_kept_whatever_the_reward_does(config, workdir, tmp_path, capsys, calls):
     """It raises, then there is none for one half of them, then for all."""
     raises = "def mine(response, example):\n    raise ValueError\n"
@@ -383,6 +384,7 @@ def test_each_command_takes_a_checkpoint(config, workdir, tmp_path):
         sampled(config, workdir, "1+1=", checkpoint="2")
 
 
+@pytest.mark.slow
 def test_the_verdict_of_a_vote_does_not_depend_on_its_first_form(
     config, workdir, tmp_path, monkeypatch, capsys
 ):
@@ -404,6 +406,7 @@ def test_the_verdict_of_a_vote_does_not_depend_on_its_first_form(
     assert row.count("100.0 [100.0, 100.0]") == 2  # pass@4 and maj@4
 
 
+@pytest.mark.slow
 def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
     text = (
         "def mine(response, example):\n"
@@ -434,6 +437,7 @@ def sampled(config, workdir, prompt, **options):
     return pieces
 
 
+@pytest.mark.slow
 def test_text_comes_as_it_is_sampled(config, workdir):
     pieces = sampled(config, workdir, "1+1=", answer="2")
     *_, verdict = "".join(pieces).rstrip("\n").split("\n")
@@ -445,6 +449,7 @@ def test_text_comes_as_it_is_sampled(config, workdir):
     assert "--- 3 of 3" in again
 
 
+@pytest.mark.slow
 def test_the_task_knows_its_own_answers(config, workdir):
     from mapo_jax import tasks
 
@@ -456,6 +461,7 @@ def test_the_task_knows_its_own_answers(config, workdir):
     assert "no reward: the task does not know this" in "".join(sampled(config, workdir, "11111="))
 
 
+@pytest.mark.slow
 def test_a_thought_that_the_prompt_opens_is_judged_too(config, workdir, monkeypatch):
     texts, judge = [], rewards.judge
     monkeypatch.setattr(
@@ -468,6 +474,7 @@ def test_a_thought_that_the_prompt_opens_is_judged_too(config, workdir, monkeypa
     assert not plain.startswith("<think>")
 
 
+@pytest.mark.slow
 def test_raw_prompts_and_the_end_of_positions(config, workdir, tmp_path):
     assert "".join(sampled(config, workdir, "1+1=", is_raw=True))
     export.run(str(workdir), str(tmp_path / "out"), "float32")
@@ -478,6 +485,7 @@ def test_raw_prompts_and_the_end_of_positions(config, workdir, tmp_path):
         sampled(config, workdir, "1+1=", params=str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_streamed_tokens_are_those_of_the_sampler(workdir, config):
     params = small.params()
     seen = []
@@ -496,6 +504,7 @@ def command(name, *arguments, **options):
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, **options)
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_experiment_need_not_be_there(tmp_path):
     row = {"question": "1+1?", "answer": "It is 2.\n#### 2"}
     for name in ("train", "test"):

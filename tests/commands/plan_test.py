@@ -57,6 +57,7 @@ TOWER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "changes"),
     [

@@ -89,6 +89,7 @@ def test_what_is_done_is_not_run_again(undisturbed_study, monkeypatch, capsys):
     assert "test/accuracy_sampled" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_that_stop_or_fail_are_in_the_table(tmp_path, monkeypatch):
     def train(config, workdir, overrides=()):
         if config.algorithm.advantage == "grpo":
@@ -125,6 +126,7 @@ def test_a_warm_up_that_fails_fails_its_runs(tmp_path, monkeypatch):
     assert reasons == {"its warm-up failed: no room"}
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path, monkeypatch):
     """Another process holds the first warm-up; this one takes the second, then waits."""
     order = []
@@ -144,6 +146,7 @@ def test_two_processes_share_a_study(tmp_path, monkeypatch):
     assert order[3:] == [("mapo", 0, 5), ("mapo", 0, 0), ("grpo", 0, 0)]
 
 
+@pytest.mark.slow
 def test_settings_share_a_warm_up_unless_it_reads_them(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(trainer, "train", lambda config, *_: seen.append(config))

@@ -18,6 +18,7 @@ IMITATED = dataclasses.replace(PLAIN, attention="cudnn_imitated")
 WINDOWED = dataclasses.replace(CONFIG, windows=(5, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "mesh_shape"),
     [
@@ -83,6 +84,7 @@ def all_a_little(x):
 FURTHER = [(part, fault) for part in (1, 2, 3) for fault in (one_entry, jnp.log)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "fault"),
     [

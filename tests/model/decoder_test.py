@@ -250,7 +250,9 @@ def test_logical_axes_name_every_dimension(config):
         assert tuple(sizes[name] for name in names) == x.shape
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "qwen3", *small.slow(["llama_untied"], ["qwen2"])])
+@pytest.mark.parametrize(
+    "name", ["qwen3", *small.slow(["llama_tied"], ["llama_untied"], ["qwen2"])]
+)
 def test_fresh_parameters_train(name):
     config = CONFIGS[name]
     params = init_params(jax.random.key(0), config)
@@ -279,6 +281,7 @@ def test_fresh_parameters_train(name):
     assert values[-1] < 0.3 * values[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", *small.slow(["gemma2"])])
 def test_decoding_sees_through_the_same_windows(name):
     """The sampler's log-probs, by its ring cache, are those of a plain pass."""
@@ -302,6 +305,7 @@ LORA = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_fresh_adapters_change_nothing():
     params = init_params(jax.random.key(0), LORA)
     trained, frozen = model.partition(params)

@@ -36,6 +36,7 @@ def slots(S, cells, K, R, H, dtype="float32", P=2, G=3, seed=0):
     return q, jnp.asarray(now, jnp.int32), segments
 
 
+@pytest.mark.slow
 @given(
     S=st.sampled_from([1, 16, 37, 64]),
     cells=st.lists(st.sampled_from([1, 5, 32, 64, 70]), min_size=1, max_size=3),
@@ -87,6 +88,7 @@ def refusal(dtype="float32", **options):
     return decoding.refusal(CONFIG, (20, [12, 5]), dtype, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_equals_is_taken(dtype):
     assert not refusal(dtype, interpret=True)

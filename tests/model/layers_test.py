@@ -91,3 +91,30 @@ def test_gradients_lie_where_the_weights_do(shape):
     actual = gradient(x, w)
     assert actual.sharding.is_equivalent_to(layout, 2)
     np.testing.assert_allclose(actual, 16)
+
+
+@pytest.mark.parametrize("L", [0, 3, 9])
+@pytest.mark.parametrize("remat", [None, True, False])
+def test_through_is_one_layer_after_another(remat, L):
+    weights, x = jnp.asarray(RNG.normal(size=(L, 4, 4)), jnp.float32), X[0]
+
+    def body(x, layer):
+        w, nothing = layer
+        assert nothing is None
+        return jnp.tanh(x @ w), x.sum()
+
+    def one_by_one(x, weights):
+        sums = []
+        for w in weights:
+            sums.append(x.sum())
+            x = jnp.tanh(x @ w)
+        return x, jnp.asarray(sums)
+
+    def loss(f):
+        return lambda x, weights: sum(y.sum() for y in f(x, weights))
+
+    actual, expected = (
+        (f(x, weights), jax.grad(loss(f), (0, 1))(x, weights))
+        for f in (lambda x, w: layers.through(body, x, (w, None), remat), one_by_one)
+    )
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)

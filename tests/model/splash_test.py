@@ -43,6 +43,7 @@ def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
     return jax.tree.map(np.asarray, run(params, rollouts, weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh_shape", [(2, 2, 2), *small.slow([(1, 1, 1)])], ids=str)
 def test_it_equals_the_plain_path(mesh_shape):
     plain, splash = value_and_gradients(PLAIN), value_and_gradients(SPLASH, mesh_shape)

@@ -76,6 +76,7 @@ def test_rope_turns_and_the_order_hides(name):
     np.testing.assert_allclose(logits(params), np.stack(expected), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @every_path
 def test_the_scorer_equals_the_sampler_and_whole_rows(path):
     rollouts = sampled("gapped")
@@ -101,6 +102,7 @@ def test_text_may_write_its_positions_out(path):
     small.assert_trees_close(gradient, expected, 0 if path == "plain" else 1e-6)
 
 
+@pytest.mark.slow
 def test_text_that_writes_its_positions_out_is_sampled_the_same():
     written, left_out = sampled("text"), sampled("none")
     written = small.replace(written, prompts=left_out.prompts)

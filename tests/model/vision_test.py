@@ -139,6 +139,7 @@ def test_a_mixed_batch_equals_the_formulas(name):
         np.testing.assert_allclose(logits[: len(expected)], expected, rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_apply_takes_pictures():
     config = pictures.CONFIG
     row = pictures.ROWS[2]
@@ -262,6 +263,7 @@ def test_a_policy_without_a_tower_takes_no_pictures():
         model.apply({}, small.CONFIG, jnp.zeros((1, 4), jnp.int32), [[np.zeros((4, 4, 3))]])
 
 
+@pytest.mark.slow
 def test_a_tower_in_bfloat16_takes_weights_that_are_rounded_or_not():
     """The sampler's are, the scorer's are not; what they compute is the same to the last bit."""
     config = pictures.CONFIGS["qwen3_vl"]  # a bias of patches, and learned positions
@@ -276,6 +278,7 @@ def test_a_tower_in_bfloat16_takes_weights_that_are_rounded_or_not():
     jax.tree.map(np.testing.assert_array_equal, sampled, scored)
 
 
+@pytest.mark.slow
 def test_cells_of_three_patches_a_side():
     """The rungs of patches are whole cells."""
     config = pictures.CONFIG

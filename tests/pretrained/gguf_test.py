@@ -229,6 +229,7 @@ def test_the_package_is_missing(monkeypatch, tmp_path):
         converter.convert("a.gguf", str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, pytestconfig):
     path = write(tmp_path / "a.gguf")
     assert converter.main([str(path), str(tmp_path / "out")]) == 0

@@ -55,6 +55,7 @@ def undisturbed(reward, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_batches_are_filled_although_most_groups_are_degenerate(undisturbed):
     steps = [r for r in lines(undisturbed) if (r["kind"], r["phase"]) == ("train", "rl")]
     assert len(steps) == 5

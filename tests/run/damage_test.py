@@ -75,6 +75,7 @@ def restored_or_noticed(directory: Path, state, later) -> str:
     return "noticed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [20, *small.slow([50])])
 def test_flipped_bits_are_noticed_or_harmless(saved, tmp_path, bits):
     """Single bits, half of them in the largest files, where the numbers are."""
@@ -93,6 +94,7 @@ def test_flipped_bits_are_noticed_or_harmless(saved, tmp_path, bits):
     assert counts["noticed"] >= 0.4 * bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", *small.slow(["removed"], ["emptied"], ["zeroed"])])
 def test_other_damage(saved, tmp_path, damage):
     directory, state, later = saved

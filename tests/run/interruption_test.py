@@ -88,6 +88,7 @@ def test_sigterm_to_a_process_in_both_phases(whole, environment, tmp_path):
     assert lines(run, "rollouts") == lines(whole, "rollouts")
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_at_once():
     """Even where the main thread does not come back to Python."""
     code = (
@@ -186,6 +187,7 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
     runs.train(micro(policy__init=str(tmp_path / "run"), warmup__steps=0, steps=1), tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_batch_without_rewards_is_no_update(tmp_path):
     """NaN says that there is no reward: nothing is learnt, not even weights decay."""
     (tmp_path / "my.py").write_text(
@@ -206,6 +208,7 @@ def test_a_batch_without_rewards_is_no_update(tmp_path):
     assert rows[0]["reward/mean"] is None or math.isnan(rows[0]["reward/mean"])
 
 
+@pytest.mark.slow
 def test_rewards_that_are_not_finite_are_left_out(tmp_path, capsys, monkeypatch):
     assert guard._KEPT == 20
     monkeypatch.setattr(guard, "_KEPT", 2)  # so that few steps will do

@@ -117,6 +117,7 @@ def whole(tmp_path_factory):
     return runs.once(tmp_path_factory, "pictures", make)
 
 
+@pytest.mark.slow
 def test_the_first_ratio_is_one_and_records_name_the_pictures(whole):
     rows = [row for row in runs.lines(whole / "run") if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [1, 2]
@@ -137,6 +138,7 @@ def test_the_first_ratio_is_one_and_records_name_the_pictures(whole):
     assert all(0 <= row["eval/test/accuracy_blank_sampled"] <= 1 for row in evaluated)
 
 
+@pytest.mark.slow
 def test_thumbnails_are_of_what_the_policy_sees(whole):
     rows = runs.lines(whole / "run", "rollouts")
     named = {one["file"]: one["source"] for row in rows for one in row.get("images", ())}
@@ -157,6 +159,7 @@ def test_a_thumbnail_is_of_the_picture_that_was_seen(drawn):
         reader.thumbnail(path)
 
 
+@pytest.mark.slow
 def test_a_continued_run_repeats_itself(whole, tmp_path):
     shutil.copytree(whole / "data", tmp_path / "data")
     for steps in (1, 2):
@@ -395,6 +398,7 @@ def test_one_that_sees_nothing_refuses_pictures(drawn):
         prepare(drawn, policy__vision__num_layers=0)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_policy_answers_about_files(whole, tmp_path):
     """Those of a row are that row's, with its answer; without a place they come first."""

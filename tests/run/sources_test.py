@@ -142,6 +142,7 @@ def adapted(folder, tmp_path_factory, pytestconfig):
     return workdir
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_and_kept(adapted, folder):
     found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
     trained, frozen = model.partition(found.params)
@@ -156,6 +157,7 @@ def test_only_adapters_are_trained_and_kept(adapted, folder):
     assert steps[0]["loss/kl"] < steps[1]["loss/kl"]  # from the frozen base, at first 0
 
 
+@pytest.mark.slow
 def test_an_export_is_the_merged_policy(adapted, tmp_path):
     found = sources.read_run(epath.Path(adapted), one_device(), "float32", "", "--workdir=x")
     assert export.run(str(adapted), str(tmp_path / "out"), "float32").endswith("float32")
@@ -168,6 +170,7 @@ def test_an_export_is_the_merged_policy(adapted, tmp_path):
     np.testing.assert_allclose(apply(params, config, tokens), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_goes_on_as_if_undisturbed(adapted, folder, tmp_path):
     config = micro(folder, lora__rank=2, lora__targets="q,down", steps=1)
     runs.train(config, tmp_path)
@@ -179,11 +182,13 @@ def test_a_run_of_adapters_goes_on_as_if_undisturbed(adapted, folder, tmp_path):
     assert again == whole
 
 
+@pytest.mark.slow
 def test_adapters_are_no_policy_to_start_from(adapted, folder):
     with pytest.raises(errors.UserError, match=r"launch/export\.py --workdir .* --output DIR"):
         sources.find(micro(adapted))
 
 
+@pytest.mark.slow
 def test_open_reads_a_run_or_a_folder(adapted, folder):
     config = micro(folder)
     run = sources.open(config, epath.Path(adapted))

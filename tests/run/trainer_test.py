@@ -341,6 +341,7 @@ def test_a_best_of_other_rows_is_not_compared(undisturbed, tmp_path, capsys):
     assert {index for index, metric in metrics.items() if metric is not None} == {11}
 
 
+@pytest.mark.slow
 def test_a_work_directory_from_before_a_key_goes_on(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setitem(ADDED, "algorithm.overlong_buffer", 0.2)  # as if it were new
     runs.train(micro(steps=4), tmp_path)
@@ -462,7 +463,7 @@ def kept(workdir):
 
 
 @pytest.mark.parametrize(
-    ("truncated", "beta"), [("fail", 0.1), ("mask", 0.1), *small.slow(("mask", 0.0))]
+    ("truncated", "beta"), [("fail", 0.1), *small.slow(("mask", 0.1), ("mask", 0.0))]
 )
 def test_cut_responses_fail_or_are_left_out(tmp_path, truncated, beta):
     """All responses are right; a cut one counts nowhere, or it fails."""

@@ -183,6 +183,7 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
         assert_same(jax.tree.map(operator.itemgetter(others), r), limited(), others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lanes", "width"), [(1, 2), *small.slow((None, None), (2, 1))])
 def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
     """A step reads more blocks as rollouts get older, also where new ones take their slots.
@@ -264,17 +265,19 @@ def logits_of(V, ties):
 @pytest.mark.parametrize(
     ("V", "ties", "temperature", "top_p", "top_k"),
     [
-        (5, False, 1.0, 1.0, 0),
         (128, False, 0.7, 1.0, 0),
-        (200, False, 1.0, 1.0, 0),
-        (200, False, 1.0, 0.9, 0),
-        (40, False, 1.0, 0.5, 0),
         (40, True, 1.0, 0.45, 0),
-        (200, False, 1.0, 1.0, 7),
         (200, True, 1.0, 1.0, 7),
-        (200, False, 1.3, 0.6, 50),
         (200, False, 1.3, 0.9, 20),
-        (40, False, 1.0, 1.0, 1),
+        *small.slow(
+            (5, False, 1.0, 1.0, 0),
+            (200, False, 1.0, 1.0, 0),
+            (200, False, 1.0, 0.9, 0),
+            (40, False, 1.0, 0.5, 0),
+            (200, False, 1.0, 1.0, 7),
+            (200, False, 1.3, 0.6, 50),
+            (40, False, 1.0, 1.0, 1),
+        ),
     ],
 )
 def test_marginals(V, ties, temperature, top_p, top_k):

@@ -190,6 +190,7 @@ def test_a_correction_splits_into_microbatches(name):
         assert merged.means[key][1] == count == mask.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), *small.slow([(2, 2, 2)])], ids=str)
 def test_a_step_with_a_correction(shape):
     """On meshes too its gradient is that of one device and one microbatch."""

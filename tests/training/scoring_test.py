@@ -130,6 +130,7 @@ def largest(settings, select):
     return max(np.prod(s) for s in shapes if select(s))
 
 
+@pytest.mark.slow
 def test_chunks_bound_the_largest_array():
     """Neither all tokens' logits nor all queries' scores are ever there, backward pass included."""
     (P, G, T), S, V, N = rollouts.tokens.shape, 5, CONFIG.vocab_size, CONFIG.num_heads
@@ -144,6 +145,7 @@ def test_chunks_bound_the_largest_array():
     assert largest(chunks, scores) <= P * G * N * 2 * T
 
 
+@pytest.mark.slow
 def test_parameters_in_the_compute_dtype_score_alike():
     """So a reference policy is kept in it."""
     params, settings = small.params(), ScoringConfig()
@@ -154,6 +156,7 @@ def test_parameters_in_the_compute_dtype_score_alike():
     np.testing.assert_array_equal(wide[0], narrow[0])
 
 
+@pytest.mark.slow
 def test_float16_is_nearer_to_float32_than_bfloat16():
     """It has three bits more, so the mean error is about an eighth."""
     exact, bfloat16, float16 = (
