@@ -15,7 +15,7 @@ import pytest
 
 from mapo_jax import errors, report
 from mapo_jax.commands import exits, launchers
-from mapo_jax.run import collect, guard, processes, programs, records
+from mapo_jax.run import collect, guard, processes, programs, records, trainer
 from tests import runs
 from tests.run.damage_test import files, flip
 from tests.runs import ROOT, command, lines, micro, readable, timeless
@@ -67,6 +67,21 @@ def test_sigterm_in_both_phases_saves_and_ends_with_143(undisturbed, tmp_path, m
     runs.train(micro(checkpoint__every=100), run)
     assert timeless(lines(run)) == timeless(lines(undisturbed))
     assert lines(run, "rollouts") == lines(undisturbed, "rollouts")
+
+
+def test_a_batch_of_the_warm_up_that_cannot_be_made_loses_no_step(tmp_path, monkeypatch):
+    make, run = trainer.Trainer._demonstration_batch, tmp_path / "run"
+
+    def broken(self, step):
+        if step == 4:
+            raise errors.UserError("0.png: is not the picture that it was")
+        return make(self, step)
+
+    monkeypatch.setattr(trainer.Trainer, "_demonstration_batch", broken)
+    with pytest.raises(errors.UserError, match=r"0\.png"):
+        runs.train(micro(checkpoint__every=100), run)
+    assert [row["step"] for row in lines(run)] == [1, 2, 3]
+    assert (run / "checkpoints" / "3").is_dir()
 
 
 @pytest.mark.nightly
