@@ -240,12 +240,15 @@ def main() -> int:
         make_stand_ins(scratch, Path(programs))
         environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         planned = plan()
+        # Short runs of many sizes mostly compile; without optimization that is 8 times faster.
+        quick = {**environment, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         lanes = [
-            [p for p in planned if (p.name in ALONE) == is_alone] for is_alone in (True, False)
+            ([page for page in planned if (page.name in ALONE) == is_alone], environment)
+            for is_alone, environment in ((True, quick), (False, environment))
         ]
         with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
             running = [
-                pool.submit(lambda lane: all(run(p, scratch, environment) for p in lane), lane)
+                pool.submit(lambda lane: all(run(p, scratch, lane[1]) for p in lane[0]), lane)
                 for lane in lanes
             ]
             return 0 if all(lane.result() for lane in running) else 1

@@ -34,7 +34,7 @@ def tiny():
     return bench.read(tree)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # a command of the README does it too
 def test_a_table_and_then_one_line_of_json(capsys):
     config = tiny()
     phases = bench.measure(config)

@@ -63,8 +63,12 @@ TOWER = {
     [
         ((2, 2, 2), {}),
         *small.slow([(1, 4, 2), {}]),
-        *small.nightly([(8, 1, 1), {}], [(1, 8, 1), {}], [(2, 4, 1), TOWER]),
-        *small.slow([(2, 4, 1), TOWER | {"optimizer__vision_learning_rate": 0.0}]),
+        *small.nightly(
+            [(8, 1, 1), {}],
+            [(1, 8, 1), {}],
+            [(2, 4, 1), TOWER],
+            [(2, 4, 1), TOWER | {"optimizer__vision_learning_rate": 0.0}],
+        ),
     ],
     ids=str,
 )

@@ -137,8 +137,8 @@ def test_a_mesh_gives_the_same_sample(shape):
 # ---- the update ----
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("microbatch", [(2, 2), *small.nightly([(8, 1)], [(1, 4)])], ids=str)
+@pytest.mark.nightly
+@pytest.mark.parametrize("microbatch", [(2, 2), (8, 1), (1, 4)], ids=str)
 def test_splits(microbatch):
     assert_same(gradient(batch(), microbatch=microbatch))
 
