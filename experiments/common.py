@@ -185,6 +185,7 @@ def get_config() -> ConfigDict:
     log.rollouts_prompts = 2  # prompts, with their whole group, per entry
     log.tensorboard = True
     log.wandb = ""  # also write to this project of Weights & Biases (pip install wandb); "": none
+    log.trackio = ""  # also write to this project of trackio (pip install trackio); "": none
     log.console = "auto"  # "rich", "plain", "quiet", "json", or "auto": rich on a terminal
 
     config.profile = profile = ConfigDict()

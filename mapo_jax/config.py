@@ -284,6 +284,7 @@ class LogConfig:
     rollouts_prompts: Count
     tensorboard: bool
     wandb: str
+    trackio: str
     console: Annotated[str, OneOf("auto", "rich", "plain", "quiet", "json")]
 
 

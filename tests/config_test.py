@@ -256,9 +256,9 @@ def test_a_reward_is_tried_only_on_a_task_that_could_be_made(tmp_path):
     assert line.startswith("data.path=x: ")
 
 
-def test_a_profile_and_wandb_are_taken(monkeypatch):
+def test_a_profile_wandb_and_trackio_are_taken(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert make({"profile.steps": "10:12", "log.wandb": "p"}) == []
+    assert make({"profile.steps": "10:12", "log.wandb": "p", "log.trackio": "p"}) == []
 
 
 @pytest.mark.parametrize(

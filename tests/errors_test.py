@@ -216,9 +216,11 @@ CASES = {
     ],
     "--config.log.console=x": ["log.console=x: must be one of auto, rich, plain, quiet, json"],
     "--config.algorithm.truncated=x": ["algorithm.truncated=x: must be one of fail, mask"],
-    "--config.log.wandb=p": [
+    "--config.log.wandb=p --config.log.trackio=q": [
         "log.wandb=p: the package wandb is not installed; pip install wandb, or leave log.wandb "
-        "empty"
+        "empty",
+        "log.trackio=q: the package trackio is not installed; pip install trackio, or leave "
+        "log.trackio empty",
     ],
     "--config.profile.steps=12:10": [
         "profile.steps=12:10: must be A:B with 1 <= A < B, as in 10:12, which traces steps 10 and "
@@ -771,7 +773,7 @@ def broken_records(files):
     (files / "spoilt").mkdir()
     (files / "spoilt" / "metrics.jsonl").write_text("5\n")
     mirror = workdirs.Mirror(epath.Path(files / "spoilt"), records.RECORDS)
-    records.Records(mirror, ("rl", 1), tensorboard=False)
+    records.Records(mirror, ("rl", 1))
 
 
 RAISED = {
@@ -954,7 +956,8 @@ def check(capsys, monkeypatch, files, launcher, argv, expected, code=2):
 @pytest.mark.parametrize("command", CASES)
 def test_a_command(capsys, monkeypatch, tmp_path, files, command):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    for package in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, package, None)
     argv = command.replace("{files}", str(files)).split()
     if "--config=" not in command and command:
         argv = ARITHMETIC.split() + argv

@@ -395,11 +395,13 @@ def _resource_mistakes(config: Config, architecture: Any) -> list[str]:
             parts=parts,
         )
 
-    if config.log.wandb and importlib.util.find_spec("wandb") is None:
-        lines.append(
-            f"log.wandb={config.log.wandb}: the package wandb is not installed; pip install wandb, "
-            "or leave log.wandb empty"
-        )
+    for package in ("wandb", "trackio"):
+        project = getattr(config.log, package)
+        if project and importlib.util.find_spec(package) is None:
+            lines.append(
+                f"log.{package}={project}: the package {package} is not installed; pip install "
+                f"{package}, or leave log.{package} empty"
+            )
     return lines
 
 

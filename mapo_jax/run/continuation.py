@@ -45,6 +45,7 @@ ADDED: dict[str, Any] = {
     "eval.blank": False,
     "warmup.decay": "constant",
     "optimizer.decay": "constant",
+    "log.trackio": "",
 }
 # Options that came after the first version of their task, with the value of runs without them.
 ADDED_OPTIONS = {"task.options.images": "", "task.options.placeholder": r"<image\d*>"}

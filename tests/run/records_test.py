@@ -3,8 +3,10 @@
 import json
 import math
 import struct
+import sys
 import time
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
+from experiments import common
 from mapo_jax import errors
-from mapo_jax.run import records, workdirs
+from mapo_jax.config import from_config_dict
+from mapo_jax.run import records, workdirs, writers
 from tests import small
 
 
@@ -22,13 +26,17 @@ def lines(workdir, name="metrics"):
     return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
 
 
-def open_records(directory, keep_until, tensorboard, wandb_run=None):
+def open_records(directory, keep_until, tensorboard=False, **log):
     mirror = workdirs.Mirror(directory, records.RECORDS)
-    return records.Records(mirror, keep_until, tensorboard, wandb_run)
+    config = common.get_config()
+    config.log.update(tensorboard=tensorboard, **log)
+    config = from_config_dict(config)
+    opened = writers.open_writers(config, directory, "1a2b", mirror.local, keep_until)
+    return records.Records(mirror, keep_until, opened)
 
 
 def test_a_line_has_kind_phase_and_step(tmp_path):
-    records = open_records(tmp_path, None, tensorboard=False)
+    records = open_records(tmp_path, None)
     records.write("train", "rl", 3, {"reward/mean": jnp.float32(0.1), "n": np.int64(2)})
     # read before close: each line is flushed
     assert lines(tmp_path) == [
@@ -40,7 +48,7 @@ def test_a_line_has_kind_phase_and_step(tmp_path):
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
 def test_float32_reads_back_to_the_bit(tmp_path_factory, values):
     workdir = tmp_path_factory.mktemp("run")
-    records = open_records(workdir, None, tensorboard=False)
+    records = open_records(workdir, None)
     records.write("train", "rl", 0, {str(i): np.float32(x) for i, x in enumerate(values)})
     records.close()
     (line,) = lines(workdir)
@@ -62,7 +70,7 @@ def no_thumbnail(example, k):
 
 
 def write_run(workdir):
-    records = open_records(workdir, None, tensorboard=False)
+    records = open_records(workdir, None)
     for phase in ("warmup", "rl"):
         for step in range(4):
             records.write("train", phase, step, {"x": step / 3})
@@ -82,7 +90,7 @@ def test_pictures_are_written_once_and_before_their_lines(tmp_path):
 
     named = [{"file": "pictures/a.jpg"}, {"file": "pictures/b.jpg"}]
     for start in range(2):
-        written = open_records(tmp_path, ("rl", start) if start else None, tensorboard=False)
+        written = open_records(tmp_path, ("rl", start) if start else None)
         rows = [{"kind": "train", "example": 3, "images": named[:n]} for n in (1, 0, 1, 2)]
         written.write_rollouts("rl", start + 1, rows, thumbnail)
         written.close()
@@ -104,7 +112,7 @@ def test_pictures_are_written_once_and_before_their_lines(tmp_path):
 def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
     write_run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    open_records(tmp_path, keep_until, tensorboard=False).close()
+    open_records(tmp_path, keep_until).close()
     after = (tmp_path / "metrics.jsonl").read_bytes()
     assert before.startswith(after)
     end = lines(tmp_path)[-1]
@@ -118,7 +126,7 @@ def test_continuing_drops_what_comes_again(tmp_path, keep_until, last):
 def test_a_new_run_starts_empty(tmp_path):
     """A run that died before its first checkpoint begins again."""
     write_run(tmp_path)
-    open_records(tmp_path, None, tensorboard=False).close()
+    open_records(tmp_path, None).close()
     assert lines(tmp_path) == lines(tmp_path, "rollouts") == []
 
 
@@ -129,7 +137,7 @@ def test_a_half_written_line_goes(tmp_path, cut):
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    records = open_records(tmp_path, ("rl", 3), tensorboard=False)
+    records = open_records(tmp_path, ("rl", 3))
     records.write("train", "rl", 4, {})
     records.close()
     assert [line["step"] for line in lines(tmp_path)][-2:] == ([3, 4] if cut == 1 else [2, 4])
@@ -146,7 +154,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, name, line):
     path.write_bytes(b"\n".join([first, line, rest]))
     before = [(tmp_path / one).read_bytes() for one in records.RECORDS]
     with pytest.raises(errors.UserError, match=rf"{name}: line 2 is no record \(.*\); mend or"):
-        open_records(tmp_path, ("rl", 3), tensorboard=False)
+        open_records(tmp_path, ("rl", 3))
     assert [(tmp_path / one).read_bytes() for one in records.RECORDS] == before
 
 
@@ -192,7 +200,7 @@ def test_tensorboard_is_there_before_a_process_dies(tmp_path, monkeypatch):
     """After each upload, and within seconds."""
     now = [0.0]
     clock = types.SimpleNamespace(monotonic=lambda: now[0], time=time.time)
-    monkeypatch.setattr(records, "time", clock)
+    monkeypatch.setattr(writers, "time", clock)
     written = open_records(tmp_path, None, tensorboard=True)
     written.write("train", "rl", 5, {"a": 1.0})
     written.upload()
@@ -213,48 +221,74 @@ def test_who_writes_meets_a_full_disk(tmp_path, monkeypatch):
     records.close()
 
 
-class Run:
-    """Stands for the run of `wandb.init`: the used part."""
+class Service:
+    """Stands for the package wandb or trackio, and for its one run: the used part."""
 
-    def __init__(self, directory=None):
-        self.directory = directory
-        self.defined, self.logged, self.finished = {}, [], False
+    def __init__(self):
+        self.defined, self.logged, self.is_finished = {}, [], False
+
+    def init(self, **given):
+        if given["project"].endswith("_system"):
+            raise ValueError("Project name is not allowed.")
+        print("* Created new run")
+        self.given = given
+        return self
 
     def define_metric(self, name, step_metric):
         self.defined[name] = step_metric
 
-    def log(self, values):
-        self.logged.append(values)
+    def log(self, values, **step):
+        self.logged.append(values | step)
 
     def finish(self):
-        assert self.directory is None or self.directory.is_dir()  # it writes there
-        self.finished = True
+        assert "dir" not in self.given or Path(self.given["dir"]).is_dir()  # it writes there
+        self.is_finished = True
 
 
-def test_weights_and_biases_counts_by_phase(tmp_path):
-    run = Run()
-    records = open_records(tmp_path, None, False, run)
+@pytest.fixture
+def services(monkeypatch):
+    made = {name: Service() for name in ("wandb", "trackio")}
+    for name, service in made.items():
+        monkeypatch.setitem(sys.modules, name, service)
+    return made.values()
+
+
+def test_services_count_by_phase_and_go_on_with_a_run(tmp_path, services, capsys):
+    wandb, trackio = services
+    records = open_records(tmp_path, None, tensorboard=True, wandb="p", trackio="q")
+    assert capsys.readouterr().out.count("* Created") == 1  # W&B's: trackio's goes to stderr
     records.write("train", "warmup", 3, {"loss/total": 2.5})
     records.write("train", "rl", 1, {"loss/total": np.float32(0.5)})
     records.close()
-    assert run.defined == {"warmup/*": "warmup/step", "rl/*": "rl/step"}
-    assert run.logged == [
-        {"warmup/loss/total": 2.5, "warmup/step": 3},
-        {"rl/loss/total": 0.5, "rl/step": 1},
-    ]
-    assert run.finished
+    assert [line["step"] for line in lines(tmp_path)] == [3, 1]
+    logged = [{"warmup/loss/total": 2.5}, {"rl/loss/total": 0.5}]
+    assert wandb.defined == {"warmup/*": "warmup/step", "rl/*": "rl/step"}
+    assert wandb.logged == [logged[0] | {"warmup/step": 3}, logged[1] | {"rl/step": 1}]
+    assert trackio.logged == [logged[0] | {"step": 3}, logged[1] | {"step": 1}]
+    for service, name in ((wandb, tmp_path.name), (trackio, f"{tmp_path.name}-1a2b")):
+        assert service.is_finished
+        assert (service.given["name"], service.given["resume"]) == (name, "allow")
+        assert service.given["config"]["log"]["trackio"] == "q"
+    assert (wandb.given["project"], wandb.given["id"]) == ("p", "1a2b")
+    assert trackio.given["project"] == "q"
 
 
-def test_weights_and_biases_ends_before_its_directory(tmp_path, monkeypatch):
+def test_a_project_that_trackio_refuses_is_one_line(tmp_path, services):
+    with pytest.raises(
+        errors.UserError, match=r"^log\.trackio=a_system: Project name is not allow"
+    ):
+        open_records(tmp_path, None, trackio="a_system")
+
+
+def test_weights_and_biases_ends_before_its_directory(tmp_path, monkeypatch, services):
     """A remote work directory has a local mirror, which is removed at the end."""
     monkeypatch.setattr(workdirs, "_takes_appends", lambda *_: False)
-    mirror = workdirs.Mirror(tmp_path, records.RECORDS)
-    run = Run(mirror.local)
-    written = records.Records(mirror, None, False, run)
+    written = open_records(tmp_path, None, wandb="p")
     written.write("train", "rl", 1, {"x": 1.0})
     written.close()
-    assert run.finished
-    assert not mirror.local.exists()
+    wandb, _ = services
+    assert wandb.is_finished
+    assert not written.directory.exists()
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
 
 
@@ -276,14 +310,14 @@ def test_a_process_beside_the_first_brings_its_own_files(tmp_path, monkeypatch):
 
 def test_of_a_step_that_was_left_open_only_the_training_stays(tmp_path):
     """Its evaluation is made again; an earlier one stays."""
-    written = open_records(tmp_path, None, tensorboard=False)
+    written = open_records(tmp_path, None)
     for step in (1, 2):
         written.write("train", "rl", step, {"x": 1})
         written.write("eval", "rl", step, {"x": 1})
         written.write_rollouts("rl", step, [{"kind": "train"}, {"kind": "after"}], no_thumbnail)
     written.close()
     mirror = workdirs.Mirror(tmp_path, records.RECORDS)
-    records.Records(mirror, ("rl", 2), False, is_open=True).close()
+    records.Records(mirror, ("rl", 2), is_open=True).close()
     assert [(r["kind"], r["step"]) for r in lines(tmp_path)] == [
         ("train", 1),
         ("eval", 1),
