@@ -16,6 +16,7 @@ from mapo_jax import errors
 from mapo_jax.commands import cli, exits
 
 _PARAMS = "a Hugging Face folder, hub id or work directory in place of --workdir's policy"
+_PUSH = "upload it to the Hugging Face hub, where the repository is made if there is none"
 _CHECKPOINT = "newest (default), best, or a number of checkpoints/"
 
 
@@ -92,18 +93,20 @@ def export(argv: list[str]) -> None:
     """Writes a run's policy for others: `mapo export --workdir DIR --output DIR2`.
 
     Writes the newest checkpoint, or --checkpoint, adapters merged, as a Hugging Face folder that
-    transformers and vLLM load: config.json, model.safetensors, generation_config.json and the
-    tokenizer's files.
+    transformers and vLLM load: config.json, model.safetensors, generation_config.json, the
+    tokenizer's files and README.md, a model card. --push uploads it.
     """
     parser = _parser(export)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="work directory of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="where to; new or empty")
     parser.add_argument("--checkpoint", default="newest", metavar="WHICH", help=_CHECKPOINT)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--push", metavar="OWNER/NAME", help=_PUSH)
     flags = parser.read(argv)
     from mapo_jax.commands import export as command
 
-    print(command.run(flags.workdir, flags.output, flags.dtype, flags.checkpoint))
+    where = flags.workdir, flags.output
+    print(command.run(*where, flags.dtype, flags.checkpoint, flags.push or ""))
 
 
 def plan(argv: list[str]) -> None:

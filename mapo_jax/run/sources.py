@@ -45,6 +45,7 @@ class Policy(NamedTuple):
     tokenizer: Tokenizer
     mesh: Mesh
     name: str  # "step 60 of runs/arithmetic", or the folder
+    step: int | None = None  # of RL, of a run's checkpoint; None: of the warm-up, or no run's
 
 
 def make_task(config: Config) -> tuple[Task, rewards.RewardFunction]:
@@ -297,10 +298,10 @@ def read_run(
         folder = pretrained.folder(start["init"], revision=start["revision"])
         contents.check_base(workdir, folder, where)
         frozen = pretrained.load_params(folder, model.without_adapters(architecture), dtype, mesh)
-    step = f"step {index - warmup}" if index >= warmup else f"step {index} of the warm-up"
-    return Policy(
-        architecture, model.combine(params, frozen), tokenizer, mesh, f"{step} of {workdir}"
-    )
+    step = index - warmup if index >= warmup else None
+    name = f"step {index} of the warm-up" if step is None else f"step {step}"
+    params = model.combine(params, frozen)
+    return Policy(architecture, params, tokenizer, mesh, f"{name} of {workdir}", step)
 
 
 def open(

@@ -325,7 +325,7 @@ def mapo(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("export --workdir x --output y", ("--workdir", "--output", "--checkpoint")),
+        ("export --workdir x --output y", ("--workdir", "--output", "--checkpoint", "--push")),
         ("report x", ("--output",)),
         ("run --config arithmetic:tiny", ("--workdir", "--coordinator", "--process-id")),
         ("evaluate --config arithmetic:tiny", ("--workdir", "--params", "--checkpoint")),

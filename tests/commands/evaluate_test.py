@@ -11,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -364,6 +365,61 @@ def test_a_pretrained_policy(config, workdir, tmp_path):
     )
     with pytest.raises(errors.UserError, match=r"--checkpoint=best: .* is no work directory"):
         evaluate.run(few, epath.Path(tmp_path / "results"), str(tmp_path / "out"), "best")
+
+
+class Hub:
+    """Stands for `huggingface_hub.HfApi`: the used part."""
+
+    def __init__(self):
+        self.made = self.holds = None
+
+    def create_repo(self, repo_id, *, exist_ok):
+        if repo_id.startswith("other/"):
+            raise PermissionError("403 Forbidden\nmore")
+        assert exist_ok
+        self.made = repo_id
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, *, repo_id, folder_path):
+        assert repo_id == self.made
+        self.holds = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+
+
+def test_an_export_has_a_card_and_goes_to_the_hub(workdir, tmp_path, monkeypatch):
+    hub, token = Hub(), ["secret"]
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token[0])
+    out = tmp_path / "out"
+    said = export.run(str(workdir), str(out), "float32", push="me/policy")
+    assert said.splitlines()[1:] == ["https://hub/me/policy"]
+    assert {"README.md", "config.json", "model.safetensors"} <= hub.holds.keys()
+    assert hub.holds == {path.name: path.read_bytes() for path in out.iterdir()}
+    card = (out / "README.md").read_text()
+    assert "\n# me/policy\n" in card
+    assert "| step 0 | step 1 |" in card
+    assert "secret" not in card
+
+    def refused(name):
+        with pytest.raises(errors.UserError) as caught:
+            export.run(str(workdir), str(tmp_path / "second"), "float32", push=name)
+        (line,) = caught.value.lines
+        return line
+
+    assert refused("policy") == (
+        "--push=policy: is no name on the Hugging Face hub; give OWNER/NAME, as in me/policy"
+    )
+    token[0] = None
+    assert refused("me/policy") == (
+        "--push=me/policy: no token of the Hugging Face hub is found; log in with `hf auth login`, "
+        "or set HF_TOKEN"
+    )
+    token[0] = "secret"
+    assert not (tmp_path / "second").exists()
+    assert refused("other/policy") == (
+        "--push=other/policy: the hub does not take it (PermissionError: 403 Forbidden); "
+        f"{tmp_path}/second is written, and `hf upload other/policy {tmp_path}/second` tries again"
+    )
+    assert (tmp_path / "second" / "README.md").exists()
 
 
 @pytest.mark.slow
