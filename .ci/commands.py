@@ -34,6 +34,7 @@ SKIPPED = {  # regular expression of a whole line: reason
     r"git .*": "the scratch copy has no history",
     r"python -m mapo_jax\.pretrained\.gguf .*": "large; tests/pretrained/gguf_test.py does it",
     r"pip download .*": "large",
+    r"docker .*": "needs Docker and the network; tests/package_test.py reads the Dockerfile",
     r"python launch/plan\.py .*--topology.*": "needs libtpu, 700 MB",
 }
 PICTURE = r"python launch/run\.py --config experiments/arithmetic\.py"  # of the README

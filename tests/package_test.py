@@ -48,6 +48,29 @@ def test_the_version_is_one():
     assert citation["version"] == mapo_jax.__version__
 
 
+def test_the_image_is_made_of_what_is_there():
+    """No machine of the tests has Docker: its instructions are read, and the pages' arguments."""
+    text = (ROOT / "launch" / "Dockerfile").read_text(encoding="utf-8")
+    copies = re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)
+    copied = {name for names in copies for name in names.split()}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert all((ROOT / name).exists() for name in copied)
+    assert not copied & set(ignored)
+    packages = {
+        name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    read = {"pyproject.toml", "requirements.txt", PROJECT["project"]["readme"], *packages}
+    assert copied == {*read, *PROJECT["project"]["license-files"], "constraints.txt"}
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    extras = {
+        x for names in re.findall(r"EXTRA=(\w+(?:,\w+)*)", text + page) for x in names.split(",")
+    }
+    assert {"gpu", "tpu"} <= extras <= PROJECT["project"]["optional-dependencies"].keys()
+    assert set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE)) == {"EXTRA", "COMMIT"}
+    (program,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
+    assert program in PROJECT["project"]["scripts"]
+
+
 def test_the_workflow_runs_scripts_that_exist():
     text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
     steps = [step for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
