@@ -9,7 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, diagrams, emoset, geometry3k, gsm8k, jsonl
+from experiments import arithmetic, common, countdown, diagrams, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
@@ -39,7 +39,9 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, diagrams, emoset, geometry3k, gsm8k, jsonl])
+@pytest.mark.parametrize(
+    "module", [arithmetic, countdown, diagrams, emoset, geometry3k, gsm8k, jsonl]
+)
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
@@ -443,7 +445,7 @@ def test_methods_are_those_of_their_papers():
     assert get["dr_grpo"].algorithm.aggregation == "constant"
 
 
-@pytest.mark.parametrize("module", [arithmetic, diagrams, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, countdown, diagrams, gsm8k, jsonl])
 def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
     """It changes how answers are sampled and no more, whatever stands before or after it."""
     for presets in ("", "tiny", "mapo_paper"):

@@ -51,6 +51,12 @@ def choice_accuracy_and_format(response: str, example: dict, finished: bool = Tr
     return _graded(response, finished, is_right)
 
 
+def countdown_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an expression over the example's "numbers" that equals its "target"."""
+    right = functools.partial(answers.reaches, numbers=example["numbers"], target=example["target"])
+    return _graded(response, finished, right)
+
+
 def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
     return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"]))
@@ -65,6 +71,7 @@ for _fn in (
     accuracy_and_format,
     symbolic_accuracy_and_format,
     choice_accuracy_and_format,
+    countdown_and_format,
     emotion_and_format,
     inflected_emotion_and_format,
 ):
