@@ -183,6 +183,10 @@ def test_every_number_has_limits():
         ("tokenizer.path", "pyproject.toml", "not a SentencePiece model"),
         ("policy.init", "Qwen/Qwen2.5-0.5B-Instruct", "hub cannot give it"),
         ("data.too_long", "cut", "must be one of drop, truncate"),
+        ("data.solve_rate", "0.2", "LOW:HIGH"),
+        ("data.solve_rate", "0.8:0.2", "LOW <= HIGH"),
+        ("data.solve_rate", "0.2:1.5", "HIGH <= 1"),
+        ("data.solve_prompts", 0, ">= 1"),
         ("lora.rank", -1, ">= 0"),
         ("eval.samples", 0, ">= 1"),
         ("eval.temperature", 0.0, "> 0"),
@@ -195,6 +199,11 @@ def test_one_mistake_is_one_line(key, value, says):
     assert says in about[0]
     assert "\n" not in about[0]
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("rate", ["", ".2:.8", "0.2:0.8", "0:1", "0.5:0.5"])
+def test_rates_are_two_shares(rate):
+    assert make({"data.solve_rate": rate}) == []
 
 
 def test_float16_is_not_for_tpus():

@@ -20,7 +20,16 @@ from etils import epath
 from mapo_jax import errors, model, rewards, sharding, tasks, training
 from mapo_jax.config import Config, to_dict
 from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
-from mapo_jax.run import collect, compilation, contents, evaluation, processes, setup, workdirs
+from mapo_jax.run import (
+    collect,
+    compilation,
+    contents,
+    evaluation,
+    processes,
+    setup,
+    solving,
+    workdirs,
+)
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
 from mapo_jax.run.guard import Guard
@@ -167,10 +176,15 @@ class Trainer:
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""
-        c, progress, self._phase = self.config, self.progress, "scoring"
+        c, progress, say, self._phase = self.config, self.progress, self.console.print, "scoring"
         if c.algorithm.beta and progress.reference is None:
             self.saved.save_reference(progress.state.params)  # once, as it never changes
             progress.reference = self.setup.programs.reference(progress.state.params)
+        try:
+            self.setup = solving.keep(self.setup, progress, self._serving, self.workdir, say)
+        except errors.RunStopped:
+            self._save_now(progress.done)
+            raise
         guard = self._guard()
         self.console.phase("rl", c.steps, progress.done)
         if progress.is_open:
