@@ -8,6 +8,7 @@ from mapo_jax.rewards.paper import accuracy_and_format as accuracy_and_format
 from mapo_jax.rewards.paper import choice_accuracy_and_format as choice_accuracy_and_format
 from mapo_jax.rewards.paper import countdown_and_format as countdown_and_format
 from mapo_jax.rewards.paper import emotion_and_format as emotion_and_format
+from mapo_jax.rewards.paper import in_form as in_form
 from mapo_jax.rewards.paper import inflected_emotion_and_format as inflected_emotion_and_format
 from mapo_jax.rewards.paper import overlong as overlong
 from mapo_jax.rewards.paper import symbolic_accuracy_and_format as symbolic_accuracy_and_format
