@@ -97,7 +97,9 @@ def lmpo(config: ConfigDict) -> None:
     config.batch.minibatch_prompts = 8  # its minibatch is 64 rollouts
     config.batch.microbatch = (1, 8)
     config.rollout.max_new_tokens = 1024
+    config.rollout.lanes = 16
     config.algorithm.aggregation = "constant"
+    config.algorithm.beta = 0.0
     config.algorithm.entropy = 0.001
     config.algorithm.old_logps = "rescored"
     config.dynamic.max_tries = 20  # it takes as many as it needs
@@ -105,7 +107,8 @@ def lmpo(config: ConfigDict) -> None:
     config.optimizer.schedule_steps = 0
     config.optimizer.b2 = 0.95
     config.mesh.data = 1
-    config.mesh.fsdp = -1
+    config.mesh.fsdp = 8  # at most the prompts of an update
+    config.mesh.tensor = -1
     config.eval.every = 20
     config.eval.batch = 64
 

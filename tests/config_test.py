@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import arithmetic, common, countdown, diagrams, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
+from mapo_jax.commands import plan
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
 from tests.tasks import geometry3k_test
@@ -465,6 +466,27 @@ def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
         assert alone.eval == dataclasses.replace(plain.eval, **sampled) != plain.eval
         assert alone == dataclasses.replace(plain, eval=alone.eval)
         assert alone == from_config_dict(module.get_config(f"paper_eval,{presets}"))
+
+
+@pytest.mark.parametrize(
+    ("module", "preset", "devices", "numbers"),
+    [  # steps, prompts, group, updates of a step, rate, tokens of a response, beta: typed again
+        (gsm8k, "tenstorrent", 1, (100, 2, 16, 1, 1e-5, 512, 0)),
+        (gsm8k, "verl_05b", 2, (116, 64, 5, 1, 3e-5, 1024, 1e-3)),
+        (gsm8k, "verl_15b", 2, (116, 64, 5, 1, 3e-5, 1024, 1e-3)),
+        (countdown, "lmpo", 16, (60, 256, 8, 32, 1e-6, 1024, 0)),
+    ],
+)
+def test_recipes_of_others_fit_their_machines(module, preset, devices, numbers):
+    c = from_config_dict(module.get_config(preset))
+    updates = c.batch.prompts // c.batch.minibatch_prompts
+    sizes = (c.steps, c.batch.prompts, c.batch.group, updates)
+    limits = (c.optimizer.learning_rate, c.rollout.max_new_tokens, c.algorithm.beta)
+    assert (*sizes, *limits) == numbers
+    assert c.algorithm.advantage == "grpo"
+    assert c.algorithm.clip_low == c.algorithm.clip_high == 0.2
+    architecture = plan.find_architecture(c)
+    assert checks.validate(c, devices, architecture=architecture, platform="") == []
 
 
 @pytest.mark.parametrize("presets", ["", *(name for name in diagrams.PRESETS if "_" in name)])
