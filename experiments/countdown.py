@@ -9,18 +9,17 @@ A question is "3 6 5=16": an expression has to use each number exactly once and 
 policy from scratch gets three numbers up to 6; mapo_jax/tasks/countdown.py says more. It is the
 task of TinyZero and lmpo, whose numbers are larger.
 
-Hardware: 2 CPU cores, about five minutes by the time of its steps; nothing is downloaded. Expected
-result: not known, as nobody has run it to its end. With numbers up to 10 a warm-up of this length
-answered 22% of held-out problems greedily and 13% at temperature 1. The preset `tiny` runs the same
-code in a minute or two and learns next to nothing.
+Hardware: 2 CPU cores, meant to take about five minutes; nothing is downloaded. Expected result: not
+known, as nobody has run it to its end. With numbers up to 10, which is harder, a warm-up of this
+length answered 22% of held-out problems greedily and 13% at temperature 1. The preset `tiny` runs
+the same code in a minute or two and learns next to nothing.
 
-The presets with a pretrained policy ask in English for four numbers up to 99 and targets up to
-1,000. Nobody has run them here:
+Two presets have a pretrained policy and ask it in English. Nobody has run them here:
 
-| preset | policy | batch |
-| --- | --- | --- |
-| smollm2 | SmolLM2-135M-Instruct, three numbers up to 10, after a warm-up | 4 prompts x 4 |
-| lmpo | Qwen3-1.7B as kvfrans/lmpo trains it, on 16 TPU v4 chips | 256 prompts x 8 |
+| preset | policy | numbers | batch |
+| --- | --- | --- | --- |
+| smollm2 | SmolLM2-135M-Instruct, after a warm-up | 3 up to 10 | 4 prompts x 4 |
+| lmpo | Qwen3-1.7B as kvfrans/lmpo trains it, on 16 TPU v4 chips | 4 up to 99 | 256 prompts x 8 |
 
 lmpo's README has accuracies of 0.446 before RL, 0.67 after 20 steps, 0.68 after 40 and 0.75 after
 60. Differs from lmpo: the draw of problems; the reward, which is 0.9 accuracy + 0.1 format of the
