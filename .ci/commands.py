@@ -57,7 +57,7 @@ SHORTENED = {  # regular expression of a whole line: arguments that are appended
     ),
 }
 # Pages that read nothing which commands of other pages write.
-ALONE = ("docs/method.md", "docs/reproduce.md", "docs/scaling.md")
+ALONE = ("docs/method.md", "docs/recipes.md", "docs/reproduce.md", "docs/scaling.md")
 STUBS = ("sbatch", "srun", "gcloud")  # these only print their arguments
 
 

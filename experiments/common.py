@@ -41,6 +41,10 @@ def get_config() -> ConfigDict:
     data.path = ""  # directory of the task's files; "": the task makes or downloads them
     data.max_prompt_tokens = 256  # tokens, with those of the chat template
     data.too_long = "drop"  # longer prompts; or "truncate", which keeps their last tokens
+    # "0.2:0.8": RL sees only prompts that the start policy solves in such a share of 40 tries, a
+    # check of the algorithm, which must then pass 95% on them. "": all prompts.
+    data.solve_rate = ""
+    data.solve_prompts = 1024  # that many prompts are tried for it
 
     config.tokenizer = tokenizer = ConfigDict()
     # SentencePiece model, tokenizer.json or folder; "": the tokenizer of policy.init. A path that

@@ -19,6 +19,9 @@ nominal FLOP/s.
 | smollm2 | SmolLM2-135M-Instruct, 4 prompts x 4 | 4 | 43 s (2 CPU cores; measured) |
 | tiny | a small policy from scratch | 1 | 1 s (2 CPU cores) |
 
+The presets `tenstorrent`, `verl_05b` and `verl_15b` copy the batch, group, rate, steps and limits
+of others, whose curves docs/recipes.md has.
+
 Nobody has run the Qwen presets here. Qwen's report gives these policies 0.50 (0.5B), 0.73 (1.5B)
 and 0.87 (3B) on GSM8K with its own prompts (arXiv 2412.15115). This reward asks for a <think> block
 and a box, so expect accuracy to start lower, to rise steeply while the format is learnt, and then
@@ -127,6 +130,60 @@ def v5e_8(config: ConfigDict) -> None:
     _sizes(config, 128, 12, 1024, lanes=8, microbatch=(1, 12))
 
 
+def _verl(config: ConfigDict, init: str) -> None:
+    common.METHODS["grpo"](config)
+    _adapters(config, init)
+    config.steps = 116
+    config.lora.alpha = 32.0
+    config.data.max_prompt_tokens = 512
+    config.batch.prompts = 64
+    config.batch.group = 5
+    config.batch.minibatch_prompts = 64
+    config.batch.microbatch = (2, 5)
+    config.rollout.max_new_tokens = 1024
+    config.algorithm.clip_dual = 3.0
+    config.algorithm.aggregation = "token_mean"
+    config.algorithm.beta = 0.001
+    config.algorithm.entropy = 0.001
+    config.algorithm.old_logps = "rescored"
+    config.optimizer.learning_rate = 3e-5
+
+
+def verl_05b(config: ConfigDict) -> None:
+    """Adapters of Qwen2.5-0.5B-Instruct as verl trains them: 116 steps of 64 prompts x 5."""
+    _verl(config, "Qwen/Qwen2.5-0.5B-Instruct")
+
+
+def verl_15b(config: ConfigDict) -> None:
+    """Adapters of Qwen2.5-1.5B-Instruct as verl trains them: 116 steps of 64 prompts x 5."""
+    _verl(config, "Qwen/Qwen2.5-1.5B-Instruct")
+
+
+def tenstorrent(config: ConfigDict) -> None:
+    """Qwen3-0.6B-Base as tt-metal's PR 54390 trains it: 100 steps of 2 prompts x 16."""
+    common.METHODS["grpo"](config)
+    config.steps = 100
+    config.policy.init = "ichovpanTT/qwen3-0.6b-base-think-sft"
+    config.tokenizer.template = ""  # its prompts are plain text
+    config.data.max_prompt_tokens = 512
+    config.batch.prompts = 2
+    config.batch.group = 16
+    config.batch.minibatch_prompts = 2
+    config.batch.microbatch = (1, 16)
+    config.rollout.max_new_tokens = 512
+    config.rollout.lanes = 0
+    config.algorithm.beta = 0.0
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.schedule_steps = 20
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.0
+    config.eval.every = 20
+    config.eval.problems = 200
+    config.eval.batch = 64
+    config.eval.samples = 16
+    config.checkpoint.every = 20
+
+
 PRESETS = {
     "tiny": tiny,
     "smollm2": smollm2,
@@ -134,6 +191,9 @@ PRESETS = {
     "gpu_80gb": gpu_80gb,
     "v5e_1": v5e_1,
     "v5e_8": v5e_8,
+    "tenstorrent": tenstorrent,
+    "verl_05b": verl_05b,
+    "verl_15b": verl_15b,
 } | common.METHODS
 
 

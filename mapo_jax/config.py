@@ -43,6 +43,11 @@ def _is_slice(text: str) -> bool:
     return not text or (ends is not None and 1 <= int(ends[1]) < int(ends[2]))
 
 
+def _is_rates(text: str) -> bool:
+    ends = re.fullmatch(r"(\d?\.?\d+):(\d?\.?\d+)", text)
+    return not text or (ends is not None and float(ends[1]) <= float(ends[2]) <= 1)
+
+
 def _is_checkpoint(text: str) -> bool:
     return text in ("newest", "best") or text.isdecimal()
 
@@ -98,6 +103,10 @@ class DataConfig:
     path: str
     max_prompt_tokens: Count
     too_long: Annotated[str, OneOf("drop", "truncate")]
+    solve_rate: Annotated[
+        str, Limit("LOW:HIGH with 0 <= LOW <= HIGH <= 1, as in 0.2:0.8", _is_rates)
+    ]
+    solve_prompts: Count
 
 
 @dataclasses.dataclass(frozen=True)

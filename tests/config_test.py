@@ -9,8 +9,9 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import arithmetic, common, diagrams, emoset, geometry3k, gsm8k, jsonl
+from experiments import arithmetic, common, countdown, diagrams, emoset, geometry3k, gsm8k, jsonl
 from mapo_jax import errors
+from mapo_jax.commands import plan
 from mapo_jax.config import Config, Pair, from_config_dict, show, to_dict
 from mapo_jax.run import checks
 from tests.tasks import geometry3k_test
@@ -39,7 +40,9 @@ def test_experiment_has_no_mistakes(device_count):
     assert make(device_count=device_count) == []
 
 
-@pytest.mark.parametrize("module", [arithmetic, diagrams, emoset, geometry3k, gsm8k, jsonl])
+@pytest.mark.parametrize(
+    "module", [arithmetic, countdown, diagrams, emoset, geometry3k, gsm8k, jsonl]
+)
 @pytest.mark.parametrize("presets", ["", "tiny"])
 def test_experiments_are_whole_and_hashable(module, presets):
     config = from_config_dict(module.get_config(presets))
@@ -181,6 +184,10 @@ def test_every_number_has_limits():
         ("tokenizer.path", "pyproject.toml", "not a SentencePiece model"),
         ("policy.init", "Qwen/Qwen2.5-0.5B-Instruct", "hub cannot give it"),
         ("data.too_long", "cut", "must be one of drop, truncate"),
+        ("data.solve_rate", "0.2", "LOW:HIGH"),
+        ("data.solve_rate", "0.8:0.2", "LOW <= HIGH"),
+        ("data.solve_rate", "0.2:1.5", "HIGH <= 1"),
+        ("data.solve_prompts", 0, ">= 1"),
         ("lora.rank", -1, ">= 0"),
         ("eval.samples", 0, ">= 1"),
         ("eval.temperature", 0.0, "> 0"),
@@ -193,6 +200,11 @@ def test_one_mistake_is_one_line(key, value, says):
     assert says in about[0]
     assert "\n" not in about[0]
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("rate", ["", ".2:.8", "0.2:0.8", "0:1", "0.5:0.5"])
+def test_rates_are_two_shares(rate):
+    assert make({"data.solve_rate": rate}) == []
 
 
 def test_float16_is_not_for_tpus():
@@ -443,7 +455,7 @@ def test_methods_are_those_of_their_papers():
     assert get["dr_grpo"].algorithm.aggregation == "constant"
 
 
-@pytest.mark.parametrize("module", [arithmetic, diagrams, gsm8k, jsonl])
+@pytest.mark.parametrize("module", [arithmetic, countdown, diagrams, gsm8k, jsonl])
 def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
     """It changes how answers are sampled and no more, whatever stands before or after it."""
     for presets in ("", "tiny", "mapo_paper"):
@@ -454,6 +466,27 @@ def test_the_papers_evaluation_is_a_preset_of_every_experiment(module):
         assert alone.eval == dataclasses.replace(plain.eval, **sampled) != plain.eval
         assert alone == dataclasses.replace(plain, eval=alone.eval)
         assert alone == from_config_dict(module.get_config(f"paper_eval,{presets}"))
+
+
+@pytest.mark.parametrize(
+    ("module", "preset", "devices", "numbers"),
+    [  # steps, prompts, group, updates of a step, rate, tokens of a response, beta: typed again
+        (gsm8k, "tenstorrent", 1, (100, 2, 16, 1, 1e-5, 512, 0)),
+        (gsm8k, "verl_05b", 2, (116, 64, 5, 1, 3e-5, 1024, 1e-3)),
+        (gsm8k, "verl_15b", 2, (116, 64, 5, 1, 3e-5, 1024, 1e-3)),
+        (countdown, "lmpo", 16, (60, 256, 8, 32, 1e-6, 1024, 0)),
+    ],
+)
+def test_recipes_of_others_fit_their_machines(module, preset, devices, numbers):
+    c = from_config_dict(module.get_config(preset))
+    updates = c.batch.prompts // c.batch.minibatch_prompts
+    sizes = (c.steps, c.batch.prompts, c.batch.group, updates)
+    limits = (c.optimizer.learning_rate, c.rollout.max_new_tokens, c.algorithm.beta)
+    assert (*sizes, *limits) == numbers
+    assert c.algorithm.advantage == "grpo"
+    assert c.algorithm.clip_low == c.algorithm.clip_high == 0.2
+    architecture = plan.find_architecture(c)
+    assert checks.validate(c, devices, architecture=architecture, platform="") == []
 
 
 @pytest.mark.parametrize("presets", ["", *(name for name in diagrams.PRESETS if "_" in name)])

@@ -26,7 +26,7 @@ from mapo_jax import errors, loading, rewards, tasks
 from mapo_jax.commands import evaluate, exits, launchers
 from mapo_jax.config import from_config_dict, to_dict
 from mapo_jax.rewards import judging
-from mapo_jax.run import checkpoints, contents, records, sources, workdirs
+from mapo_jax.run import checkpoints, contents, records, solving, sources, workdirs
 from mapo_jax.text import load_tokenizer
 from tests import small
 from tests.runs import ROOT
@@ -776,7 +776,16 @@ def broken_records(files):
     records.Records(mirror, ("rl", 1))
 
 
+def lost_choice(files):
+    solving._read(epath.Path(files / "solved.json"))
+
+
 RAISED = {
+    "a choice of prompts that was deleted": (
+        lost_choice,
+        "{files}/solved.json: is missing or broken (FileNotFoundError), and it says which prompts "
+        "this run trains on; put it back, or start a new run in another --workdir",
+    ),
     "contents that were cut": (
         broken_contents,
         "{files}/torn/contents.json: is broken (not a JSON object); delete it, and the run trusts "

@@ -7,6 +7,7 @@ from mapo_jax.answers.emotions import is_emotion as is_emotion
 from mapo_jax.answers.equality import canonical as canonical
 from mapo_jax.answers.equality import is_equal as is_equal
 from mapo_jax.answers.equality import unit as unit
+from mapo_jax.answers.expressions import reaches as reaches
 from mapo_jax.answers.extraction import STYLES as STYLES
 from mapo_jax.answers.extraction import extract as extract
 from mapo_jax.answers.verifier import Verifier as Verifier

@@ -258,6 +258,7 @@ def _line(line: str) -> Any:
 
 
 _COLUMNS = ("accuracy", "accuracy_sampled")
+_LENIENT = ("accuracy_lenient", "accuracy_lenient_sampled")
 _WHITE = ("accuracy_blank", "accuracy_blank_sampled")
 _PLAIN = (
     ("length_mean", "tokens", ".0f"),
@@ -275,6 +276,9 @@ def _print_table(
     """Prints a row for each set, with accuracies in per cent and their 95% intervals."""
     kinds = [f"{kind}@{samples}" for kind in ("pass", "maj")] if samples > 1 else []
     labels = ["greedy", f"mean@{samples}" if samples > 1 else "sampled", *kinds]
+    if any(f"eval/{name}/{_LENIENT[0]}" in values for name in sets):
+        labels += [f"{label}, lenient" for label in labels[:2]]
+        kinds += _LENIENT
     if any(one.blank_of for one in sets.values()):
         labels += [f"{label}, white" for label in labels[:2]]
         kinds += _WHITE

@@ -18,6 +18,10 @@ _QWEN2_5 = {
     "32B": (5120, 27_648, 64, 40, 8, 152_064, False),
     "72B": (8192, 29_568, 80, 64, 8, 152_064, False),
 }
+_QWEN3 = {
+    "0.6B": (1024, 3072, 28, 16, 8, 151_936, True),
+    "1.7B": (2048, 6144, 28, 16, 8, 151_936, True),
+}
 _SMOLLM2 = {
     "135M": (576, 1536, 30, 9, 3, 49_152, True),
     "360M": (960, 2560, 32, 15, 5, 49_152, True),
@@ -110,6 +114,15 @@ KNOWN |= {
     for size, numbers in _QWEN2_VL.items()
 }
 KNOWN |= {f"{name}-Instruct": config for name, config in KNOWN.items()}
+KNOWN |= {
+    f"Qwen/Qwen3-{size}{kind}": _config(
+        numbers, head_dim=128, rope_theta=1e6, norm_eps=1e-6, qk_norm=True, max_positions=positions
+    )
+    for size, numbers in _QWEN3.items()
+    for kind, positions in (("", 40_960), ("-Base", 32_768))
+}
+# Where a recipe of docs/recipes.md starts.
+KNOWN["ichovpanTT/qwen3-0.6b-base-think-sft"] = KNOWN["Qwen/Qwen3-0.6B-Base"]
 # These have no name without -Instruct.
 KNOWN |= {
     f"Qwen/Qwen2.5-VL-{size}-Instruct": _config(

@@ -6,7 +6,9 @@ from mapo_jax.rewards.judging import judge as judge
 from mapo_jax.rewards.judging import reward_range as reward_range
 from mapo_jax.rewards.paper import accuracy_and_format as accuracy_and_format
 from mapo_jax.rewards.paper import choice_accuracy_and_format as choice_accuracy_and_format
+from mapo_jax.rewards.paper import countdown_and_format as countdown_and_format
 from mapo_jax.rewards.paper import emotion_and_format as emotion_and_format
+from mapo_jax.rewards.paper import in_form as in_form
 from mapo_jax.rewards.paper import inflected_emotion_and_format as inflected_emotion_and_format
 from mapo_jax.rewards.paper import overlong as overlong
 from mapo_jax.rewards.paper import symbolic_accuracy_and_format as symbolic_accuracy_and_format

@@ -2,12 +2,15 @@
 
 import atexit
 import functools
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 from mapo_jax import answers
 from mapo_jax.rewards.judging import Judged
+
+_TAGS = re.compile("</?think>")
 
 
 def accuracy_and_format(response: str, example: dict, finished: bool = True) -> dict:
@@ -51,6 +54,12 @@ def choice_accuracy_and_format(response: str, example: dict, finished: bool = Tr
     return _graded(response, finished, is_right)
 
 
+def countdown_and_format(response: str, example: dict, finished: bool = True) -> dict:
+    """Returns the same for an expression over the example's "numbers" that equals its "target"."""
+    right = functools.partial(answers.reaches, numbers=example["numbers"], target=example["target"])
+    return _graded(response, finished, right)
+
+
 def emotion_and_format(response: str, example: dict, finished: bool = True) -> dict:
     """Returns the same for an emotion, whose name has to be exact, as in the paper's runs."""
     return _graded(response, finished, lambda x: answers.is_emotion(x, example["answer"]))
@@ -65,13 +74,26 @@ for _fn in (
     accuracy_and_format,
     symbolic_accuracy_and_format,
     choice_accuracy_and_format,
+    countdown_and_format,
     emotion_and_format,
     inflected_emotion_and_format,
 ):
     _fn.range = (0.0, 1.0)  # pyrefly: ignore[missing-attribute]
+    _fn.is_in_form = True  # pyrefly: ignore[missing-attribute]
 # `judge` looks at this many responses at once, as several workers can answer.
 for _fn in (symbolic_accuracy_and_format, choice_accuracy_and_format):
     _fn.threads = 4  # pyrefly: ignore[missing-attribute]
+
+
+def in_form(response: str) -> str:
+    """Returns a response in the form that these rewards ask for, with the same answer.
+
+    So a lenient grade is the accuracy of `in_form(response)`, for a reward whose `is_in_form` is
+    true. The answer is the one that `answers.extract` finds in any style, after the thought or, if
+    there is none, in it.
+    """
+    answer = answers.extract(response) or answers.extract(_TAGS.sub(" ", response))
+    return f"<think></think> \\boxed{{{answer}}}" if answer else ""
 
 
 @functools.cache

@@ -84,14 +84,14 @@ def roll_out(
     """
     c, began = setup.config, time.perf_counter()
     P, G = c.batch.prompts, c.batch.group
-    chosen = tasks.indices(len(setup.prompts), c.seed, start + attempt * P, P)
+    chosen = setup.draw(start + attempt * P, P)
     own = sharding.own_rows(setup.mesh, P // c.rollout.chunks)
     pieces, positions_of = [], [first + own for first in range(0, P, P // c.rollout.chunks)]
     wanted_of = [  # None: left empty
         [chosen[i] if not only or i in only else None for i in positions]
         for positions in positions_of
     ]
-    following = tasks.indices(len(setup.prompts), c.seed, start + (attempt + 1) * P, P)
+    following = setup.draw(start + (attempt + 1) * P, P)
     goes_on = not only and (step < c.steps or c.dynamic.max_tries)
     mine = following[np.concatenate(positions_of)] if goes_on else ()
     setup.album.ahead([*itertools.chain(*wanted_of), *mine])

@@ -43,6 +43,8 @@ ADDED: dict[str, Any] = {
     "images.resize": "policy",
     "optimizer.vision_learning_rate": None,
     "eval.blank": False,
+    "data.solve_rate": "",
+    "data.solve_prompts": 1024,
     "warmup.decay": "constant",
     "optimizer.decay": "constant",
     "log.trackio": "",

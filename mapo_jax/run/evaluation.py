@@ -227,6 +227,9 @@ def evaluate(
       A dict of metrics. For each set, each of these with `_low` and `_high`:
       - "eval/SET/accuracy", greedy;
       - "eval/SET/accuracy_sampled", the mean over samples;
+      - if the reward asks for a form, "eval/SET/accuracy_lenient" and
+        "eval/SET/accuracy_lenient_sampled", the same for the answer wherever it stands, see
+        `rewards.in_form`;
       - "eval/SET/reward_mean", the mean over the sampled answers;
       - with several samples also "eval/SET/pass@K", "eval/SET/maj@K" and "eval/SET/mean@K",
         K = 2, 4, ... up to `samples`. pass@K is unbiased; maj@K and mean@K use the first K.
@@ -364,9 +367,16 @@ def _judge(problems: EvalSet, reward: rewards.RewardFunction, rows: Sequence[Row
     examples = [problems.examples[i] for i in indices]
     thoughts = [problems.thoughts[i] if problems.thoughts else "" for i in indices]
     texts = [thought + row["response"] for thought, row in zip(thoughts, rows, strict=True)]
+    fn = problems.reward or reward
     with processes.together():
-        judged = rewards.judge(problems.reward or reward, texts, examples)
-    right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
+        judged = rewards.judge(fn, texts, examples)
+        right = judged.parts["accuracy"] if "accuracy" in judged.parts else judged.success
+        lenient = right.copy() if getattr(fn, "is_in_form", False) else None
+        if lenient is not None and not right.all():
+            wrong = np.flatnonzero(right == 0)
+            formed = [rewards.in_form(texts[j]) for j in wrong]
+            again = rewards.judge(fn, formed, [examples[j] for j in wrong])
+            lenient[wrong] = again.parts["accuracy"]
     return [
         {
             **row,
@@ -374,6 +384,7 @@ def _judge(problems: EvalSet, reward: rewards.RewardFunction, rows: Sequence[Row
             "answer": examples[j].get("answer"),
             "extracted": answers.extract(texts[j]),
             "accuracy": float(right[j]),
+            **({} if lenient is None else {"accuracy_lenient": float(lenient[j])}),
             "reward": float(judged.rewards[j]),
             "success": bool(judged.success[j]),
             "parts": {name: float(x[j]) for name, x in judged.parts.items()},

@@ -123,6 +123,9 @@ class Programs:
         self.pick = jax.jit(
             lambda tree, index: jax.tree.map(lambda x: x[index], tree), out_shardings=replicated
         )
+        self.solved = jax.jit(
+            functools.partial(_solved, c.algorithm.truncated), out_shardings=replicated
+        )
         bounds = c.dynamic.low, c.dynamic.high
         self.choose = jax.jit(
             functools.partial(_choose, *bounds, c.algorithm.truncated),
@@ -321,12 +324,23 @@ def _advantages(advantage, options, truncated, key, experience):
     return advantages_PG, valid_PG, facts
 
 
+def _right(experience: Experience) -> jax.Array:
+    """[P, G], whether rollouts are right: their part accuracy, or success without such a part."""
+    return experience.parts["accuracy"] if "accuracy" in experience.parts else experience.success
+
+
+def _solved(truncated: str, experience: Experience) -> tuple[jax.Array, jax.Array]:
+    """Returns how many rollouts of each prompt are right, and how many count, [P] each."""
+    valid_PG = _valid(truncated, experience)
+    return masked.sum(_right(experience), valid_PG, 1), valid_PG.sum(1)
+
+
 def _choose(low, high, truncated, pool, fresh):
     """Moves the groups that dynamic sampling keeps to the front, in the order of their draws.
 
     As in DAPO (arXiv 2503.14476) sec. 3.2, a group is kept if low < its mean accuracy < high.
-    Accuracy is the reward's part of that name, or success if the reward has no such part. A group
-    whose rewards are all equal teaches nothing, whatever its accuracy, and is not kept.
+    Accuracy is that of `_right`. A group whose rewards are all equal teaches nothing, whatever its
+    accuracy, and is not kept.
 
     Args:
         pool: (kept bool[P], Experience) of the tries before, or None.
@@ -337,8 +351,7 @@ def _choose(low, high, truncated, pool, fresh):
         its groups, and facts as (sum, number) about all groups of this try.
     """
     valid_PG = _valid(truncated, fresh)
-    right_PG = fresh.parts["accuracy"] if "accuracy" in fresh.parts else fresh.success
-    accuracy_P = masked.mean(right_PG, valid_PG, 1)
+    accuracy_P = masked.mean(_right(fresh), valid_PG, 1)
     differ_P = ~jax.vmap(advantages.is_constant)(fresh.rewards, valid_PG)
     kept_P = (low < accuracy_P) & (accuracy_P < high) & differ_P
     facts = {

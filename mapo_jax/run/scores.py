@@ -27,7 +27,7 @@ def _ks(samples: int) -> list[int]:
 
 def names(samples: int) -> list[str]:
     """Returns the names of the columns of a table."""
-    names = ["accuracy", "reward", "invalid", "truncated", "length", "format"]
+    names = ["accuracy", "reward", "invalid", "truncated", "length", "format", "accuracy_lenient"]
     return names + [f"{kind}@{k}" for k in _ks(samples) for kind in ("pass", "maj", "mean")]
 
 
@@ -44,6 +44,7 @@ def of_problem(rows: Sequence[Row]) -> np.ndarray:
     right = [row["accuracy"] for row in rows]
     finite = [row["reward"] for row in rows if math.isfinite(row["reward"])]
     formats = [row["parts"]["format"] for row in rows if "format" in row["parts"]]
+    lenient = [row["accuracy_lenient"] for row in rows if "accuracy_lenient" in row]
     found = [
         np.mean(right),
         np.mean(finite) if finite else math.nan,
@@ -51,6 +52,7 @@ def of_problem(rows: Sequence[Row]) -> np.ndarray:
         np.mean([not row["finished"] for row in rows]),
         np.mean([row["tokens"] for row in rows]),
         np.mean(formats) if formats else math.nan,
+        np.mean(lenient) if lenient else math.nan,
     ]
     n, is_right = len(rows), [x > 0 for x in right]
     given = [row["extracted"] for row in rows]
@@ -83,6 +85,9 @@ def metrics(prefix: str, mode: str, table: np.ndarray, samples: int) -> dict[str
         samples: answers to each problem.
     """
     values = accuracy(f"{prefix}/accuracy", mode, table, samples)
+    column = names(samples).index("accuracy_lenient")
+    if np.isfinite(table[:, column]).all():
+        values |= accuracy(f"{prefix}/accuracy_lenient", mode, table, samples, column)
     if mode == "greedy":
         return values
     of = dict(zip(names(samples), table.T, strict=True))
@@ -104,9 +109,11 @@ def metrics(prefix: str, mode: str, table: np.ndarray, samples: int) -> dict[str
     return values
 
 
-def accuracy(name: str, mode: str, table: np.ndarray, samples: int) -> dict[str, float]:
+def accuracy(
+    name: str, mode: str, table: np.ndarray, samples: int, column: int = 0
+) -> dict[str, float]:
     """Returns the accuracy of one set and mode, with its interval; see `metrics`."""
-    right = table[:, 0]
+    right = table[:, column]
     mean = float(right.sum()) / len(right)
     return _with_interval(f"{name}{_SUFFIXES[mode]}", mean, _interval(right, samples))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mapo_jax import errors, model, rewards, sharding, tasks, training
@@ -49,6 +50,13 @@ class Setup:
     eval_sets: Mapping[str, evaluation.EvalSet]
     mesh: Mesh
     programs: Programs
+    kept: np.ndarray | None = None  # the prompts that RL draws from, see solving.py; None: all
+
+    def draw(self, start: int, count: int) -> np.ndarray:
+        """Returns the prompts at the positions start ... start + count - 1 of RL's data."""
+        if self.kept is None:
+            return tasks.indices(len(self.prompts), self.config.seed, start, count)
+        return self.kept[tasks.indices(len(self.kept), self.config.seed, start, count)]
 
     @functools.cached_property
     def prompt_tokens(self) -> int:

@@ -25,6 +25,7 @@ from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
 from mapo_jax.run.guard import Guard
 from mapo_jax.run.records import NoRecords, Records, open_records, plain
+from mapo_jax.run.solving import solvable
 
 
 def train(config: Config, workdir: str | epath.PathLike, overrides: Sequence[str] = ()) -> None:
@@ -175,10 +176,15 @@ class Trainer:
 
     def _reinforce(self) -> None:
         """RL: one rollout batch a step."""
-        c, progress, self._phase = self.config, self.progress, "scoring"
+        c, progress, say, self._phase = self.config, self.progress, self.console.print, "scoring"
         if c.algorithm.beta and progress.reference is None:
             self.saved.save_reference(progress.state.params)  # once, as it never changes
             progress.reference = self.setup.programs.reference(progress.state.params)
+        try:
+            self.setup = solvable(self.setup, progress, self._serving, self.workdir, say)
+        except errors.RunStopped:
+            self._save_now(progress.done)
+            raise
         guard = self._guard()
         self.console.phase("rl", c.steps, progress.done)
         if progress.is_open:

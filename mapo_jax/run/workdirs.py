@@ -35,7 +35,7 @@ from mapo_jax.run.continuation import continuation_mistakes
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 _RECORDS = ("metrics.jsonl", "rollouts.jsonl", "run.json")
 _RECORDED = (*_RECORDS, "report.html", "figures", "tensorboard", "evaluation.json", "evaluation")
-_RECORDED += ("skipped", "pictures")
+_RECORDED += ("skipped", "pictures", "solved.json")
 
 
 @contextlib.contextmanager

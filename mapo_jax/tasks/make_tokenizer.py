@@ -1,4 +1,4 @@
-"""Makes the SentencePiece models of the generated tasks, `arithmetic.model` and `diagrams.model`.
+"""Makes the SentencePiece models of the generated tasks, `arithmetic.model` and so on.
 
 Run from the repository's root; it writes the same bytes every time:
 
@@ -17,6 +17,7 @@ import sentencepiece
 TAGS = ("<think>", "</think>", "\\boxed{", "}")
 PIECES = {  # of a task: its characters, and its words
     "arithmetic": ("0123456789+-*= ", ()),
+    "countdown": ("0123456789+-*/=(), ", ()),
     "diagrams": (
         "0123456789+-*/=. hw",
         ("area?", "perimeter?", "w=", "\u2581h=", "</think>\u2581\\boxed{"),

@@ -6,6 +6,7 @@ from typing import Any
 from mapo_jax import errors
 from mapo_jax.tasks import (
     arithmetic,
+    countdown,
     diagrams,
     emotions,
     files,
@@ -20,6 +21,7 @@ from mapo_jax.tasks.base import Task
 
 TASKS: dict[str, Callable[[Mapping[str, Any], str, int], Task]] = {
     "arithmetic": arithmetic.make,
+    "countdown": countdown.make,
     "diagrams": diagrams.make,
     "emoset": emotions.make_emoset,
     "emotion6": emotions.make_emotion6,

@@ -123,7 +123,8 @@ def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(monkeypatch
         ("experiments/arithmetic.py", "did you mean arithmetic?"),  # the path in a clone
         (
             "mine.py",
-            "experiments that ship: arithmetic, bench, diagrams, emoset, geometry3k, gsm8k, jsonl",
+            "experiments that ship: arithmetic, bench, countdown, diagrams, emoset, "
+            "geometry3k, gsm8k, jsonl",
         ),
     ],
 )

@@ -40,6 +40,8 @@ def config_of(presets="", **changes):
         ("Qwen/Qwen2.5-14B", 14_770_033_664),
         ("Qwen/Qwen2.5-32B", 32_763_876_352),
         ("Qwen/Qwen2.5-72B", 72_706_203_648),
+        ("Qwen/Qwen3-0.6B", 596_049_920),
+        ("Qwen/Qwen3-1.7B-Base", 1_720_574_976),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008),
         ("HuggingFaceTB/SmolLM2-360M", 361_821_120),
         ("HuggingFaceTB/SmolLM2-1.7B", 1_711_376_384),

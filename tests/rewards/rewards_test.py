@@ -43,6 +43,29 @@ def test_accuracy_and_format(response, accuracy, format_):
     assert (result["reward"] == 1.0) is result["success"]  # exactly 1, not 0.99...
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"<think>17+2=19</think> \boxed{19}", "19"),
+        (r"\boxed{\frac{1}{2}} or 3", r"\frac{1}{2}"),
+        ("The answer is 19.", "19"),
+        ("17+2=19 #### 19", "19"),
+        ("<think>It was 20.</think> So 17+2=19", "19"),
+        ("<think>17+2=19", "19"),  # nothing after the thought
+        (r"<think>17+2=19 \boxed{19}</think>", "19"),
+    ],
+)
+def test_an_answer_is_put_into_the_form(response, answer):
+    formed = rewards.in_form(response)
+    assert formed == f"<think></think> \\boxed{{{answer}}}"
+    assert rewards.accuracy_and_format(formed, {"answer": answer})["success"]
+
+
+def test_no_answer_has_no_form():
+    for response in ("", "<think></think>", "I do not know", r"\boxed{"):
+        assert rewards.in_form(response) == ""
+
+
 def test_judge_hands_back_arrays():
     examples = [{"answer": "19"}, {"answer": "5"}]
     responses = [r"<think>a</think> \boxed{19}"] * 2

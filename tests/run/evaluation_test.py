@@ -185,6 +185,31 @@ def test_the_verdict_of_a_vote_is_that_of_the_answer(responses, elected):
     assert columns["maj@4"] == elected
 
 
+def test_a_lenient_grade_stands_beside_the_strict_one():
+    responses = [r"<think>1</think>\boxed{5}", "So it is 5", r"<think>5", "It is 7", ""]
+    rows = [
+        {"problem": i, "response": text, "tokens": 1, "finished": True}
+        for i, text in enumerate(responses)
+    ]
+    asks = dataclasses.replace(numbered(5), reward=rewards.accuracy_and_format)
+    found = evaluation._judge(asks, few_even, rows)
+    assert [row["accuracy"] for row in found] == [1, 0, 0, 0, 0]
+    assert [row["accuracy_lenient"] for row in found] == [1, 1, 1, 0, 0]
+    assert [row["reward"] for row in found] == pytest.approx([1, 0, 0, 0, 0])
+    assert evaluation._judge(asks, few_even, []) == []
+    for mode, suffix in (("greedy", ""), ("sampled", "_sampled")):
+        table = np.stack([*scores.columns(found).values()])
+        values = scores.metrics("eval/x", mode, table, 1)
+        assert values[f"eval/x/accuracy{suffix}"] == pytest.approx(0.2)
+        name = f"eval/x/accuracy_lenient{suffix}"
+        assert values[name] == pytest.approx(0.6)
+        assert values[f"{name}_low"] < 0.6 < values[f"{name}_high"]
+    plain = evaluation._judge(numbered(5), few_even, rows)  # asks for no form
+    assert not any("accuracy_lenient" in row for row in plain)
+    table = np.stack([*scores.columns(plain).values()])
+    assert not [name for name in scores.metrics("eval/x", "sampled", table, 1) if "lenient" in name]
+
+
 def test_in_and_out_of_domain(several):
     _, values, _ = several
     for suffix in ("", "_sampled"):

@@ -1,5 +1,6 @@
 """Real processes on one machine, through the real command line."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -109,6 +110,27 @@ def test_four_processes_one_is_killed_and_one_process_goes_on(tmp_path, start):
     train(micro(task__reward=reward), tmp_path / "whole")
     ours = [row for row in lines(run) if row["kind"] == "train"]
     assert_close(ours, [row for row in lines(tmp_path / "whole") if row["kind"] == "train"])
+
+
+@pytest.mark.nightly
+def test_two_processes_train_on_the_prompts_that_one_chooses(tmp_path, start):
+    """Each of them tries half of the prompts for `data.solve_rate`."""
+    reward, rate = short(tmp_path), "0.25:0.5"
+    settings = {"task.reward": reward, "data.solve_rate": rate, "data.solve_prompts": 32}
+    words = [f"--config.{key}={value}" for key, value in settings.items()]
+    processes = start(2, *words, "--config.warmup.steps=1", "--config.steps=2")
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    changes = {key.replace(".", "__"): value for key, value in settings.items()}
+    train(micro(**changes, warmup__steps=1, steps=2), tmp_path / "whole")
+    ours, theirs = (
+        json.loads((tmp_path / x / "solved.json").read_text()) for x in ("run", "whole")
+    )
+    assert ours == theirs
+    kept = [0.25 <= share <= 0.5 for share in ours["rates"].values()]
+    assert 0 < sum(kept) < len(kept) == 32
+    assert_close(
+        *([x for x in lines(tmp_path / y) if x["kind"] == "train"] for y in ("run", "whole"))
+    )
 
 
 @pytest.mark.nightly
