@@ -321,19 +321,16 @@ def test_what_takes_for_ever_is_wrong(hostile, impatient):
     "hostile",
     [
         "9" * 10**6,
-        "{" * 10**5,
         "}" * 10**5,
-        "9**9**9**9",
-        "1e999999999",
         "\0" * 1000,
         "\ud800\udfff",
         r"\frac{" * 10**4,
         r"\sqrt{" * 100 + "2" + "}" * 100,
         "1," * 10**5,
         "((((" * 10**4,
-        "10^" + "9" * 400,
         "1/" * 200,
         "-" * 10**5,
+        *small.slow(["{" * 10**5], ["9**9**9**9"], ["1e999999999"], ["10^" + "9" * 400]),
     ],
 )
 def test_hostile_answers_are_wrong(hostile, impatient):

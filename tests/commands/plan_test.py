@@ -64,8 +64,8 @@ TOWER = {
     ("shape", "changes"),
     [
         ((2, 2, 2), {}),
-        *small.slow([(1, 4, 2), {}]),
         *small.nightly(
+            [(1, 4, 2), {}],
             [(8, 1, 1), {}],
             [(1, 8, 1), {}],
             [(2, 4, 1), TOWER],
@@ -186,6 +186,7 @@ def test_planned_pictures_are_the_arrays_of_a_run():
     assert forms[0] == forms[1]
 
 
+@pytest.mark.slow
 def test_a_tower_that_stays_has_neither_gradient_nor_moments():
     mesh = jax.sharding.AbstractMesh((1, 8, 1), sharding.AXES)
     found, still = (
@@ -204,6 +205,7 @@ def test_a_tower_that_stays_has_neither_gradient_nor_moments():
     assert found["activations"] - still["activations"] == inputs
 
 
+@pytest.mark.slow
 def test_the_tower_is_computed_as_often_as_the_prompt():
     """In sampling once; each part of a group computes it again, and what stays has no gradient."""
     mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES)
@@ -249,6 +251,7 @@ def test_the_screen_tells_the_budget_of_pictures(capsys):
     assert "of the operations, the tower's" in out
 
 
+@pytest.mark.slow
 def test_lora_is_planned(capsys):
     run("--config.lora.rank=8", "--config.mesh.data=1")
     out = capsys.readouterr().out

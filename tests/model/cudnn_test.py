@@ -23,7 +23,7 @@ WINDOWED = dataclasses.replace(CONFIG, windows=(5, 0))
     ("config", "mesh_shape"),
     [
         (WINDOWED, (1, 1, 1)),
-        *small.slow((WINDOWED, (2, 2, 2)), (CONFIG, (1, 1, 1)), (CONFIG, (2, 2, 2))),
+        *small.nightly((WINDOWED, (2, 2, 2)), (CONFIG, (1, 1, 1)), (CONFIG, (2, 2, 2))),
     ],
     ids=["window-1", "window-8", "all-1", "all-8"],
 )
@@ -91,7 +91,7 @@ FURTHER = [(part, fault) for part in (1, 2, 3) for fault in (one_entry, jnp.log)
         *((part, all_a_little) for part in range(4)),
         (0, one_entry),
         (0, jnp.log),
-        *small.slow(*FURTHER),
+        *small.nightly(*FURTHER),
     ],
 )
 def test_a_wrong_result_is_not(monkeypatch, part, fault):

@@ -282,7 +282,7 @@ def test_fresh_parameters_train(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma3", *small.slow(["gemma2"])])
+@pytest.mark.parametrize("name", ["gemma3", *small.nightly(["gemma2"])])
 def test_decoding_sees_through_the_same_windows(name):
     """The sampler's log-probs, by its ring cache, are those of a plain pass."""
     config = FAMILIES[name]

@@ -44,7 +44,7 @@ def value_and_gradients(settings, mesh_shape=(1, 1, 1), config=CONFIG):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), *small.slow([(1, 1, 1)])], ids=str)
+@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), *small.nightly([(1, 1, 1)])], ids=str)
 def test_it_equals_the_plain_path(mesh_shape):
     plain, splash = value_and_gradients(PLAIN), value_and_gradients(SPLASH, mesh_shape)
     np.testing.assert_allclose(splash[0], plain[0], atol=1e-5)

@@ -404,6 +404,7 @@ def test_a_response_without_reward_is_asked_once_more_and_left_out(own, trick, o
         assert fn.failures == before + 2
 
 
+@pytest.mark.slow
 def test_what_hangs_once_has_its_reward(own):
     fn = own()
     assert rewards.judge(fn, ["hang once"], [{"worth": 2}]).rewards.tolist() == [2]
@@ -454,6 +455,7 @@ def test_the_same_file_is_loaded_once(tmp_path):
     remote.close()
 
 
+@pytest.mark.slow
 def test_what_hangs_leaves_no_process_and_what_it_said(own, tmp_path):
     seconds = f"600.{os.getpid()}"
     fn = own(size=2, timeout=0.7)

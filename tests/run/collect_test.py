@@ -90,6 +90,7 @@ def test_long_responses_lose_reward(undisturbed):
         assert row["reward"] == pytest.approx(float(row["success"]) + expected)
 
 
+@pytest.mark.slow
 def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
     """Stopped by itself in step 4, it has saved step 3 and goes on from the prompt after it."""
     original = collect.collect
@@ -109,6 +110,7 @@ def test_it_continues_bit_for_bit(undisturbed, reward, tmp_path, monkeypatch):
     assert lines(tmp_path, "rollouts") == lines(undisturbed, "rollouts")
 
 
+@pytest.mark.slow
 def test_data_that_cannot_fill_a_batch_ends_the_run(reward, tmp_path, monkeypatch, capsys):
     """Exit code 3, a sentence, and the work so far saved."""
     argv = command(tmp_path)[2:]

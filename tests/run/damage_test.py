@@ -76,7 +76,7 @@ def restored_or_noticed(directory: Path, state, later) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [20, *small.slow([50])])
+@pytest.mark.parametrize("bits", [20, *small.nightly([50])])
 def test_flipped_bits_are_noticed_or_harmless(saved, tmp_path, bits):
     """Single bits, half of them in the largest files, where the numbers are."""
     directory, state, later = saved
@@ -95,7 +95,7 @@ def test_flipped_bits_are_noticed_or_harmless(saved, tmp_path, bits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["cut", *small.slow(["removed"], ["emptied"], ["zeroed"])])
+@pytest.mark.parametrize("damage", ["cut", *small.nightly(["removed"], ["emptied"], ["zeroed"])])
 def test_other_damage(saved, tmp_path, damage):
     directory, state, later = saved
     outcomes = []

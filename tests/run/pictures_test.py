@@ -329,7 +329,8 @@ def test_the_first_frame_of_an_animation_is_told(drawn):
     assert "1 of 6 pictures have several frames or pages; the policy sees the first" in said
 
 
-@pytest.mark.parametrize("is_gone", [True, *small.slow((False,))])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_gone", [True, False])
 def test_a_picture_that_changes_ends_the_run_with_its_state(drawn, tmp_path, is_gone):
     with started(config(drawn), tmp_path / "run") as run:
         if is_gone:
@@ -398,7 +399,6 @@ def test_one_that_sees_nothing_refuses_pictures(drawn):
         prepare(drawn, policy__vision__num_layers=0)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_policy_answers_about_files(whole, tmp_path):
     """Those of a row are that row's, with its answer; without a place they come first."""

@@ -119,6 +119,7 @@ def test_greedy_takes_the_likeliest():
     np.testing.assert_array_equal(r.tokens, np.broadcast_to(r.tokens[:, :1], r.tokens.shape))
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_the_same_sample():
     settings = dataclasses.replace(BASE, attention="triton_interpreted", lanes=3, width=2)
     assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
@@ -150,6 +151,7 @@ def test_refill_changes_nothing(lanes, width):
     assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [7, 2, 5, 0]], ids=str)
 def test_a_part_of_the_batch_gives_its_rollouts(rows):
     part = sample(
@@ -184,7 +186,7 @@ def test_padding_rows_are_not_valid_and_disturb_nobody():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lanes", "width"), [(1, 2), *small.slow((None, None), (2, 1))])
+@pytest.mark.parametrize(("lanes", "width"), [(1, 2), *small.nightly((None, None), (2, 1))])
 def test_the_cache_may_lie_in_blocks(lanes, width, monkeypatch):
     """A step reads more blocks as rollouts get older, also where new ones take their slots.
 
@@ -215,6 +217,7 @@ def test_how_many_prompts_are_encoded_at_once():
     assert sampling.prefill_size(3, 10_000, 20_000) == 1
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_some_at_a_time(monkeypatch):
     expected = limited()
     monkeypatch.setattr(loop, "PREFILL_TOKENS", 2 * prompts.tokens.shape[1])

@@ -163,6 +163,7 @@ def test_gradient_numerically(name):
     )
 
 
+@pytest.mark.slow
 @names
 def test_a_correction_splits_into_microbatches(name):
     """Loss, gradient and metrics, with NaN behind the mask of the pieces."""
@@ -191,7 +192,7 @@ def test_a_correction_splits_into_microbatches(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 1, 1), *small.slow([(2, 2, 2)])], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), *small.nightly([(2, 2, 2)])], ids=str)
 def test_a_step_with_a_correction(shape):
     """On meshes too its gradient is that of one device and one microbatch."""
     b, found = step_test.batch(), []

@@ -71,6 +71,7 @@ def test_no_gradient_through_entropies():
         assert not np.any(x)
 
 
+@pytest.mark.slow
 def test_gradient_through_entropies():
     """That of -sum p log p of the scaled logits, in chunks too."""
 

@@ -97,7 +97,7 @@ LORA = small.replace(CONFIG, lora_rank=3, lora_alpha=6.0, lora_targets=("q", "o"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 1, 1), *small.slow([(2, 2, 2)])], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), *small.nightly([(2, 2, 2)])], ids=str)
 def test_adapters_have_the_gradient_of_the_weights_they_add_to(shape):
     """dL/dA = dL/dW B^T alpha / rank and dL/dB = A^T dL/dW alpha / rank, at the merged W."""
     step, mesh = build(shape, config=LORA)
@@ -352,6 +352,7 @@ def test_the_head_communicates_once_for_all_of_its_pieces(shape, tied, compiled)
     assert any(of_vocabulary.search(line.partition("(")[0]) for line in outside)
 
 
+@pytest.mark.slow
 def test_minibatch_takes_its_prompts():
     """The index-th four prompts: the same as all eight of which the others are not valid."""
     for index in (0, 1):
@@ -385,7 +386,7 @@ def test_what_is_not_valid_counts_in_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "aggregation", ["token_mean", *small.slow(["sequence_mean"], ["constant"], ["prompt_mean"])]
+    "aggregation", ["token_mean", *small.nightly(["sequence_mean"], ["constant"], ["prompt_mean"])]
 )
 def test_tokens_that_are_not_trained_count_in_nothing(aggregation):
     """A stretch inside a response, as a tool's output would be; on policy, so that ratios are 1."""
@@ -501,6 +502,7 @@ def test_on_policy_it_is_reinforce():
     assert metrics.losses["loss/total"] == metrics.losses["loss/surrogate"]
 
 
+@pytest.mark.slow
 def test_entropy_bonus():
     """Without advantages it is all there is: the entropies' gradient, from whole rows' logits."""
     b = small.replace(on_policy(), advantages=np.zeros((P, G), np.float32))
