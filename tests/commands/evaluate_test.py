@@ -78,6 +78,7 @@ def read(workdir, name):
     return [json.loads(line) for line in lines][1:]
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_run(config, workdir, capsys):
     evaluate.run(config, epath.Path(workdir))
     shown = capsys.readouterr().out
@@ -100,6 +101,7 @@ def test_evaluation_of_a_run(config, workdir, capsys):
     assert (answers[0]["question"], answers[0]["answer"]) == ("1+1=", "2")
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on(config, workdir, capsys, calls):
     evaluate.run(config, epath.Path(workdir))
     path, result = folder(workdir) / "test.jsonl", summary(workdir)
@@ -171,6 +173,7 @@ def test_responses_are_kept_whatever_the_reward_does(config, workdir, tmp_path, 
     assert "no reward" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_evaluation_is_made_by_one_process(config, workdir):
     evaluate.run(config, epath.Path(workdir))
     line = rf"^--workdir={workdir}: process {os.getpid()} on .* is making the same evaluation; wait"
@@ -180,6 +183,7 @@ def test_one_evaluation_is_made_by_one_process(config, workdir):
     evaluate.run(config, epath.Path(workdir))
 
 
+@pytest.mark.slow
 def test_rows_that_stand_twice_or_are_none(config, workdir, calls):
     evaluate.run(config, epath.Path(workdir))
     path = folder(workdir) / "test.jsonl"
@@ -347,6 +351,7 @@ def test_only_responses_of_the_same_contents_are_used_again(
     assert len({path.parent for path in kept}) == 5
 
 
+@pytest.mark.slow
 def test_a_pretrained_policy(config, workdir, tmp_path):
     export.run(str(workdir), str(tmp_path / "out"), "float32")
     few = dataclasses.replace(config, eval=dataclasses.replace(config.eval, problems=2))
@@ -385,6 +390,7 @@ class Hub:
         self.holds = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
 
 
+@pytest.mark.slow
 def test_an_export_has_a_card_and_goes_to_the_hub(workdir, tmp_path, monkeypatch):
     hub, token = Hub(), ["secret"]
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
@@ -477,6 +483,7 @@ def test_what_ones_own_reward_prints_is_kept(config, workdir, tmp_path):
     assert (tmp_path / "rewards.log").read_text().count("judged") == 1
 
 
+@pytest.mark.slow
 def test_nothing_to_evaluate(config, tmp_path):
     with pytest.raises(errors.UserError, match=r"--workdir=.*: holds no checkpoint"):
         evaluate.run(config, epath.Path(tmp_path))
