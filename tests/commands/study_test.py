@@ -166,6 +166,7 @@ def test_settings_share_a_warm_up_unless_it_reads_them(tmp_path, monkeypatch):
     assert (found["settings"], found["baseline"]) == (settings, "grpo")
 
 
+@pytest.mark.slow
 def test_methods_are_advantages_presets_and_files(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(trainer, "train", lambda config, *_: seen.append(config))

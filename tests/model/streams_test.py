@@ -94,6 +94,7 @@ def test_the_scorer_equals_the_sampler_and_whole_rows(path):
     assert np.abs(scored("none", path)[1] - logps)[:, :, 1:].max() > 1e-2  # gaps do matter
 
 
+@pytest.mark.slow
 @every_path
 def test_text_may_write_its_positions_out(path):
     """To the last bit; in two programs XLA may sum a kernel's gradient in another order."""

@@ -64,6 +64,7 @@ def near_a_bound(name, rescored, sampled, mask):
     return np.any([np.abs(log_ratios - np.log(x)) < 1e-5 for x in BOUNDS[name].values()], 0)
 
 
+@pytest.mark.slow
 @names
 @examples
 @hypothesis.given(rescored=floats(-3, 0), sampled=floats(-3, 0), mask=MASKS)

@@ -157,7 +157,7 @@ def assert_same(actual, expected):
 # ---- the gradient is one, however it is computed ----
 
 
-# By default `test_meshes`, `test_packed_rows` and `test_cross_entropy` split their batches.
+# `test_meshes`, `test_packed_rows` and `test_cross_entropy` split their batches too.
 SPLITS = [(*TRIED[0], size) for size in ((2, G), (P, 1))]
 SPLITS += small.nightly((*TRIED[0], (2, 1)), *((*tried, (2, 2)) for tried in TRIED[1:]))
 
@@ -201,11 +201,11 @@ def test_every_loss_splits(surrogate, aggregation, entropy):
     np.testing.assert_array_equal(expected[1] != 0, mask & (entropy > 0))
 
 
-PACKED = [("plain", (3, 0), 2, (1, 1, 1))]
-PACKED += small.slow(("cudnn_imitated", (3, 0), 0, (1, 1, 1)))
+PACKED = [("plain", (3, 0), 2, (1, 1, 1)), ("cudnn_imitated", (3, 0), 0, (1, 1, 1))]
 PACKED += small.nightly(("plain", (), 0, (2, 2, 2)), ("splash_interpreted", (), 0, (1, 1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "windows", "chunk", "shape"), PACKED, ids=str)
 def test_packed_rows(attention, windows, chunk, shape, monkeypatch):
     """Several responses share a row, and microbatches have unequal numbers of rows."""
@@ -247,6 +247,7 @@ def test_packed_rows(attention, windows, chunk, shape, monkeypatch):
     assert_same(*found)
 
 
+@pytest.mark.slow
 def test_padding():
     """More columns of prompts and responses, filled with junk."""
 
@@ -309,7 +310,8 @@ def test_meshes(shape, loss, aggregation, compiled):
     assert " all-reduce(" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", *small.slow(["bfloat16"])])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_move_and_activations_do_not(dtype, compiled):
     """The compiled step gathers each weight, sums each gradient, and communicates nothing else."""
     options = {} if dtype == "float32" else {"dtype": dtype}
