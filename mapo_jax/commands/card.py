@@ -9,6 +9,7 @@ from etils import epath
 from mapo_jax.report.runs import Run
 
 _PAPER = "[MAPO: Mixed Advantage Policy Optimization](https://arxiv.org/abs/2509.18849)"
+_MADE_BY = ("mapo_jax", "commit", "jax", "devices")  # of the environment of a start
 
 
 def write(title: str, run: Run, step: int | None, checkpoint: str, sees: bool) -> str:
@@ -63,9 +64,6 @@ def _facts(run: Run, step: int | None) -> list[list[str]]:
         ["seed", run.setting("seed")],
         *([name, str(run.starts[-1]["environment"][name])] for name in _MADE_BY if run.starts),
     ]
-
-
-_MADE_BY = ("mapo_jax", "commit", "jax", "devices")  # of the environment of a start
 
 
 def _evaluation(run: Run, step: int | None, checkpoint: str) -> list[str]:

@@ -16,7 +16,6 @@ seed, as a hash of the text decides which questions are never trained on.
 """
 
 import itertools
-import math
 import operator
 import random
 import zlib
@@ -24,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapo_jax import errors, rewards
+from mapo_jax.tasks import generated
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -36,18 +36,14 @@ DEFAULTS = {
 
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _MAX_FACTOR = 9
-SLIPS = (-10, -2, -1, 1, 2, 10)
 _FORMAT_MISTAKE_EVERY = 5  # one mistake in 5 breaks the format
-FORMAT_MISTAKES = (("<think>", ""), ("</think>", ""), ("\\boxed{", ""), ("}", ""))
 _HELD_OUT_SHARE = 8  # one question in 8 is never trained on
 
 
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task; `options` are those of DEFAULTS."""
     chosen = merge_options(options, DEFAULTS)
-    mistakes = _mistakes(chosen)
-    if data_path:
-        mistakes.append(f"data.path={data_path}: arithmetic is generated; leave data.path empty")
+    mistakes = [*_mistakes(chosen), *generated.mistakes("arithmetic", chosen, data_path)]
     if mistakes:
         raise errors.UserError(*mistakes)
     levels, largest = tuple(chosen["levels"]), chosen["max_operand"]
@@ -65,18 +61,13 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         },
         prompt=prompt,
         reward=rewards.accuracy_and_format,
-        demonstration=demonstration,
+        demonstration=generated.demonstration,
     )
 
 
 def prompt(example: dict) -> str:
     """Returns the question as the policy sees it: "17+5*3="."""
     return example["question"]
-
-
-def demonstration(example: dict) -> str:
-    """Returns the worked response of an example, with its mistake if it has one."""
-    return example["demonstration"]
 
 
 def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
@@ -88,11 +79,6 @@ def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
         )
     if not 10 <= chosen["max_operand"] <= 9999:
         mistakes.append(f"task.options.max_operand={chosen['max_operand']}: must be 10 to 9999")
-    for name in ("train_size", "eval_size"):
-        if chosen[name] < 1:
-            mistakes.append(f"task.options.{name}={chosen[name]}: must be 1 or more")
-    if not 0 <= chosen["mistake_rate"] <= 1:
-        mistakes.append(f"task.options.mistake_rate={chosen['mistake_rate']}: must be 0 to 1")
     return mistakes
 
 
@@ -103,12 +89,12 @@ def _train(
     for index in range(size):
         rng = random.Random(f"{seed}/train/{index}")
         question = _draw(rng, levels, (1, largest), held_out=False)
-        mistake = math.floor(index * mistake_rate)  # the mistake's number, if this example has one
-        if math.floor((index + 1) * mistake_rate) == mistake:
+        mistake = generated.mistake_number(index, mistake_rate)
+        if mistake is None:
             examples.append(_example(*question))
         elif mistake % _FORMAT_MISTAKE_EVERY == _FORMAT_MISTAKE_EVERY - 1:
             example = _example(*question)
-            text = example["demonstration"].replace(*rng.choice(FORMAT_MISTAKES))
+            text = generated.break_format(rng, example["demonstration"])
             examples.append({**example, "demonstration": text})
         else:
             examples.append(_example(*question, slip=_choose_slip(rng, *question)))
@@ -179,7 +165,7 @@ def _choose_slip(
     rng: random.Random, operands: tuple[int, ...], operators: tuple[str, ...]
 ) -> tuple[int, int]:
     """Draws a slip that makes no number negative. The answer is wrong, as no product follows."""
-    slips = [(step, amount) for step in range(len(operators)) for amount in SLIPS]
+    slips = [(step, amount) for step in range(len(operators)) for amount in generated.SLIPS]
     return rng.choice([s for s in slips if min(_results(operands, operators, s)) >= 0])
 
 

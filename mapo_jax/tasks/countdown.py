@@ -18,15 +18,13 @@ An example depends on (seed, set, index) alone. No evaluation problem is a train
 seed, in whatever order its numbers are, as a hash decides which problems are never trained on.
 """
 
-import math
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import base
-from mapo_jax.tasks.arithmetic import FORMAT_MISTAKES
+from mapo_jax.tasks import base, generated
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -53,9 +51,7 @@ class Expression(NamedTuple):
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task; `options` are those of DEFAULTS."""
     chosen = merge_options(options, DEFAULTS)
-    mistakes = _mistakes(chosen)
-    if data_path:
-        mistakes.append(f"data.path={data_path}: countdown is generated; leave data.path empty")
+    mistakes = [*_mistakes(chosen), *generated.mistakes("countdown", chosen, data_path)]
     if mistakes:
         raise errors.UserError(*mistakes)
     largest = chosen["max_number"]
@@ -72,18 +68,13 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         },
         prompt=base.prompt if chosen["words"] else question,
         reward=rewards.countdown_and_format,
-        demonstration=demonstration,
+        demonstration=generated.demonstration,
     )
 
 
 def question(example: dict) -> str:
     """Returns the question as a policy from scratch sees it: "3 8 5=16"."""
     return example["question"]
-
-
-def demonstration(example: dict) -> str:
-    """Returns the worked response of an example, with its mistake if it has one."""
-    return example["demonstration"]
 
 
 def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
@@ -98,11 +89,6 @@ def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
             f"task.options.max_target={chosen['max_target']}: must be at least twice the sum of "
             f"{max(numbers)} numbers up to {largest}, {2 * max(numbers) * largest}"
         )
-    for name in ("train_size", "eval_size"):
-        if chosen[name] < 1:
-            mistakes.append(f"task.options.{name}={chosen[name]}: must be 1 or more")
-    if not 0 <= chosen["mistake_rate"] <= 1:
-        mistakes.append(f"task.options.mistake_rate={chosen['mistake_rate']}: must be 0 to 1")
     return mistakes
 
 
@@ -112,8 +98,8 @@ def _train(seed: int, chosen: Mapping[str, Any]) -> list[dict]:
         rng = random.Random(f"{seed}/train/{index}")
         problem = _draw(rng, chosen, (1, chosen["max_number"]), held_out=False)
         example = _example(rng, problem, chosen)
-        mistake = math.floor(index * rate)  # the mistake's number, if this example has one
-        if math.floor((index + 1) * rate) > mistake:
+        mistake = generated.mistake_number(index, rate)
+        if mistake is not None:
             example["demonstration"] = _mistaken(rng, example, mistake % 5, chosen["max_target"])
         examples.append(example)
     return examples
@@ -194,7 +180,7 @@ def _response(tried: Sequence[Expression]) -> str:
 def _mistaken(rng: random.Random, example: dict, kind: int, largest: int) -> str:
     """Returns a demonstration with a mistake: kinds 0, 1 give up, 2, 3 claim, 4 is form."""
     if kind == 4:
-        return example["demonstration"].replace(*rng.choice(FORMAT_MISTAKES))
+        return generated.break_format(rng, example["demonstration"])
     tried = [_miss(rng, example, largest) for _ in range(rng.randint(1, 2))]
     if kind >= 2:
         *steps, last = tried[-1].steps

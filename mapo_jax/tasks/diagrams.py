@@ -17,7 +17,6 @@ An example depends on (seed, set, index) alone. Its picture is drawn whenever it
 """
 
 import functools
-import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks.arithmetic import FORMAT_MISTAKES, SLIPS
+from mapo_jax.tasks import generated
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -45,19 +44,11 @@ _COLOURS = ((0, 0, 0), (200, 30, 30), (30, 90, 200), (20, 140, 60))
 def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
     """Makes the task; `options` are those of DEFAULTS."""
     chosen = merge_options(options, DEFAULTS)
-    mistakes = [
-        f"task.options.{name}={chosen[name]}: must be 1 or more"
-        for name in ("train_size", "eval_size")
-        if chosen[name] < 1
-    ]
-    if not 0 <= chosen["mistake_rate"] <= 1:
-        mistakes.append(f"task.options.mistake_rate={chosen['mistake_rate']}: must be 0 to 1")
+    mistakes = generated.mistakes("diagrams", chosen, data_path)
     if chosen["pictures"] not in ("drawn", "blank", "shuffled"):
         mistakes.append(
             f"task.options.pictures={chosen['pictures']}: must be drawn, blank or shuffled"
         )
-    if data_path:
-        mistakes.append(f"data.path={data_path}: diagrams are generated; leave data.path empty")
     if mistakes:
         raise errors.UserError(*mistakes)
     test = _eval("test", seed, chosen["eval_size"])
@@ -71,7 +62,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
         },
         prompt=prompt,
         reward=rewards.accuracy_and_format,
-        demonstration=demonstration,
+        demonstration=generated.demonstration,
         images=pictures,
         placeholder="",
     )
@@ -80,11 +71,6 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
 def prompt(example: dict) -> str:
     """Returns the question, "area?" or "perimeter?"; the picture comes before it."""
     return example["question"]
-
-
-def demonstration(example: dict) -> str:
-    """Returns the worked response of an example, with its mistake if it has one."""
-    return example["demonstration"]
 
 
 def pictures(example: dict) -> list[bytes]:
@@ -139,8 +125,8 @@ def _train(seed: int, chosen: Mapping[str, Any]) -> list[dict]:
     for index in range(size):
         rng = random.Random(f"{seed}/train/{index}")
         example = _draw_example(rng, lambda w, h: max(w, h) <= LARGEST and not is_held_out(w, h))
-        mistake = math.floor(index * rate)  # the mistake's number, if this example has one
-        if math.floor((index + 1) * rate) > mistake:
+        mistake = generated.mistake_number(index, rate)
+        if mistake is not None:
             example["demonstration"] = _mistaken(rng, example, mistake % 5)
         examples.append(example)
     if chosen["pictures"] == "blank":
@@ -216,11 +202,11 @@ def _mistaken(rng: random.Random, example: dict, kind: int) -> str:
     """Returns a demonstration with a mistake: kinds 0 and 1 read wrong, 2 and 3 slip, 4 is form."""
     *_, width, height = example["drawing"]["box"]
     if kind == 4:
-        return example["demonstration"].replace(*rng.choice(FORMAT_MISTAKES))
+        return generated.break_format(rng, example["demonstration"])
     while True:
         w, h, slip = width, height, (-1, 0)
         if kind >= 2:
-            slip = (rng.randrange(len(_work(example, w, h))), rng.choice(SLIPS))
+            slip = (rng.randrange(len(_work(example, w, h))), rng.choice(generated.SLIPS))
         elif rng.random() < 0.5:
             w += rng.choice((-1, 1))
         else:

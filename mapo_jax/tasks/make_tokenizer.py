@@ -4,8 +4,8 @@ Run from the repository's root; it writes the same bytes every time:
 
     python -m mapo_jax.tasks.make_tokenizer
 
-Each character is a piece, and so are the four tags, the questions about diagrams, and whatever all
-answers to these have in common. Nothing is normalized, so that a text decodes to itself.
+Each character is a piece, and so are the four tags, the questions about diagrams, and the parts
+that all answers to these share. Nothing is normalized, so that a text decodes to itself.
 """
 
 import io
