@@ -9,9 +9,10 @@ A question is "3 6 5=16": an expression has to use each number exactly once and 
 policy from scratch gets three numbers up to 6; mapo_jax/tasks/countdown.py says more. It is the
 task of TinyZero and lmpo, whose numbers are larger.
 
-Hardware: 2 CPU cores, meant to take about five minutes; nothing is downloaded. Expected result: not
-known, as nobody has run it to its end. With numbers up to 10, which is harder, a warm-up of this
-length answered 22% of held-out problems greedily and 13% at temperature 1. The preset `tiny` runs
+Hardware: 2 CPU cores, five minutes; nothing is downloaded. Seen with seed 0: accuracy on held-out
+problems, sampled at temperature 1, rises from 0.152 [0.124, 0.186] before RL to 0.230 [0.196,
+0.269] after it, while greedy accuracy falls from 0.305 to 0.229. On the prompts of training it
+rises from 0.21 to 0.45, so much of it is learnt by heart. `hard` stays at 0. The preset `tiny` runs
 the same code in a minute or two and learns next to nothing.
 
 Two presets have a pretrained policy and ask it in English. Nobody has run them here:
