@@ -60,6 +60,7 @@ CASES = {
     "a_grae": ("a_grae", {}),
     "lite_ppo": ("lite_ppo", {}),
     "jspo": ("jspo", {}),
+    "ebpo": ("ebpo", {}),
     "focal(grpo, 1)": ("focal", {"base": "grpo", "gamma": 1.0}),
     "signed(grpo, 0.1, 1)": ("signed", {"base": "grpo", "pos": 0.1, "neg": 1.0}),
 }

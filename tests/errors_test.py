@@ -511,8 +511,8 @@ CASES = {
         "algorithm.advantage=maop: no such advantage; did you mean mapo? choose one of mapo, grpo, "
         "dr_grpo, gpg, tree_rpo, apd, maxrl, mapo_random, mapo_linear, rloo, reinforce_plus_plus, "
         "reinforce_plus_plus_baseline, remax, beta_norm, pkpo, passk, gdpo, opo, quantile, ngrpo, "
-        "dgpo, sign_balance, rs_grpo, mgpo, a_grae, lite_ppo, jspo, focal, signed, or your own as "
-        "path/to/file.py:function"
+        "dgpo, sign_balance, rs_grpo, mgpo, a_grae, lite_ppo, jspo, ebpo, focal, signed, or your "
+        "own as path/to/file.py:function"
     ],
     "--config.algorithm.advantage={files}/advantage.py:two": [
         "algorithm.advantage=two: fails on a group of 4 with TypeError: two() takes 2 positional "
@@ -554,7 +554,8 @@ CASES = {
         "algorithm.advantage_options.base=grop: no such advantage to change; did you mean grpo?; "
         "choose one of mapo, grpo, dr_grpo, gpg, tree_rpo, apd, maxrl, mapo_random, mapo_linear, "
         "rloo, reinforce_plus_plus, reinforce_plus_plus_baseline, remax, beta_norm, pkpo, passk, "
-        "gdpo, opo, quantile, ngrpo, dgpo, sign_balance, rs_grpo, mgpo, a_grae, lite_ppo, jspo"
+        "gdpo, opo, quantile, ngrpo, dgpo, sign_balance, rs_grpo, mgpo, a_grae, lite_ppo, jspo, "
+        "ebpo"
     ],
     "--config.algorithm.advantage=pkpo --config.algorithm.advantage_options.k=9": [
         "algorithm.advantage_options.k=9: must be from 1 to 8"

@@ -78,7 +78,13 @@ def surrogate(name, **changes):
     return training.make_surrogate(dataclasses.replace(algorithm, surrogate=name, **changes))
 
 
-_INPUTS = ("key", "baseline_P", "lengths_PG", "components_PGC")  # arrays; the rest are options
+_INPUTS = (
+    "key",
+    "baseline_P",
+    "lengths_PG",
+    "components_PGC",
+    "history_P",
+)  # arrays; the rest are options
 _advantages = functools.cache(
     lambda advantage, options: jax.jit(
         functools.partial(advantages.group_advantages, advantage, **dict(options))

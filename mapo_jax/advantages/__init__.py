@@ -17,6 +17,7 @@ from mapo_jax.advantages.facts import (
     success_count_metrics,
     trajectory_certainty,
 )
+from mapo_jax.advantages.history import History, Memory, nothing, remember
 from mapo_jax.advantages.registry import (
     ADVANTAGES,
     Advantage,
@@ -28,10 +29,14 @@ from mapo_jax.advantages.registry import (
 __all__ = [
     "ADVANTAGES",
     "Advantage",
+    "History",
+    "Memory",
     "check",
     "group_advantages",
     "group_metrics",
     "is_constant",
+    "nothing",
+    "remember",
     "success_count_metrics",
     "takes",
     "trajectory_certainty",

@@ -10,7 +10,7 @@ import jax
 from jax import Array
 
 from mapo_jax import errors, loading
-from mapo_jax.advantages import family
+from mapo_jax.advantages import family, history
 from mapo_jax.advantages.registry import (
     ADVANTAGES,
     INPUTS,
@@ -195,6 +195,9 @@ def _check_range(
 def _check_traces(fn: Callable[..., Array], name: object, options: Mapping[str, Any]) -> list[str]:
     """Runs a user's function on shapes alone, so that it fails here and not after sampling."""
     float_PG, bool_PG, int_PG = (jax.ShapeDtypeStruct((2, 4), d) for d in ("f4", "bool", "i4"))
+    int_P = jax.ShapeDtypeStruct((2,), "i4")
+    past = jax.eval_shape(lambda: history.nothing(2))
+    _, history_P = jax.eval_shape(history.remember, past, float_PG, bool_PG, bool_PG, int_P)
     try:
         jax.eval_shape(
             functools.partial(group_advantages, fn, **options),
@@ -205,6 +208,7 @@ def _check_traces(fn: Callable[..., Array], name: object, options: Mapping[str, 
             baseline_P=jax.ShapeDtypeStruct((2,), "f4"),
             lengths_PG=int_PG,
             components_PGC=jax.ShapeDtypeStruct((2, 4, 3), "f4"),
+            history_P=history_P,
         )
     except Exception as error:  # the user's code may raise anything; the user mends it
         reason = next(iter(str(error).splitlines()), "")

@@ -5,10 +5,10 @@ a user's function. MAPO (arXiv 2509.18849, sec. 3.2) sets out to mend the two fa
 shows them on examples and does not define them, so each docstring says which reading it takes.
 `docs/method.md` shows the results.
 
-In all groups here a success is a reward of exactly 1, lengths are equal and the reward is its only
-part. Only the function of one group is measured. A second stage needs the groups of a real batch,
-and it scales or shifts all of them together (`gpg`, whitening), which no single group can show.
-Denominators have eps=0 unless the option is given.
+In all groups here a success is a reward of exactly 1, lengths are equal, the reward is its only
+part, and no step went before. Only the function of one group is measured. A second stage needs the
+groups of a real batch, and it scales or shifts all of them together (`gpg`, whitening), which no
+single group can show. Denominators have eps=0 unless the option is given.
 """
 
 import itertools
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mapo_jax.advantages import group_advantages, registry
+from mapo_jax.advantages import group_advantages, history, registry
 
 LEVELS = (0.0, 0.1, 0.9, 1.0)  # all rewards that occur in the paper's runs
 # The paper's groups: a hard one, an easy one, and two uncertain ones (sec. 3.2, introduction).
@@ -50,6 +50,7 @@ def values(advantage: Advantage, rewards_PG: Any, /, **options: Any) -> np.ndarr
         rewards_PG == 1,
         lengths_PG=jnp.ones(rewards_PG.shape, int),
         components_PGC=rewards_PG[..., None],
+        history_P=history.none(len(rewards_PG)),
         **options,
     )
     return np.asarray(found_PG, float)

@@ -15,6 +15,7 @@ from jax import Array
 
 from mapo_jax import masked
 from mapo_jax.advantages.common import choose_ratio, deviations, divide, is_constant
+from mapo_jax.advantages.history import History
 from mapo_jax.advantages.paper import grpo
 
 
@@ -223,6 +224,23 @@ def mgpo(
     p = masked.mean(success_G, mask_G)
     kl = math.log(2) + jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlog1py(1 - p, -p)
     return jnp.exp(-strength * kl) * grpo(rewards_G, success_G, mask_G, eps=eps, ddof=ddof)
+
+
+def ebpo(rewards_G: Array, success_G: Array, mask_G: Array, *, history: History) -> Array:
+    """A_i = r_i - (1 - S) mu - S m, then `stages.whiten`. EBPO, arXiv 2602.05165.
+
+    The baseline is the group's mean, shrunk towards m, the mean of all rewards of the run. With
+    v their variance and t the variance of all groups' means, S = (v / G) / (v / G + t). All three
+    are of all steps, this one included. A group that fails whole is not 0: before
+    whitening each gets -S m. With 0/1 rewards and one group, S is 1 and m is mu: `dr_grpo`.
+    `success_G` is not used.
+
+    Differs from the paper: its remark takes the plain variance of means for t, as here; variances
+    have ddof=0, of which it says nothing. Its best results need prompts in order of topic.
+    """
+    mu, noise = masked.mean(rewards_G, mask_G), history.variance / jnp.maximum(jnp.sum(mask_G), 1)
+    shrink = divide(noise, noise + history.variance_of_means, 0.0)
+    return deviations(rewards_G, mask_G) - shrink * (history.mean - mu)
 
 
 def focal(

@@ -24,6 +24,7 @@ from jax import Array
 
 from mapo_jax import errors
 from mapo_jax.advantages import family, paper, stages
+from mapo_jax.advantages.history import History
 
 # A function may take these further inputs as parameters; the values name their sources.
 INPUTS = {
@@ -31,6 +32,7 @@ INPUTS = {
     "baseline": "baseline_P",
     "lengths_G": "lengths_PG",
     "components_GC": "components_PGC",
+    "history": "history_P",
     "base_G": "base",
 }
 
@@ -86,6 +88,7 @@ ADVANTAGES: dict[str, Advantage] = {
     "a_grae": Advantage(paper.grpo, stage=stages.asymmetric, rewards=_UNIT),
     "lite_ppo": Advantage(paper.dr_grpo, stage=stages.over_batch_std),
     "jspo": Advantage(paper.rloo, stage=stages.james_stein),
+    "ebpo": Advantage(family.ebpo, stage=stages.whiten, fewest=1),
     "focal": Advantage(family.focal, rewards=_UNIT, fewest=1),
     "signed": Advantage(family.signed, fewest=1),
 }
@@ -121,11 +124,12 @@ def group_advantages(
     baseline_P: Array | None = None,
     lengths_PG: Array | None = None,
     components_PGC: Array | None = None,
+    history_P: History | None = None,
     **options: Any,
 ) -> Array:
     """Returns the advantage of every rollout within its group.
 
-    A function gets those of the four further inputs that it names among its parameters (`INPUTS`).
+    A function gets those of the five further inputs that it names among its parameters (`INPUTS`).
     A rollout whose baseline or component is not finite is not valid for a function that takes them.
     A function's `key` is `fold_in(key, index of the group)`.
 
@@ -142,6 +146,7 @@ def group_advantages(
         baseline_P: float[P], a reward to compare each group with.
         lengths_PG: int[P, G], response lengths in tokens.
         components_PGC: float[P, G, C], the parts of the rewards.
+        history_P: of each group, see `history.remember`.
         **options: passed to the function and to its stage.
 
     Returns:
@@ -165,6 +170,7 @@ def group_advantages(
         "baseline_P": baseline_P,
         "lengths_PG": lengths_PG,
         "components_PGC": components_PGC,
+        "history_P": history_P,
     }
     given = {name: sources.get(source) for name, source in INPUTS.items()}
     if key is not None:

@@ -254,7 +254,7 @@ def _time(
     c, policy = config, architecture(config)
     P = c.batch.prompts
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
-    programs = Programs(c, policy, (), mesh)
+    programs = Programs(c, policy, (), mesh, P)
     key = jax.random.key(c.seed)
     host = (make_prompts(c, policy), draw_limits(c), np.arange(P))
     prompts, limits_PG, draw_P = sharding.put(host, mesh)
@@ -270,13 +270,13 @@ def _time(
             mesh=mesh,
         )
 
-    def advantages(rollouts):
+    def advantages(rollouts, memory):
         """Rewards the share of even tokens, on the host as a task does; returns the advantages."""
         r = jax.device_get(rollouts)
         rewards = (((r.tokens % 2 == 0) & r.trained).sum(-1) / r.length).astype(np.float32)
         judged = sharding.put((rewards, rewards > 0.5), mesh)
         experience = Experience(rollouts, *judged, parts={}, baseline=None, draw=draw_P)
-        return programs.advantages(key, experience)[0]
+        return programs.advantages(key, experience, memory)[0]
 
     def update(state, rollouts, advantages_PG):
         batch = Batch(rollouts, advantages_PG, rollouts.logps, None)
@@ -284,7 +284,7 @@ def _time(
 
     def step(state):
         rollouts = sample(state)
-        return update(state, rollouts, advantages(rollouts))
+        return update(state, rollouts, advantages(rollouts, state.memory))
 
     seconds, first = {}, {}
 

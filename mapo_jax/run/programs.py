@@ -30,7 +30,9 @@ class Programs:
         architecture: model.ModelConfig,
         eos_ids: tuple[int, ...],
         mesh: Mesh,
+        examples: int = 0,
     ):
+        """Builds them; an advantage's memory has a place for each of the `examples` to train on."""
         c = config
         self.architecture, self._dtype = architecture, c.compute.dtype
         common: dict[str, Any] = {"mesh": mesh, "dtype": c.compute.dtype}
@@ -116,8 +118,13 @@ class Programs:
             self.greedy = dataclasses.replace(self.sampling, group_size=1, temperature=0.0, width=1)
         self.advantages = jax.jit(
             functools.partial(_advantages, advantage, options, c.algorithm.truncated),
-            out_shardings=(by_prompt, by_prompt, replicated),
+            out_shardings=(by_prompt, by_prompt, replicated, replicated),
         )
+        looks_back = advantages.takes(advantage, options, "history")
+        self._memory = {
+            "warmup": lambda: None,
+            "rl": lambda: advantages.nothing(examples) if looks_back else None,
+        }
         self.join = jax.jit(_join, out_shardings=(by_prompt, replicated))
         # Copies some groups to every process.
         self.pick = jax.jit(
@@ -145,7 +152,10 @@ class Programs:
             model.cast(params, c.compute.dtype), frozen
         )
         self.shardings = {
-            phase: training.state_shardings(architecture, tx, mesh, self._trains_vision[phase])
+            phase: dataclasses.replace(
+                training.state_shardings(architecture, tx, mesh, self._trains_vision[phase]),
+                memory=jax.tree.map(lambda _: replicated, jax.eval_shape(self._memory[phase])),
+            )
             for phase, tx in self.txs.items()
         }
 
@@ -180,9 +190,8 @@ class Programs:
         )
 
     def _init(self, phase: str) -> Callable[[model.Params], training.TrainState]:
-        trains_vision = self._trains_vision[phase]
-        tx = self.txs[phase]
-        return functools.partial(training.init_state, tx=tx, trains_vision=trains_vision)
+        rest = self.txs[phase], self._trains_vision[phase]
+        return lambda params: training.init_state(params, *rest, self._memory[phase]())
 
 
 def _demonstrations(config: Config, mesh: Mesh) -> int:
@@ -283,8 +292,13 @@ def _valid(truncated: str, experience: Experience) -> jax.Array:
     return valid_PG & rollouts.finished if truncated == "mask" else valid_PG
 
 
-def _advantages(advantage, options, truncated, key, experience):
-    """Returns advantages f32[P, G], valid bool[P, G] and facts like `advantages.group_metrics`."""
+def _advantages(advantage, options, truncated, key, experience, memory):
+    """Computes the advantages of a batch.
+
+    Returns:
+        advantages f32[P, G], valid bool[P, G], facts like `advantages.group_metrics`, and the
+        memory with this batch; None if there is none.
+    """
     rollouts, rewards_PG, success_PG = (
         experience.rollouts,
         experience.rewards,
@@ -293,6 +307,10 @@ def _advantages(advantage, options, truncated, key, experience):
     lengths_PG = rollouts.length
     valid_PG = _valid(truncated, experience)
     parts = {name: experience.parts[name] for name in sorted(experience.parts)}
+    history_P = None
+    if memory is not None:
+        batch = rewards_PG, success_PG, valid_PG, rollouts.example
+        memory, history_P = advantages.remember(memory, *batch)
     advantages_PG = advantages.group_advantages(
         advantage,
         rewards_PG,
@@ -304,6 +322,7 @@ def _advantages(advantage, options, truncated, key, experience):
         components_PGC=jnp.stack([*parts.values()], -1)
         if parts
         else jnp.zeros((*rewards_PG.shape, 0)),
+        history_P=history_P,
         **options,
     )
 
@@ -321,7 +340,7 @@ def _advantages(advantage, options, truncated, key, experience):
         **advantages.group_metrics(rewards_PG, success_PG, valid_PG),
         **advantages.success_count_metrics(advantages_PG, success_PG, valid_PG),
     }
-    return advantages_PG, valid_PG, facts
+    return advantages_PG, valid_PG, facts, memory
 
 
 def _right(experience: Experience) -> jax.Array:

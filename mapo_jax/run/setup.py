@@ -167,7 +167,8 @@ def prepare(
         shown = [pair.prompt for pair in pairs] if task.images else []
         demonstrated = pictures.Album(reader, task, task.train, shown)
     mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
-    programs = Programs(c, source.architecture, source.tokenizer.eos_ids, mesh)
+    eos_ids = source.tokenizer.eos_ids
+    programs = Programs(c, source.architecture, eos_ids, mesh, len(task.train))
     return Setup(
         config=c,
         began=began,

@@ -8,7 +8,6 @@ itself.
 import contextlib
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +16,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from mapo_jax import errors, model, rewards, sharding, tasks, training
+from mapo_jax import errors, model, rewards, sharding, tasks
 from mapo_jax.config import Config, to_dict
 from mapo_jax.rollouts import Batch, Experience, demonstrations, pad_prompts
-from mapo_jax.run import collect, compilation, contents, evaluation, processes, setup, workdirs
+from mapo_jax.run import (
+    collect,
+    compilation,
+    contents,
+    evaluation,
+    metrics,
+    processes,
+    setup,
+    workdirs,
+)
 from mapo_jax.run.checkpoints import Checkpoints
 from mapo_jax.run.console import Console
 from mapo_jax.run.guard import Guard
@@ -139,7 +147,7 @@ class Trainer:
             )
             if step < c.warmup.steps:  # made while the devices compute
                 following = self._batch_or_error(step + 1)
-            values = _values([jax.device_get(reported)])
+            values = metrics.of_updates([jax.device_get(reported)])
             values["time/step"] = time.perf_counter() - start
             self._record("train", step, values)
             if step < c.warmup.steps:  # else RL's step 0 is saved
@@ -224,9 +232,10 @@ class Trainer:
         progress.drawn += drawn
         scoring, self._phase = time.perf_counter(), "scoring"
         # Advantages.
-        advantages_PG, valid_PG, facts = programs.advantages(
-            self.setup.key(step, setup.ADVANTAGES), experience
+        advantages_PG, valid_PG, facts, memory = programs.advantages(
+            self.setup.key(step, setup.ADVANTAGES), experience, progress.state.memory
         )
+        progress.state = dataclasses.replace(progress.state, memory=memory)
         rollouts = dataclasses.replace(experience.rollouts, valid=valid_PG)
         # Log-probs of the policy that sampled and of the reference: the loss compares with them.
         old_logps, ref_logps = rollouts.logps, None
@@ -242,16 +251,16 @@ class Trainer:
         minibatches = c.batch.prompts // c.batch.minibatch_prompts
         for epoch in range(c.batch.epochs):
             for index in _order(c.seed, step, epoch, minibatches):
-                progress.state, metrics = programs.update(
+                progress.state, measured = programs.update(
                     progress.state, batch, np.int32(index), progress.frozen
                 )
-                reported.append(metrics)
-        values = _values(jax.device_get(reported))
+                reported.append(measured)
+        values = metrics.of_updates(jax.device_get(reported))
         end = time.perf_counter()
         # Records.
         self._show_groups(step, experience, advantages_PG, draws)
         return {
-            **_facts(jax.device_get(facts)),
+            **metrics.of_batch(jax.device_get(facts)),
             **values,
             "policy/skipped": int(progress.state.skipped),
             **found,
@@ -354,7 +363,8 @@ class Trainer:
     def _sample_again(self, step: int) -> None:
         """Samples the recorded groups of step 1 again, with its keys, and writes them.
 
-        An advantage that compares with the whole batch sees these groups alone.
+        An advantage that compares with the whole batch sees these groups alone, one that looks back
+        the whole run.
         """
         params, P, first = self._serving(), self.config.batch.prompts, self.progress.first
         groups = []
@@ -363,7 +373,8 @@ class Trainer:
             key = self.setup.key(1, setup.SAMPLING)
             again, _ = collect.roll_out(self.setup, params, key, 1, 0, attempt, positions)
             key = self.setup.key(1, setup.ADVANTAGES)
-            advantages_PG, *_ = self.setup.programs.advantages(key, again)
+            memory = self.progress.state.memory
+            advantages_PG, *_ = self.setup.programs.advantages(key, again, memory)
             groups += collect.groups(self.setup, again, advantages_PG, positions, "after")
         self._write_groups(step, groups)
 
@@ -414,36 +425,3 @@ def _order(seed: int, step: int, epoch: int, minibatches: int) -> list[int]:
     if not epoch:
         return list(range(minibatches))
     return np.random.default_rng((seed, step, epoch)).permutation(minibatches).tolist()
-
-
-def _facts(facts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Means from (sum, number). A fact by success count becomes "name/K" for each K that occurs."""
-    values = {}
-    for name, (total, number) in facts.items():
-        if np.ndim(total):
-            numbers = np.broadcast_to(number, total.shape)
-            values |= {
-                f"{name}/{k}": float(x / n)
-                for k, (x, n) in enumerate(zip(total, numbers, strict=True))
-                if n
-            }
-        else:
-            values[name] = float(total / number) if number else math.nan
-    return values
-
-
-_FIRST_ONLY = ("policy/ratio_mean", "policy/logp_gap_mean")
-
-
-def _values(reported: list[training.Metrics]) -> dict[str, float]:
-    """A step's metrics as means over its minibatches.
-
-    The ratio and the gaps are those of the first minibatch, whose parameters sampled the batch.
-    """
-    losses = {k: float(np.mean([m.losses[k] for m in reported])) for k in reported[0].losses}
-    values = {}
-    for name in reported[0].means:
-        used = reported[:1] if name in _FIRST_ONLY else reported
-        total, count = (sum(float(m.means[name][i]) for m in used) for i in (0, 1))
-        values[name] = total / max(count, 1.0)
-    return losses | values | {name: float(x) for name, x in reported[0].maxima.items()}

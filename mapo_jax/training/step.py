@@ -30,21 +30,26 @@ _WEIGHT = 16.0
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that an optimizer step changes."""
+    """Everything that a step changes."""
 
     step: Array  # i32[], optimizer steps of this phase, skipped ones included
     skipped: Array  # i32[], steps that changed nothing, see `TrainStep`
     in_a_row: Array  # i32[], skipped steps since the last step that was not skipped
     params: model.Params  # float32: all parameters, or the adapters alone
     opt_state: Any
+    # `advantages.Memory` of the steps of RL, if the advantage looks back; no update changes it
+    memory: Any = None
 
 
 def init_state(
-    params: model.Params, tx: optax.GradientTransformation, trains_vision: bool = True
+    params: model.Params,
+    tx: optax.GradientTransformation,
+    trains_vision: bool = True,
+    memory: Any = None,
 ) -> TrainState:
     """Makes the state with which a new phase starts from `params`."""
     opt_state = tx.init(moving_params(params, trains_vision)[0])
-    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, opt_state)
+    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), params, opt_state, memory)
 
 
 def state_shardings(
@@ -53,7 +58,7 @@ def state_shardings(
     mesh: Mesh,
     trains_vision: bool = True,
 ) -> TrainState:
-    """Returns the state's tree of shardings; moments have the sharding of their parameters."""
+    """Returns the shardings of a state without memory; moments have those of their parameters."""
     replicated: Any = sharding.replicated(mesh)
     params = sharding.shardings(mesh, model.partition(model.logical_axes(config))[0])
     shapes = model.partition(model.abstract_params(config))[0]
@@ -173,11 +178,13 @@ class TrainStep:
             skipped = state.skipped + jnp.where(taken, 0, 1)
             in_a_row = jnp.where(taken, 0, state.in_a_row + 1)
             metrics.losses["policy/grad_norm"] = norm
-            return TrainState(state.step + 1, skipped, in_a_row, params, opt_state), metrics
+            state = TrainState(state.step + 1, skipped, in_a_row, params, opt_state, state.memory)
+            return state, metrics
 
         sums = (moving_params(shardings.params, trains_vision)[0], replicated)
         self.begin = jax.jit(begin, out_shardings=(by_prompt, replicated, replicated))
         self.add = jax.jit(add_gradient, donate_argnums=0, out_shardings=sums)
+        shardings = dataclasses.replace(shardings, memory=replicated)
         self.finish = jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated))
         self._one, self._sums, self._zeros = one, sums, {}
 

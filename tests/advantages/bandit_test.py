@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mapo_jax import advantages
-from mapo_jax.advantages import bandit, diagnostics
+from mapo_jax.advantages import bandit, diagnostics, history
 from mapo_jax.training import losses
 from tests import small
 
@@ -57,6 +57,7 @@ def test_update_is_the_mean_of_sampled_updates(name):
         key=key,
         lengths_PG=jnp.ones((DRAWN, G), int),
         components_PGC=rewards_PG[..., None],
+        history_P=history.none(DRAWN),
         **inputs,
         **sampled,
     )

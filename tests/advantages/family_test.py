@@ -58,6 +58,7 @@ CASES = {
     "a_grae, threshold=0.6": ("a_grae", {"threshold": 0.6}),
     "lite_ppo": ("lite_ppo", {}),
     "jspo": ("jspo", {}),
+    "ebpo": ("ebpo", {}),
     "focal(mapo)": ("focal", {"base": "mapo", "gamma": 1.5}),
     "focal(gpg)": ("focal", {"base": "gpg", "gamma": 1.0}),
     "signed(grpo)": ("signed", {"base": "grpo", "pos": 0.1, "neg": 1.0}),
@@ -80,7 +81,8 @@ every = pytest.mark.parametrize(
 )
 examples = hypothesis.settings(deadline=None, max_examples=10)
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
-WHITENED = ("reinforce_plus_plus", "reinforce_plus_plus_baseline", "gdpo")
+WHITENED = ("reinforce_plus_plus", "reinforce_plus_plus_baseline", "gdpo", "ebpo")
+PER_PROMPT = ("baseline_P", "history_P")
 KEY = jax.random.key(7)
 DRAWN_P = [float(jax.random.uniform(jax.random.fold_in(KEY, p))) for p in range(P)]
 
@@ -102,7 +104,7 @@ def jitted(case):
 def compute(case, groups):
     """Calls the compiled function of a case with every input that there is."""
     rewards = jnp.asarray(groups["rewards_PG"], jnp.float32)
-    others = {name: jnp.asarray(x) for name, x in groups.items() if name != "rewards_PG"}
+    others = {n: jax.tree.map(jnp.asarray, x) for n, x in groups.items() if n != "rewards_PG"}
     return np.asarray(jitted(case)(rewards, **others, key=KEY))
 
 
@@ -122,6 +124,7 @@ def grids(values, *shape):
     )
 
 
+HISTORY = advantages.History(*np.random.default_rng(0).random((6, P), np.float32))
 LEVELS, HUNDREDTHS = [0.0, 0.1, 0.9, 1.0], [n / 100 for n in range(101)]
 REWARDS = LEVELS * 25 + HUNDREDTHS
 GROUPS = st.fixed_dictionaries(
@@ -132,6 +135,7 @@ GROUPS = st.fixed_dictionaries(
         "baseline_P": grids(REWARDS, P),
         "lengths_PG": grids(range(1, 31), P, G),
         "components_PGC": grids([0.0, 0.5, 1.0], P, G, 2),
+        "history_P": st.builds(advantages.History, *[grids(REWARDS, P)] * 6),
     }
 )
 BINARY = GROUPS.map(
@@ -184,6 +188,7 @@ def test_eps_and_ddof_stand_where_they_should(name):
     more = {
         "lengths_PG": rng.integers(1, 9, (5, G)),
         "components_PGC": np.stack([rewards, success], -1).astype(np.float32),
+        "history_P": jax.tree.map(lambda x: x[:5], HISTORY),
         "eps": 0.5,
         **ROUGH[name],
     }
@@ -204,6 +209,7 @@ class VariantsTest(chex.TestCase):
             "baseline_P": rng.random(P).astype(np.float32),
             "lengths_PG": rng.integers(1, 9, (P, G)),
             "components_PGC": rng.choice([0, 1], (P, G, 2)).astype(np.float32),
+            "history_P": HISTORY,
         }
         for case in CASES:
             result = self.variant(function(case))(**groups, key=KEY)
@@ -217,7 +223,7 @@ class VariantsTest(chex.TestCase):
 @examples
 @hypothesis.given(groups=GROUPS, order=st.permutations(range(G)))
 def test_order_does_not_matter(case, groups, order):
-    shuffled = {n: x if n == "baseline_P" else x[:, order] for n, x in groups.items()}
+    shuffled = {n: x if n in PER_PROMPT else x[:, order] for n, x in groups.items()}
     close = {"rtol": 2e-3, "atol": 2e-3} if CASES[case][0] in WHITENED else CLOSE
     np.testing.assert_allclose(compute(case, shuffled), compute(case, groups)[:, order], **close)
 
@@ -247,6 +253,7 @@ def test_named_exceptions_do_move_constant_groups(name):
         baseline_P=jnp.ones(2),
         lengths_PG=jnp.array([[1, 2, 3, 4], [1, 5, 1, 1]]),
         components_PGC=jnp.stack([rewards, rewards.at[0, 0].set(1)], -1),
+        history_P=jax.tree.map(lambda x: x[:2], HISTORY),
     )
     assert np.all(result[0] != 0)
 
@@ -341,12 +348,13 @@ def test_masked_is_deleted(case, junk):
         "baseline_P": np.linspace(0.1, 0.9, P),
         "lengths_PG": rng.integers(1, 9, (P, G)),
         "components_PGC": rng.choice([0, 0.5, 1], (P, G, 2)),
+        "history_P": HISTORY,
     }
     groups["mask_PG"][:, 2] = not np.isfinite(junk)
     if np.isfinite(junk):
         groups["mask_PG"][:, 2] = False
     full = compute(case, groups)
-    without = {n: x if n == "baseline_P" else np.delete(x, 2, 1) for n, x in groups.items()}
+    without = {n: x if n in PER_PROMPT else np.delete(x, 2, 1) for n, x in groups.items()}
     assert np.all(full[:, 2] == 0)
     np.testing.assert_allclose(np.delete(full, 2, 1), compute(case, without), rtol=1e-5, atol=1e-6)
 
@@ -364,6 +372,7 @@ def test_no_gradient_flows(case):
             baseline_P=baseline,
             lengths_PG=jnp.ones((P, G), int),
             components_PGC=components,
+            history_P=jax.tree.map(jnp.asarray, HISTORY),
         )
         assert np.all(np.isfinite(jax.lax.stop_gradient(result)))
         return jnp.sum(result * jnp.arange(P * G).reshape(P, G))
@@ -386,6 +395,7 @@ def test_sharded_over_prompts(case):
         "baseline_P": rng.random(P),
         "lengths_PG": rng.integers(1, 9, (P, G)),
         "components_PGC": rng.choice([0.0, 0.5, 1.0], (P, G, 2)),
+        "history_P": HISTORY,
     }
     on_mesh = jax.device_put(groups, sharding)
     program = jitted(case).lower(**on_mesh, key=KEY).compile()
@@ -574,6 +584,7 @@ def test_released_code_of_mapo(rewards, expected):
         ("remax", "baseline_P"),
         ("opo", "lengths_PG"),
         ("gdpo", "components_PGC"),
+        ("ebpo", "history_P"),
         ("focal", "base"),
     ],
 )

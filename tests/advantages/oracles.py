@@ -22,6 +22,7 @@ def advantages(
     baseline_P=None,
     lengths_PG=None,
     components_PGC=None,
+    history_P=None,
     **options,
 ):
     """Returns float64 [P, G]; `lambda_P` holds the draws of mapo_random."""
@@ -32,6 +33,7 @@ def advantages(
         "baseline_P": baseline_P,
         "lengths_PG": lengths_PG,
         "components_PGC": components_PGC,
+        "history_P": history_P,
     }
     if name in ("focal", "signed"):
         changed = {key: options.pop(key) for key in ("gamma", "pos", "neg") if key in options}
@@ -50,7 +52,7 @@ def advantages(
                     out_PG[p, g] *= changed["pos"] if out_PG[p, g] > 0 else changed["neg"]
         return out_PG
     out_PG, counted = np.zeros((P, G)), []
-    fewest = 1 if name in ("remax", "reinforce_plus_plus") else 2
+    fewest = 1 if name in ("remax", "reinforce_plus_plus", "ebpo") else 2
     for p in range(P):
         kept = [
             g
@@ -66,6 +68,7 @@ def advantages(
             "baseline": None if baseline_P is None else float(baseline_P[p]),
             "lengths": None if lengths_PG is None else [int(lengths_PG[p][g]) for g in kept],
             "components": None if components_PGC is None else [components_PGC[p][g] for g in kept],
+            "history": None if history_P is None else {n: x[p] for n, x in vars(history_P).items()},
         }
         for g, a in zip(kept, FORMULAS[name](group, options), strict=True):
             out_PG[p, g] = a
@@ -211,6 +214,14 @@ def _mgpo(g, o):
     return [math.exp(-o.get("strength", 1.0) * kl) * a for a in _grpo(g, o)]
 
 
+def _ebpo(g, o):
+    r, h = g["r"], g["history"]
+    sampling, tasks = h["variance"] / len(r), h["variance_of_means"]
+    shrink = sampling / (sampling + tasks) if sampling + tasks else 0
+    baseline = (1 - shrink) * _mean(r) + shrink * h["mean"]
+    return [v - baseline for v in r]
+
+
 FORMULAS = {
     "mapo": _mix(lambda g: 4 * _p(g) * (1 - _p(g))),
     "mapo_random": _mix(lambda g: 1 - g["drawn"]),
@@ -239,6 +250,7 @@ FORMULAS = {
     "a_grae": _grpo,
     "lite_ppo": lambda g, o: _over(g["r"], 1.0),
     "jspo": _rloo,
+    "ebpo": _ebpo,
 }
 
 
@@ -326,5 +338,6 @@ STAGES = {
     "reinforce_plus_plus": _whiten,
     "reinforce_plus_plus_baseline": _whiten,
     "gdpo": lambda out_PG, counted, r, lengths, o: _whiten(out_PG, counted, r, None, o),
+    "ebpo": lambda out_PG, counted, r, lengths, o: _whiten(out_PG, counted, r, None, o),
     "dgpo": _question_weights,
 }

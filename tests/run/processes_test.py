@@ -214,6 +214,7 @@ def test_two_processes_train_as_one(tmp_path):
     together = [
         f"--config.task.reward={reward}",
         "--config.dynamic.max_tries=20",
+        "--config.algorithm.advantage=ebpo",  # compares with all groups, and remembers earlier ones
         "--config.rollout.chunks=2",
         "--config.log.console=json",
     ]
@@ -236,7 +237,7 @@ def test_two_processes_train_as_one(tmp_path):
     for log in ("rewards.log", "rewards.1.log"):  # but each keeps what its workers print
         assert "judged" in (tmp_path / "two" / log).read_text()
 
-    config = micro(task__reward=reward, dynamic__max_tries=20)
+    config = micro(task__reward=reward, dynamic__max_tries=20, algorithm__advantage="ebpo")
     train(config, tmp_path / "one")  # two devices in this process
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert_close(one, two)

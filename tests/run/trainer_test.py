@@ -258,6 +258,43 @@ def test_own_reward_and_advantage_from_a_file(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_advantage_that_looks_back_goes_on_as_it_was(tmp_path, monkeypatch):
+    """Its memory is part of the checkpoint; without it the run would learn otherwise."""
+    (tmp_path / "my.py").write_text(
+        "def short(response, example):\n"
+        "    n = min(len(response), 20) / 20\n"
+        "    return {'reward': n, 'success': n < 0.2, 'parts': {}}\n"
+        "def again(rewards_G, success_G, mask_G, history):\n"
+        "    return rewards_G - history.mean + 100 * (history.tries > 0)\n"
+    )
+    config = micro(
+        task__reward=f"{tmp_path}/my.py:short",
+        task__options__train_size=32,  # the first two steps see all of them
+        algorithm__advantage=f"{tmp_path}/my.py:again",
+        algorithm__beta=0.0,
+        warmup__steps=0,
+    )
+    runs.train(config, tmp_path / "whole")
+    step = trainer.Trainer.step
+
+    def broken(self, number):
+        if number == 4:
+            raise errors.UserError("broken")
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", broken)
+        with pytest.raises(errors.UserError, match="broken"):
+            runs.train(config, tmp_path / "run")
+    runs.train(config, tmp_path / "run")
+    for name in ("metrics", "rollouts"):
+        rows = [timeless(lines(tmp_path / run, name)) for run in ("run", "whole")]
+        assert rows[0] == rows[1]
+    seen = {(row["step"], row["advantage"] > 50) for row in rows[0] if row["kind"] == "train"}
+    assert seen == {(1, False), (2, False), (4, True), (5, True)}
+
+
+@pytest.mark.slow
 def test_own_surrogate_from_a_file(tmp_path, capsys):
     """Records, console, report and checks do without the metrics of the built-in ones."""
     (tmp_path / "my.py").write_text(
