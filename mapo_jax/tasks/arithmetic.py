@@ -2,9 +2,10 @@
 
 A question is a chain of `+`, `-` and `*` over natural numbers ("17+5*3="); a response works it
 out, products first, and boxes the result (`<think>5*3=15 17+15=32</think> \\boxed{32}`). A level is
-the number of operations. The evaluation set `test` is like the training set. Two more are out of
-its distribution: numbers in `easy` have one digit, and a question in `hard` has at least one number
-above the largest of training, by up to a half.
+the number of operations. With `words` the question is an English sentence, for a pretrained policy.
+The evaluation set `test` is like the training set. Two more are out of its distribution: numbers in
+`easy` have one digit, and a question in `hard` has at least one number above the largest of
+training, by up to a half.
 
 Demonstrations hold mistakes, as real ones do, at an exact rate: floor(n * mistake_rate) of the
 first n examples have one. A mistake is a slip in one step (off by 1, 2 or 10) that makes the result
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapo_jax import errors, rewards
-from mapo_jax.tasks import generated
+from mapo_jax.tasks import base, generated
 from mapo_jax.tasks.base import Task, merge_options
 
 DEFAULTS = {
@@ -32,6 +33,7 @@ DEFAULTS = {
     "train_size": 20_000,  # training examples
     "eval_size": 512,  # examples of each evaluation set; as in training, a question may recur
     "mistake_rate": 0.5,  # share of the training demonstrations that hold a mistake
+    "words": False,  # ask in English
 }
 
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -59,7 +61,7 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
             name: _eval(name, seed, levels, bounds, chosen["eval_size"])
             for name, bounds in sets.items()
         },
-        prompt=prompt,
+        prompt=in_words if chosen["words"] else prompt,
         reward=rewards.accuracy_and_format,
         demonstration=generated.demonstration,
     )
@@ -68,6 +70,12 @@ def make(options: Mapping[str, Any], data_path: str, seed: int) -> Task:
 def prompt(example: dict) -> str:
     """Returns the question as the policy sees it: "17+5*3="."""
     return example["question"]
+
+
+def in_words(example: dict) -> str:
+    """Returns the question in English, "What is 17+5*3?", for a pretrained policy."""
+    asked = f"What is {example['question'].removesuffix('=')}?"
+    return base.prompt({**example, "question": asked})
 
 
 def _mistakes(chosen: Mapping[str, Any]) -> list[str]:
