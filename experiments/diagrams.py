@@ -10,7 +10,7 @@ or "perimeter?", so only the picture has the numbers; mapo_jax/tasks/diagrams.py
 tower has a layer with windows and one without, batches mix pictures of two sizes, and RL trains the
 tower too. Half of the demonstrations hold a mistake.
 
-Hardware: 2 CPU cores, some eight minutes; nothing is downloaded. Expected result: accuracy on
+Hardware: 2 CPU cores, four to eight minutes; nothing is downloaded. Expected result: accuracy on
 shapes that were held out, sampled at temperature 1, rises from 0.34-0.41 before RL to about 0.9
 after it, and stays at 0 under white pictures; docs/results.md has the table. The presets
 `white_pictures` and `shuffled_pictures` are controls, which must not learn to read, and
