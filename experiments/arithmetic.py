@@ -46,7 +46,27 @@ def small(config: ConfigDict) -> None:
     config.policy.mlp_dim = 192
 
 
-PRESETS = {"tiny": tiny, "small": small} | common.METHODS
+def smollm2(config: ConfigDict) -> None:
+    """SmolLM2-135M-Instruct (docs/pretrained.md) on a CPU, asked in English, after a warm-up."""
+    config.policy.init = "models/SmolLM2-135M-Instruct"
+    config.tokenizer.path = ""
+    config.tokenizer.template = "chat"
+    config.task.options.words = True
+    config.data.max_prompt_tokens = 64
+    config.steps = 40
+    config.warmup.steps = 40
+    config.warmup.learning_rate = 1e-4
+    config.warmup.batch = 16
+    config.batch.prompts = 8
+    config.batch.minibatch_prompts = 8
+    config.batch.microbatch = (4, 8)
+    config.rollout.max_new_tokens = 40
+    config.optimizer.learning_rate = 1e-5
+    config.eval.problems = 128
+    config.eval.batch = 64
+
+
+PRESETS = {"tiny": tiny, "small": small, "smollm2": smollm2} | common.METHODS
 
 
 def get_config(presets: str = "") -> ConfigDict:

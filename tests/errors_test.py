@@ -129,8 +129,8 @@ SURROGATE_FORM = (
     "make it fn(logps, old_logps, advantages, mask, **options) -> (loss, metrics) in jnp"
 )
 PRESETS = (
-    "tiny, mapo, grpo, dapo, gspo, cispo, dr_grpo, maxrl, mapo_paper, grpo_paper, dapo_paper, "
-    "gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper, paper_eval"
+    "tiny, small, smollm2, mapo, grpo, dapo, gspo, cispo, dr_grpo, maxrl, mapo_paper, grpo_paper, "
+    "dapo_paper, gspo_paper, cispo_paper, dr_grpo_paper, maxrl_paper, paper_eval"
 )
 NEEDS_A_MODEL = (
     "missing; give a SentencePiece model, a tokenizer.json or a folder with one, which decides the "

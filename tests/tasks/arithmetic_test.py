@@ -38,6 +38,16 @@ def test_answers_are_pythons(task):
         assert int(example["answer"]) == eval(task.prompt(example).removesuffix("=")) >= 0
 
 
+def test_in_words_the_same_examples_are_asked_in_english(task):
+    asked = make(words=True)
+    assert all_examples(asked) == all_examples(task)
+    for example in asked.train[:50]:
+        expression = re.match(r"What is ([\d+*-]+)\?\nFirst think inside ", asked.prompt(example))[
+            1
+        ]
+        assert eval(expression) == int(example["answer"])
+
+
 def test_worked_steps_are_right_and_in_order():
     for example in make(mistake_rate=0.0, levels=(2, 3)).train:
         thought = re.fullmatch(r"<think>(.*)</think> \\boxed\{(\d+)\}", example["demonstration"])
