@@ -1,6 +1,7 @@
-"""Makes the pictures of README.md from a finished run: `python docs/figures.py DIR`.
+"""Makes the pictures of README.md from a finished run or study: `python docs/figures.py DIR`.
 
-From a run whose prompts have pictures comes docs/figures/diagrams.png, the prompts on record with
+From a study come its differences on the set `test`, one picture for each of its settings. From a
+run whose prompts have pictures comes docs/figures/diagrams.png, the prompts on record with
 answers before and after. Of any other run docs/figures/console.svg is a screenshot of the real
 console, which replays the run's records up to one moment, and the other pictures are copied from
 its report.
@@ -121,6 +122,10 @@ def main(workdir: Path) -> None:
     """Writes all pictures into docs/figures."""
     figures = DOCS / "figures"
     figures.mkdir(exist_ok=True)
+    if (workdir / "study.json").exists():
+        for path in sorted((workdir / "figures").glob("difference_test*.png")):
+            shutil.copyfile(path, figures / path.name.replace("difference_test", "study"))
+        return
     if (workdir / "pictures").is_dir():
         diagrams(workdir).savefig(figures / "diagrams.png", dpi=100)
         return

@@ -6,11 +6,12 @@ number, and a page. No JAX.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from matplotlib import ticker
 from scipy import special
 
 from mapo_jax.report import figures, markup, paired, saving
@@ -210,7 +211,8 @@ def _sections(
         compared = list(_arms(runs, found, setting))
         if not compared:
             continue
-        drawn = _panels(compared, f"_{number}" * (len(found["settings"]) > 1))
+        end = f"_{number}" * (len(found["settings"]) > 1)
+        drawn = [*_differences(found, setting, end), *_panels(compared, end)]
         panels += drawn
         grid = "".join(f"<figure>{panel.svg}</figure>" for panel in drawn)
         tables = "".join(_tables(found, setting))
@@ -297,6 +299,36 @@ def _p(value: float) -> str:
     if not math.isfinite(value):
         return "\u2013"
     return f"{value:.3f}" if value >= 0.001 else "< .001"
+
+
+def _differences(found: Mapping[str, Any], setting: str, end: str) -> Iterator[Panel]:
+    """Yields a panel for each evaluation set: differences to the baseline, with 95% intervals."""
+    entries = [entry for entry in found["table"] if entry["setting"] == setting]
+    for key in dict.fromkeys(entry["key"] for entry in entries):
+        if key.endswith("/accuracy_sampled"):
+            own = [entry for entry in entries if entry["key"] == key and "minus" in entry]
+            rows = {entry["method"]: entry["minus"]["after"] for entry in own}
+            name = key.split("/")[1]
+            title = f"Accuracy on {name}, minus {found['baseline']}"
+            yield from figures.panel(f"difference_{name}{end}", title, _draw_differences(rows))
+
+
+def _draw_differences(rows: Mapping[str, Mapping[str, float]]) -> Callable[[Any], bool]:
+    def draw(axes) -> bool:
+        known = {name: row for name, row in rows.items() if math.isfinite(row["low"])}
+        for y, row in enumerate(known.values()):
+            axes.plot([row["low"], row["high"]], [y, y], color=figures.ARMS[0], linewidth=1.6)
+            axes.plot(row["mean"], y, "o", color=figures.ARMS[0], ms=5)
+        axes.axvline(0, color=figures.MUTED, linewidth=0.9)
+        axes.set_yticks(range(len(known)), [name.split("/")[-1] for name in known])
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x")
+        axes.set_xlabel("accuracy, sampled: mean difference over the seeds")
+        return bool(known)
+
+    return draw
 
 
 def _panels(compared: Sequence[Method], end: str) -> list[Panel]:

@@ -76,7 +76,8 @@ def test_page_and_json(tmp_path, described):
     assert "0.700 [0.452, 0.948]" in page
     assert "+0.150" in page
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert {"accuracy_test", "reward_mean", "gradient"} <= names
+    assert {"accuracy_test", "difference_test", "reward_mean", "gradient"} <= names
+    assert "Accuracy on test, minus grpo" in page
 
 
 def test_band_is_the_t_interval_over_the_seeds(tmp_path, described):
