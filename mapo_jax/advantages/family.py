@@ -229,14 +229,13 @@ def mgpo(
 def ebpo(rewards_G: Array, success_G: Array, mask_G: Array, *, history: History) -> Array:
     """A_i = r_i - (1 - S) mu - S m, then `stages.whiten`. EBPO, arXiv 2602.05165.
 
-    The baseline is the group's mean, shrunk towards m, the mean of all rewards of the run. With
-    v their variance and t the variance of all groups' means, S = (v / G) / (v / G + t). All three
-    are of all steps, this one included. A group that fails whole is not 0: before
-    whitening each gets -S m. With 0/1 rewards and one group, S is 1 and m is mu: `dr_grpo`.
-    `success_G` is not used.
+    The baseline is the group's mean, shrunk towards m, the mean of all rewards of the run. With v
+    their variance and t the variance of the means of all groups, S = (v / G) / (v / G + t). All
+    three count every step so far, this one too. A group that fails whole is not 0: before whitening
+    each gets -S m. Advantages need not sum to 0. `success_G` is not used.
 
-    Differs from the paper: its remark takes the plain variance of means for t, as here; variances
-    have ddof=0, of which it says nothing. Its best results need prompts in order of topic.
+    t is the plain variance of the means, as in the paper's remark. The paper does not say which
+    ddof its variances have; here it is 0. Its best results have prompts in the order of topics.
     """
     mu, noise = masked.mean(rewards_G, mask_G), history.variance / jnp.maximum(jnp.sum(mask_G), 1)
     shrink = divide(noise, noise + history.variance_of_means, 0.0)
