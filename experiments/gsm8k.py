@@ -19,8 +19,8 @@ nominal FLOP/s.
 | smollm2 | SmolLM2-135M-Instruct, 4 prompts x 4 | 4 | 43 s (2 CPU cores; measured) |
 | tiny | a small policy from scratch | 1 | 1 s (2 CPU cores) |
 
-The presets `tenstorrent`, `verl_05b` and `verl_15b` copy the batch, group, rate, steps and limits
-of others, whose curves docs/recipes.md has.
+The presets `tenstorrent`, `verl_05b`, `verl_15b` and `marin` copy the batch, group, rate, steps and
+limits of others, whose curves docs/recipes.md has.
 
 Nobody has run the Qwen presets here. Qwen's report gives these policies 0.50 (0.5B), 0.73 (1.5B)
 and 0.87 (3B) on GSM8K with its own prompts (arXiv 2412.15115). This reward asks for a <think> block
@@ -184,6 +184,19 @@ def tenstorrent(config: ConfigDict) -> None:
     config.checkpoint.every = 20
 
 
+def marin(config: ConfigDict) -> None:
+    """Qwen3-1.7B with RLOO at the rate and size of marin's issue 2024: 100 steps of 16 x 16."""
+    common.METHODS["grpo"](config)
+    config.algorithm.advantage = "rloo"
+    config.steps = 100
+    config.policy.init = "Qwen/Qwen3-1.7B"
+    config.data.max_prompt_tokens = 512
+    _sizes(config, 16, 16, 1024, lanes=0, microbatch=(1, 16))
+    config.batch.minibatch_prompts = 16
+    config.algorithm.beta = 0.0
+    config.optimizer.learning_rate = 1e-7
+
+
 PRESETS = {
     "tiny": tiny,
     "smollm2": smollm2,
@@ -194,6 +207,7 @@ PRESETS = {
     "tenstorrent": tenstorrent,
     "verl_05b": verl_05b,
     "verl_15b": verl_15b,
+    "marin": marin,
 } | common.METHODS
 
 
