@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from mapo_jax.report import markup
@@ -88,17 +89,16 @@ def panel(name: str, title: str, draw: Callable[[Any], bool]) -> list[Panel]:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a run named in any script
         figure = Figure(figsize=(4.8, 2.9))
-        canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         if not draw(axes):
             return []
         axes.set_title(title)
         svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg")
+        FigureCanvasSVG(figure).print_svg(svg)  # savefig would draw twice
         figure.set_layout_engine("none")  # keeps the layout of the SVG
         figure.set_facecolor("white")
         figure.set_dpi(200)
-        canvas.print_png(png)
+        FigureCanvasAgg(figure).print_png(png)
     return [Panel(name, title, _inline(svg.getvalue(), name, title), png.getvalue())]
 
 
