@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mapo_jax import sharding, training
+from mapo_jax import advantages, sharding, training
 from mapo_jax.model import decoding
 from mapo_jax.rollouts import Experience
 from mapo_jax.run import programs
@@ -110,13 +110,14 @@ def test_the_choice_is_the_same_on_a_mesh():
 
 # One for each input, for an advantage of another one, and for a second stage.
 ASKING = ("mapo", "mapo_random", "remax", "gdpo, weighed", "opo", "signed(remax)", "focal(gpg)")
+ASKING += ("ebpo",)
 
 
 @pytest.mark.parametrize(
     "case", [*ASKING, *small.slow(*([case] for case in CASES if case not in ASKING))]
 )
 def test_a_run_has_what_every_advantage_asks_for(case):
-    """Key, lengths, parts and baseline reach the function; what is masked or lost gets 0."""
+    """All inputs of an advantage reach its function; what is masked or lost gets 0."""
     name, options = CASES[case]
     groups = fresh([1, 2, 0, 4])
     rewards = groups.rewards.copy()
@@ -128,7 +129,10 @@ def test_a_run_has_what_every_advantage_asks_for(case):
     key = jax.random.key(3)
     drawn = [float(jax.random.uniform(jax.random.fold_in(key, p))) for p in range(4)]
     compute = jax.jit(functools.partial(programs._advantages, name, options, "fail"))
-    advantages, valid, facts = compute(key, groups)
+    counted = groups.rollouts.valid & np.isfinite(rewards)
+    batch = rewards, groups.success, counted, groups.rollouts.example
+    memory, history_P = advantages.remember(advantages.nothing(4), *batch)
+    found, valid, facts, remembered = compute(key, groups, advantages.nothing(4))
     expected = oracles.advantages(
         name,
         rewards,
@@ -137,9 +141,11 @@ def test_a_run_has_what_every_advantage_asks_for(case):
         baseline_P=groups.baseline,
         lengths_PG=groups.rollouts.trained.sum(-1),
         components_PGC=np.stack([parts["accuracy"], parts["format"]], -1),  # alphabetical
+        history_P=history_P,
         **options,
     )
-    np.testing.assert_allclose(advantages, expected, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    jax.tree.map(np.testing.assert_allclose, remembered, memory)
     assert not valid[1, 0]
     assert valid.sum() == 15
     assert tuple(map(int, facts["reward/invalid"])) == (1, 16)
