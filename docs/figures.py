@@ -1,10 +1,10 @@
-"""Makes the pictures of README.md from a finished run or study: `python docs/figures.py DIR`.
+"""Makes pictures of the pages from a finished run or study: `python docs/figures.py DIR`.
 
-From a study come its differences on the set `test`, one picture for each of its settings. From a
-run whose prompts have pictures comes docs/figures/diagrams.png, the prompts on record with
-answers before and after. Of any other run docs/figures/console.svg is a screenshot of the real
-console, which replays the run's records up to one moment, and the other pictures are copied from
-its report.
+From a study come its differences on the set `test`, one picture for each of its settings, for
+docs/results.md. From a run whose prompts have pictures comes docs/figures/diagrams.png, the prompts
+on record with answers before and after. Of any other run docs/figures/console.svg is a screenshot
+of the real console, which replays the run's records up to one moment, and the other pictures are
+copied from its report.
 """
 
 import collections

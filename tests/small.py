@@ -78,13 +78,8 @@ def surrogate(name, **changes):
     return training.make_surrogate(dataclasses.replace(algorithm, surrogate=name, **changes))
 
 
-_INPUTS = (
-    "key",
-    "baseline_P",
-    "lengths_PG",
-    "components_PGC",
-    "history_P",
-)  # arrays; the rest are options
+# Arrays; the rest are options.
+_INPUTS = ("key", "baseline_P", "lengths_PG", "components_PGC", "history_P")
 _advantages = functools.cache(
     lambda advantage, options: jax.jit(
         functools.partial(advantages.group_advantages, advantage, **dict(options))

@@ -15,18 +15,6 @@ from mapo_jax import masked
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Sums over the rollouts that counted in all steps so far."""
-
-    tries_E: Array  # f32, of each training example
-    rewards_E: Array  # f32, sums of their rewards
-    successes_E: Array  # f32
-    rollouts: "Moments"  # of all rewards
-    groups: "Moments"  # of the mean rewards of groups
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Moments:
     """Number, mean and sum of squared deviations, as in Welford's algorithm."""
 
@@ -46,6 +34,18 @@ class Moments:
         apart, share = mean - self.mean, fresh / jnp.maximum(number, 1)
         squares += self.squares + jnp.square(apart) * self.number * share
         return Moments(number, self.mean + apart * share, squares)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Sums over the rollouts that counted in all steps so far."""
+
+    tries_E: Array  # f32, of each training example
+    rewards_E: Array  # f32, sums of their rewards
+    successes_E: Array  # f32
+    rollouts: Moments  # of all rewards
+    groups: Moments  # of the mean rewards of groups
 
 
 @jax.tree_util.register_dataclass

@@ -25,7 +25,7 @@ from mapo_jax.report.runs import Arm, Curve
 # Colours of the light page; VARIABLES has the page's CSS variable of each.
 INK, MUTED, GRID = "#1f2328", "#656d76", "#e3e6ea"
 ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
-ARMS += ("#882255", "#808000")
+ARMS += ("#882255", "#808000")  # two more, for studies of eight methods
 PHASES = ("#332288", "#88ccee", "#44aa99", "#ddcc77", "#b7bcc2")  # Tol, muted
 VARIABLES = {
     INK: "--ink",

@@ -42,10 +42,8 @@ def test_in_words_the_same_examples_are_asked_in_english(task):
     asked = make(words=True)
     assert all_examples(asked) == all_examples(task)
     for example in asked.train[:50]:
-        expression = re.match(r"What is ([\d+*-]+)\?\nFirst think inside ", asked.prompt(example))[
-            1
-        ]
-        assert eval(expression) == int(example["answer"])
+        found = re.match(r"What is ([\d+*-]+)\?\nFirst think inside ", asked.prompt(example))
+        assert eval(found[1]) == int(example["answer"])
 
 
 def test_worked_steps_are_right_and_in_order():
