@@ -79,8 +79,24 @@ def rope_angles(
         frequencies = scaling(frequencies)
     turned = positions[..., None] if axes is None else positions[..., axes]
     frequencies = frequencies.reshape((1,) * (turned.ndim - 1) + (-1,))
-    angles = turned.astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    return cosine_and_sine(turned.astype(jnp.float32) * frequencies)
+
+
+def cosine_and_sine(angles: Array) -> tuple[Array, Array]:
+    """Computes both once.
+
+    XLA:CPU fuses functions of single elements into all that use them, and would compute these again
+    for every head, layer and pass. It does not fuse a loop.
+    """
+
+    def once(angles):
+        is_cosine = jnp.array([True, False])
+        return tuple(jax.lax.map(lambda x: jax.lax.cond(x, jnp.cos, jnp.sin, angles), is_cosine))
+
+    def fused(angles):
+        return jnp.cos(angles), jnp.sin(angles)
+
+    return jax.lax.platform_dependent(angles, cpu=once, default=fused)
 
 
 def rotate(x: Array, rope: tuple[Array, Array]) -> Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mapo_jax import sharding
-from mapo_jax.model.attention import ABSENT, Segment, attend, rotate
+from mapo_jax.model.attention import ABSENT, Segment, attend, cosine_and_sine, rotate
 from mapo_jax.model.config import VisionConfig
 from mapo_jax.model.layers import ACTIVATIONS, Linear, Norm, init, product, rounded, through
 from mapo_jax.model.lora import Params
@@ -227,7 +227,7 @@ def encode(
     frequencies = _THETA ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
     angles = images.place[..., None].astype(jnp.float32) * frequencies.reshape(1, 1, 1, -1)
     angles = angles.reshape(*images.picture.shape, -1)
-    rope = jnp.cos(angles), jnp.sin(angles)
+    rope = cosine_and_sine(angles)
     whole = jnp.where(images.picture < 0, ABSENT, images.picture)
     windows = _windows(c, images, whole)
     is_full_L = jnp.asarray([not c.window or i in c.full_layers for i in range(c.num_layers)])

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +145,16 @@ def test_rotation_multiplies_complex_numbers():
     np.testing.assert_allclose(
         out, np.concatenate([expected.real, expected.imag], -1), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_cpu_computes_cosine_and_sine_once_for_all_who_use_them():
+    x = jnp.ones((8, 16, 4))  # [positions, heads, H]
+
+    def rotated(x, positions):
+        rope = attention.rope_angles(positions, 4, 500.0)
+        return attention.rotate(x, rope), attention.rotate(x[:, :2], rope)
+
+    positions = jnp.arange(8, dtype=jnp.int32)
+    found = jax.jit(rotated).lower(x, positions).compile().as_text()
+    assert found is not None
+    assert re.findall(r"(\S+)\{\S*\} (?:co)?sine\(", found) == ["f32[8,2]"] * 2
