@@ -161,24 +161,35 @@ def _pad(
 
 
 def _judge(setup: Setup, rollouts: Rollouts) -> rewards.Judged:
-    """Judges this process's responses."""
+    """Judges this process's responses; a rollout that is not valid gets zeros, and no question."""
     c, group = setup.config, rollouts.tokens.shape[1]
-    tokens, length, finished, example_P = map(
-        sharding.own, (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.example)
+    tokens, length, finished, valid, example_P = map(
+        sharding.own,
+        (rollouts.tokens, rollouts.length, rollouts.finished, rollouts.valid, rollouts.example),
     )
     responses = evaluation.decode(setup.tokenizer, tokens, length)
     rows = [setup.task.train[i] for i in example_P]
     thoughts = [setup.tokenizer.open_thought(tasks.parts(setup.task, row)) for row in rows]
-    examples = [row for row in rows for _ in range(group)]
-    ended = finished.reshape(-1).tolist() if c.algorithm.truncated == "fail" else None
-    texts = [thoughts[i // group] + text for i, text in enumerate(responses)]
-    judged = rewards.judge(setup.reward, texts, examples, ended)
+    # If none is valid, one is judged nevertheless: its verdict has the names of the parts.
+    asked = np.flatnonzero(valid) if valid.any() else np.zeros(1, int)
+    judged = rewards.judge(
+        setup.reward,
+        [thoughts[i // group] + responses[i] for i in asked],
+        [rows[i // group] for i in asked],
+        finished.reshape(-1)[asked].tolist() if c.algorithm.truncated == "fail" else None,
+    )
     if c.algorithm.overlong_penalty:
-        share = length.reshape(-1) / c.rollout.max_new_tokens
+        share = length.reshape(-1)[asked] / c.rollout.max_new_tokens
         judged = rewards.overlong(
             judged, share, c.algorithm.overlong_penalty, c.algorithm.overlong_buffer
         )
-    return judged
+
+    def at_their_places(x):
+        whole = np.zeros(len(responses), x.dtype)
+        whole[asked] = x
+        return whole
+
+    return jax.tree.map(at_their_places, judged)
 
 
 def _shuffle(judged: rewards.Judged, noise_PG: np.ndarray) -> rewards.Judged:

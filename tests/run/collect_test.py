@@ -1,5 +1,6 @@
 """The rollout phase: dynamic sampling, greedy baselines, the penalty for length."""
 
+import dataclasses
 import datetime
 import sys
 
@@ -229,12 +230,40 @@ def test_a_thought_that_the_prompt_opened_is_closed_by_the_response(tmp_path):
         length=np.array([[len(ids) for ids in tokens]], np.int32),
         example=np.array([0]),
         finished=np.array([[True, True, True, False]]),
+        valid=np.ones((1, 4), bool),
     )
     judged = collect._judge(run, jax.device_put(found))
     assert judged.success.tolist() == [True, False, False, False]
     assert judged.parts["accuracy"].tolist() == [1, 0, 1, 0]
     demonstration = run.demonstrations[0].response
     assert not run.tokenizer.decode(demonstration).startswith("<think>")
+
+
+def test_only_rollouts_that_exist_are_judged():
+    """Sampling a few groups anew had sent an empty response of each other group to the judge."""
+    run = setup.prepare(micro(), print, datetime.datetime.now(datetime.UTC))
+    asked = []
+
+    def even(response, example):
+        asked.append(response)
+        return {"reward": 0.5, "success": True, "parts": {"named": 1.0}}
+
+    run = dataclasses.replace(run, reward=even)
+    valid = np.array([[False] * 4, [True] * 4, [False] * 4])
+    found = small.replace(
+        small.rollouts(P=3, G=4, S=5, T=6),
+        example=np.zeros(3, np.int32),
+        finished=np.ones((3, 4), bool),
+        valid=valid,
+    )
+    judged = collect._judge(run, jax.device_put(found))
+    assert len(asked) == 4
+    np.testing.assert_array_equal(judged.rewards, 0.5 * valid.reshape(-1))
+    np.testing.assert_array_equal(judged.success, valid.reshape(-1))
+    nobody = small.replace(found, valid=np.zeros((3, 4), bool))
+    judged = collect._judge(run, jax.device_put(nobody))
+    assert len(asked) == 5
+    assert list(judged.parts) == ["named"]
 
 
 def test_the_run_says_that_right_answers_are_no_successes(tmp_path):
