@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mapo_jax.commands import bench, cli
+from mapo_jax.run import checks
+
 LAUNCH = Path(__file__).parent.parent / "launch"
 ROOT = str(LAUNCH.parent)
 SETTINGS = ["--name=pod", "--project=proj", "--zone=us-east5-b"]
@@ -377,3 +380,20 @@ flock --timeout 60 lock echo free
 """
     done = machine.run("bash", "-c", script, PAUSE="9999")
     assert done.stdout == "134\nfree\n"
+
+
+def test_every_command_that_measures_a_gpu_is_accepted_and_leaves_a_file(machine):
+    for name in ("python", "nvidia-smi"):
+        machine.program(machine.programs / name)
+    done = machine.run("bash", str(LAUNCH / "measure_gpu.sh"), "figures of a gpu", EXIT="3")
+    assert done.stdout.count("ended with code 3") == 7  # the others follow on a failure
+    names = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    found = [path.name for path in (machine.directory / "figures of a gpu").iterdir()]
+    assert sorted(found) == sorted(f"{name}.txt" for name in names)
+    (asked, *benches, run) = machine.steps()
+    assert asked == ["nvidia-smi"]
+    for program, path, *arguments in benches:
+        assert (program, path) == ("python", "launch/bench.py")
+        cli.parse(arguments, "", bench.read, lambda config, _: bench.validate(config, 1))
+    assert run[:2] == ["python", "launch/run.py"]
+    cli.parse(run[2:], "", check=lambda config, _: checks.validate(config, 1))
