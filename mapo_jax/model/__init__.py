@@ -2,6 +2,7 @@
 
 from mapo_jax.model.attention import ABSENT as ABSENT
 from mapo_jax.model.attention import Segment as Segment
+from mapo_jax.model.attention import Turned as Turned
 from mapo_jax.model.attention import attend as attend
 from mapo_jax.model.config import LORA_TARGETS as LORA_TARGETS
 from mapo_jax.model.config import ModelConfig as ModelConfig

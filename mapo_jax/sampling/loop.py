@@ -28,7 +28,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from mapo_jax import model, sharding
-from mapo_jax.model import ABSENT, Segment, decoding
+from mapo_jax.model import ABSENT, Segment, Turned, decoding
 from mapo_jax.rollouts import Prompts, Rollouts
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
@@ -36,10 +36,11 @@ from mapo_jax.sampling.draw import draw
 PREFILL_TOKENS = 8192  # of prompts that each shard encodes at once
 PREFILL_PATCHES = 16_384  # of their pictures
 PREFILL_CHUNK = 256  # queries whose scores exist at once
-_ATTEND = {
-    "plain": model.attend,
-    "triton": decoding.attend,
-    "triton_interpreted": functools.partial(decoding.attend, interpret=True),  # for tests
+_INTERPRETED = functools.partial(decoding.attend, interpret=True)  # for tests
+_ATTENTION = {  # how a step attends, and how the blocks of its cache lie
+    "plain": (model.attend, Turned),
+    "triton": (decoding.attend, Segment),
+    "triton_interpreted": (_INTERPRETED, Segment),
 }
 
 
@@ -144,6 +145,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
     ]
     sizes = rungs(T)  # cells of the first block, of the first two, ...
     block, windows = model.Block(config), config.windows or (0,) * config.num_layers
+    attend, own = _ATTENTION[settings.attention]
 
     def take_prefix(lane_Q):
         if Q == P:  # every prompt keeps its lane
@@ -178,9 +180,9 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
                 positions,
                 kind(window),
                 Segment(k, v, prefix_positions),
-                [Segment(a, b, cells_at) for (a, b), cells_at in zip(cache, places, strict=False)],
+                [own(a, b, cells_at) for (a, b), cells_at in zip(cache, places, strict=False)],
                 at,
-                attend=_ATTEND[settings.attention],
+                attend=attend,
             )
             caches.append(used + cache[len(used) :])
         logits = model.head(params, config, x[:, :, 0]).reshape(Q * W, -1)
@@ -237,7 +239,8 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
     K, H, dtype = config.num_kv_heads, config.head_dim, prefix_keys[0][0].dtype
 
     def empty(cells):
-        return jnp.zeros((Q, K, W, cells, H), dtype)
+        k, v = (jnp.zeros((Q, K, W, cells, H), dtype) for _ in "kv")
+        return k.swapaxes(3, 4) if own is Turned else k, v
 
     state: dict[str, Any] = {
         "step": jnp.int32(0),
@@ -248,10 +251,7 @@ def _sample_shard(params, inputs, key, temperature, *, config, settings):
         "age": jnp.zeros((Q, W), jnp.int32),  # tokens of the slot's rollout so far
         "token": jnp.broadcast_to(start.tokens[lane][:, None], (Q, W)),  # the slot's next input
         "prefix": take_prefix(lane),
-        "caches": [
-            [(empty(b - a), empty(b - a)) for a, b in itertools.pairwise([0, *sizes])]
-            for _ in layers
-        ],
+        "caches": [[empty(b - a) for a, b in itertools.pairwise([0, *sizes])] for _ in layers],
         "written": jnp.full(T, -1),  # the step of each cell
         "tokens": jnp.zeros((R, T), jnp.int32),
         "logps": jnp.zeros((R, T), jnp.float32),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mapo_jax import model
-from mapo_jax.model import ABSENT, Segment, attention
+from mapo_jax.model import ABSENT, Segment, Turned, attention
 
 P, G, T, S, H = 2, 3, 5, 4, 6
 attend = jax.jit(model.attend, static_argnums=3)
@@ -158,3 +158,29 @@ def test_a_cpu_computes_cosine_and_sine_once_for_all_who_use_them():
     found = jax.jit(rotated).lower(x, positions).compile().as_text()
     assert found is not None
     assert re.findall(r"(\S+)\{\S*\} (?:co)?sine\(", found) == ["f32[8,2]"] * 2
+
+
+@pytest.mark.parametrize("sizes", [[7], [4, 2, 5]])
+@pytest.mark.parametrize("at", [0, 3, 5, 6])
+def test_turned_blocks_of_a_cache_hold_the_same(sizes, at):
+    """A step writes the same cell and attends to the same keys, however the blocks lie."""
+    rng = np.random.default_rng(at)
+    K, N = 2, 6
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    plain = []
+    for size in sizes:
+        positions = rng.integers(0, 20, (P, G, size)).astype(np.int32)
+        plain.append(Segment(normal(P, K, G, size, H), normal(P, K, G, size, H), positions))
+    turned = [Turned(s.k.swapaxes(3, 4), s.v, s.positions) for s in plain]
+    new = normal(P, K, G, 1, H), normal(P, K, G, 1, H)
+    plain, turned = (attention.written(blocks, *new, at) for blocks in (plain, turned))
+    written = np.concatenate([s.k for s in plain], 3)[:, :, :, at]
+    np.testing.assert_array_equal(written, new[0][:, :, :, 0])
+    for a, b in zip(plain, turned, strict=True):
+        np.testing.assert_array_equal(a.k, b.k.swapaxes(3, 4))
+        np.testing.assert_array_equal(a.v, b.v)
+    q, now = normal(P, G, 1, N, H), np.full((P, G, 1), 15, np.int32)
+    np.testing.assert_allclose(attend(q, now, turned), attend(q, now, plain), atol=1e-6)
