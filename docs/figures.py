@@ -123,8 +123,10 @@ def main(workdir: Path) -> None:
     figures = DOCS / "figures"
     figures.mkdir(exist_ok=True)
     if (workdir / "study.json").exists():
-        for path in sorted((workdir / "figures").glob("difference_test*.png")):
-            shutil.copyfile(path, figures / path.name.replace("difference_test", "study"))
+        experiment = json.loads((workdir / "study.json").read_text())["experiment"]
+        name = f"study_{Path(experiment.partition(':')[0]).stem}"
+        for path in (workdir / "figures").glob("difference_test*.png"):
+            shutil.copyfile(path, figures / path.name.replace("difference_test", name))
         return
     if (workdir / "pictures").is_dir():
         diagrams(workdir).savefig(figures / "diagrams.png", dpi=100)
