@@ -259,16 +259,19 @@ def choose_decoding(
     """Chooses `SamplingConfig.attention`.
 
     On GPUs it is "triton", if a shard of the batch is one device and every process finds that the
-    kernel equals the plain path. With `compute.attention` "plain", and in all other cases, it is
-    "plain".
+    kernel equals the plain path. On CPUs it is "turned". With `compute.attention` "plain" on a GPU,
+    and in all other cases, it is "plain".
 
     Args:
         lengths: tokens of the prompts and of the responses.
 
     Returns:
-        The choice, and a note for the user: why it is not the kernel on a GPU; else "".
+        The choice, and a note for the user, or "": why it is not the kernel, how it is plain.
     """
-    if compute.attention == "plain" or mesh.devices.flat[0].platform != "gpu":
+    platform = mesh.devices.flat[0].platform
+    if platform == "cpu":
+        return "turned", "in decoding: the plain path, with keys as a CPU reads them"
+    if compute.attention == "plain" or platform != "gpu":
         return "plain", ""
     if mesh.shape["tensor"] > 1:
         return "plain", "not the kernel: mesh.tensor splits its heads"

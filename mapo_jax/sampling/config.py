@@ -16,5 +16,7 @@ class SamplingConfig:
     eos_ids: tuple[int, ...] = ()  # each of them ends a response
     lanes: int | None = None  # prompts that each shard decodes at once; None means all
     width: int | None = None  # rollouts of a prompt that are decoded at once; None means all
-    attention: str = "plain"  # of a decoding step; or "triton", the kernel of one GPU per shard
+    # Of a decoding step: "plain"; "turned", the same for CPUs, with other places for the keys; or
+    # "triton", the kernel of one GPU per shard.
+    attention: str = "plain"
     on_token: Callable | None = None  # gets each step's tokens i32[lanes, width]; one device

@@ -38,7 +38,8 @@ PREFILL_PATCHES = 16_384  # of their pictures
 PREFILL_CHUNK = 256  # queries whose scores exist at once
 _INTERPRETED = functools.partial(decoding.attend, interpret=True)  # for tests
 _ATTENTION = {  # how a step attends, and how the blocks of its cache lie
-    "plain": (model.attend, Turned),
+    "plain": (model.attend, Segment),
+    "turned": (model.attend, Turned),
     "triton": (decoding.attend, Segment),
     "triton_interpreted": (_INTERPRETED, Segment),
 }

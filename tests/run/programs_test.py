@@ -184,6 +184,9 @@ def test_the_reference_is_a_copy_in_the_compute_dtype():
         assert copy["w"].dtype == dtype
 
 
+TURNED = ("turned", "in decoding: the plain path, with keys as a CPU reads them")
+
+
 @pytest.mark.parametrize(
     ("platform", "tensor", "asked", "refusal", "expected"),
     [
@@ -193,6 +196,8 @@ def test_the_reference_is_a_copy_in_the_compute_dtype():
         ("gpu", 2, "auto", "", ("plain", "not the kernel: mesh.tensor splits its heads")),
         ("gpu", 1, "plain", "", ("plain", "")),
         ("tpu", 1, "auto", "", ("plain", "")),
+        ("cpu", 1, "auto", "", TURNED),
+        ("cpu", 1, "plain", "", TURNED),
     ],
 )
 def test_decoding_takes_the_kernel_where_it_is_right(

@@ -119,9 +119,11 @@ def test_greedy_takes_the_likeliest():
     np.testing.assert_array_equal(r.tokens, np.broadcast_to(r.tokens[:, :1], r.tokens.shape))
 
 
-@pytest.mark.slow
-def test_the_kernel_gives_the_same_sample():
-    settings = dataclasses.replace(BASE, attention="triton_interpreted", lanes=3, width=2)
+@pytest.mark.parametrize(
+    "attention", ["turned", pytest.param("triton_interpreted", marks=pytest.mark.slow)]
+)
+def test_the_kernel_and_turned_keys_give_the_same_sample(attention):
+    settings = dataclasses.replace(BASE, attention=attention, lanes=3, width=2)
     assert_same(sample(settings, max_new_tokens_PG=LIMITS), limited())
 
 
