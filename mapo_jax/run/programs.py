@@ -259,14 +259,15 @@ def choose_decoding(
     """Chooses `SamplingConfig.attention`.
 
     On GPUs it is "triton", if a shard of the batch is one device and every process finds that the
-    kernel equals the plain path. On CPUs it is "turned". With `compute.attention` "plain" on a GPU,
-    and in all other cases, it is "plain".
+    kernel equals the plain path; not with `compute.attention` "plain". On CPUs it is "turned".
+    Otherwise it is "plain".
 
     Args:
         lengths: tokens of the prompts and of the responses.
 
     Returns:
-        The choice, and a note for the user, or "": why it is not the kernel, how it is plain.
+        The choice, and a note for the user: why a GPU does not take the kernel, what "turned"
+        means; else "".
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
