@@ -184,10 +184,12 @@ def costs(config: Config, programs: Programs) -> dict[str, tuple[float, float, f
     tower = work.tower(policy, draw_patches(c, policy) ** 2).needed
     forward = decoder + tower
     update = 3 * decoder + (3 if c.optimizer.trains_vision else 1) * tower
-    shards = sharding.batch_shards(sharding.make_mesh(**dataclasses.asdict(c.mesh)))
+    mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
+    served = jax.eval_shape(programs.serve, model.abstract_params(policy))
+    cores, shards = sampling.parts(served, P, programs.sampling, mesh), sharding.batch_shards(mesh)
     own = P // shards
-    lanes, width = min(c.rollout.lanes or own, own), min(c.rollout.width or G, G)
-    steps = [work.decode_steps(part, lanes, width) for part in np.split(lengths_PG, shards)]
+    lanes, width = min(c.rollout.lanes or own, own) // cores, min(c.rollout.width or G, G)
+    steps = [work.decode_steps(part, lanes, width) for part in np.split(lengths_PG, shards * cores)]
     number = jnp.dtype(c.compute.dtype).itemsize
     rungs = sampling.rungs(c.rollout.max_new_tokens)
     read = sum(work.decode_bytes(policy, n, rungs, (lanes, width), S, number) for n in steps)
@@ -299,16 +301,14 @@ def _time(
         return state
 
     # A phase returns the next state, because the update donates the state that it gets.
-    with jax.default_matmul_precision(c.compute.matmul_precision):
-        state = programs.fresh_state("rl", programs.init_trained(key))
-        state = timed("sampling", lambda state: (state, sample(state)), state)
-        rollouts = sample(state)
-        zeros_PG = sharding.put(np.zeros((P, c.batch.group), np.float32), mesh)
-        state = timed(
-            "scoring", lambda state: (state, programs.score(state.params, rollouts)), state
-        )
-        state = timed("update", lambda state: update(state, rollouts, zeros_PG), state)
-        timed("step", step, state)
+    jax.config.update("jax_default_matmul_precision", c.compute.matmul_precision)
+    state = programs.fresh_state("rl", programs.init_trained(key))
+    state = timed("sampling", lambda state: (state, sample(state)), state)
+    rollouts = sample(state)
+    zeros_PG = sharding.put(np.zeros((P, c.batch.group), np.float32), mesh)
+    state = timed("scoring", lambda state: (state, programs.score(state.params, rollouts)), state)
+    state = timed("update", lambda state: update(state, rollouts, zeros_PG), state)
+    timed("step", step, state)
     return programs, seconds, first
 
 

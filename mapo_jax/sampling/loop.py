@@ -12,7 +12,8 @@ responses do not pay for a long limit. Each number of blocks has a loop of its o
 other.
 
 The code is written for one shard and `shard_map`ped over the prompts. Each shard loops as long as
-its own rows need, and the loop has no collective over `data` or `fsdp`.
+its own rows need, and the loop has no collective over `data` or `fsdp`. On a CPU the prompts may be
+decoded in parts, side by side, see cores.py.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mapo_jax import model, sharding
 from mapo_jax.model import ABSENT, Segment, Turned, decoding
 from mapo_jax.rollouts import Prompts, Rollouts
+from mapo_jax.sampling import cores
 from mapo_jax.sampling.config import SamplingConfig
 from mapo_jax.sampling.draw import draw
 
@@ -86,7 +88,18 @@ def sample(
     if mesh is not None and P % sharding.batch_shards(mesh):
         raise ValueError(f"{P} prompts do not divide by {sharding.batch_shards(mesh)} shards")
     inputs = (prompts, max_new_tokens_PG, example_P, prompt_index_P)
-    return program(params, inputs, key, *split(settings), config, mesh)
+    n = cores.parts(params, P, settings, mesh)
+    if n == 1:
+        return program(params, inputs, key, *split(settings), config, mesh)
+    count = jnp.arange(P, dtype=jnp.int32)
+    example, index = (count if x is None else x for x in (example_P, prompt_index_P))
+    lanes = min(settings.lanes or P, P) // n
+    settings = dataclasses.replace(settings, lanes=lanes)
+
+    def one(part):
+        return program(params, part, key, *split(settings), config, mesh)
+
+    return cores.side_by_side(one, (prompts, max_new_tokens_PG, example, index), n)
 
 
 def split(settings: SamplingConfig) -> tuple[np.float32, SamplingConfig]:
