@@ -32,7 +32,7 @@ def shapes(size):
         (4, 9, {}, 1),  # 72 slots; 2 does not divide 9
         (4, 18, {}, 3),  # 144 slots; 4 does not divide 18
         (8, 64, {"lanes": 8}, 2),
-        (8, 64, {"lanes": 12}, 2),  # 96 slots; 3 does not divide 64
+        (8, 64, {"lanes": 9}, 1),  # 72 slots; 2 does not divide the lanes
         (8, 64, {"width": 2}, 4),
         (8, 64, {"lanes": 3}, 1),
         (8, 64, {"on_token": print}, 1),
