@@ -8,6 +8,7 @@ its rollout alone, so the tokens stay the same, up to float rounding.
 
 import concurrent.futures
 import functools
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,8 @@ def _threads():
 @functools.partial(jax.jit, static_argnums=1)
 def _cut(tree, n):
     size = len(jax.tree.leaves(tree)[0]) // n
-    return [jax.tree.map(lambda x: x[i * size : (i + 1) * size], tree) for i in range(n)]
+    rows = [slice(i * size, (i + 1) * size) for i in range(n)]
+    return [jax.tree.map(operator.itemgetter(part), tree) for part in rows]
 
 
 @jax.jit
