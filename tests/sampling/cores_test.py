@@ -62,7 +62,10 @@ def test_parts_are_for_small_policies_on_one_cpu(monkeypatch):
 
 @pytest.mark.parametrize(
     ("number", "changes"),
-    [(2, {}), (2, {"lanes": 4, "width": 2}), *small.slow((4, {}), (4, {"lanes": 8, "width": 2}))],
+    [
+        (2, {"lanes": 4, "width": 2}),
+        *small.slow((2, {}), (4, {}), (4, {"lanes": 8, "width": 2})),
+    ],
 )
 def test_parts_give_the_same_sample(number, changes, monkeypatch):
     settings = dataclasses.replace(SETTINGS, **changes)
