@@ -23,7 +23,7 @@ from mapo_jax.sampling.config import SamplingConfig
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FEWEST_SLOTS = 32  # of a part; two parts of 32 gain a fifth
-MOST_BYTES = 2**25  # of weights, which each part reads; some 20 MB gain, 300 MB lose
+MOST_BYTES = 2**25  # of weights, which each part reads; some 20 MB gain, 250 MB lose
 
 
 def parts(params: model.Params, P: int, settings: SamplingConfig, mesh: Mesh | None = None) -> int:
